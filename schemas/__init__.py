@@ -1,0 +1,1 @@
+"""What flows and what governs: event contracts, record types, schema registry, governance."""

@@ -1,0 +1,90 @@
+"""Everything vocbeam raises on purpose.
+
+VocbeamError
+├── ConfigError            an option, a file or a secret is missing or wrong        exit 2
+├── GovernanceError        the governance file breaks a rule (file:line)            exit 2
+├── SchemaError            a schema is unknown, unreadable or incompatible          exit 2
+├── BrokerError            the local Kafka broker could not be started or found     exit 1
+├── SourceError            Kafka can't be read                                      exit 1
+│   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
+└── SinkError              the warehouse can't be written                           exit 1
+    ├── SinkUnavailable    retries are used up                                      exit 1
+    ├── Fenced             a newer run owns the ledger                              exit 4
+    ├── TaxonomyChanged    the warehouse tags under another taxonomy or model       exit 6
+    ├── WrongKey           another pseudonymisation key wrote this warehouse        exit 2
+    └── BooksDontBalance   reconcile found a difference                             exit 3
+
+A message says what happened, where, and what to do next. It never quotes a customer's data or a secret.
+"""
+
+from __future__ import annotations
+
+
+class VocbeamError(Exception):
+    """Base of all errors that vocbeam raises on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(VocbeamError):
+    """An option, a file or a secret is missing or wrong."""
+
+    exit_code = 2
+
+
+class GovernanceError(VocbeamError):
+    """The governance file breaks a rule; the message names file and line."""
+
+    exit_code = 2
+
+
+class SchemaError(VocbeamError):
+    """A schema is unknown, unreadable or incompatible."""
+
+    exit_code = 2
+
+
+class BrokerError(VocbeamError):
+    """The local Kafka broker could not be started, found or stopped."""
+
+
+class SourceError(VocbeamError):
+    """Kafka can't be read."""
+
+
+class TopicChanged(SourceError):
+    """Another cluster or topic id stands behind a ledger row, or the log ends before the ledger's position."""
+
+    exit_code = 5
+
+
+class SinkError(VocbeamError):
+    """The warehouse can't be written."""
+
+
+class SinkUnavailable(SinkError):
+    """The warehouse refused every attempt within the retry limit."""
+
+
+class Fenced(SinkError):
+    """A run with a higher `run_epoch` owns the ledger row; this pipeline must end."""
+
+    exit_code = 4
+
+
+class TaxonomyChanged(SinkError):
+    """The warehouse's active taxonomy or model is not the one this chunk was tagged under."""
+
+    exit_code = 6
+
+
+class WrongKey(SinkError):
+    """The warehouse holds pseudonyms made with another key."""
+
+    exit_code = 2
+
+
+class BooksDontBalance(SinkError):
+    """Reconciliation found a difference between the ledger, the rows and the measures."""
+
+    exit_code = 3

@@ -1,0 +1,236 @@
+"""What flows between the steps. One element of the pipeline is a group of chunks, never a single event.
+
+    RawGroup ──DecodeChunks──> DecodedGroup ──RedactAndTag──> TaggedGroup ──WriteChunks──> Committed
+
+A chunk is a contiguous range of offsets of one topic-partition; a group is what one reader had ready together and is
+committed in one transaction. Columns are parallel lists: position i of every column and of `offsets` is one event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+EventType = Literal["survey", "ticket", "telemetry", "flag", "outcome"]
+EVENT_TYPES: tuple[EventType, ...] = ("survey", "ticket", "telemetry", "flag", "outcome")
+
+Columns = dict[str, list[Any]]
+"""Contract field name → values, aligned with the chunk's `offsets`."""
+
+UNASSIGNED = "unassigned"
+"""Stage and department of an event that neither hint, rule, model nor touchpoint could place."""
+
+NO_TOPIC = ""
+"""Text topic of an event that has none."""
+
+WEIGHT_SCALE = 10_000
+"""`weight` is stored in 1/10,000 and `weight_sq` in 1/10^8, so that sums are exact integers."""
+
+
+class PartitionKey(NamedTuple):
+    """A topic-partition of one particular cluster and one particular incarnation of the topic: the ledger's key."""
+
+    cluster_id: str
+    topic_id: str
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+@dataclass(frozen=True, slots=True)
+class RawChunk:
+    """Records of one topic-partition as Kafka delivered them.
+
+    The chunk covers offsets `first_offset` (inclusive) to `next_offset` (exclusive): the consumer's position before and
+    after the poll. `offsets` may have gaps (transaction markers, aborted and compacted records). `lost` counts the
+    offsets at the front of the range that Kafka no longer has. A value of None is a tombstone.
+    """
+
+    partition: PartitionKey
+    first_offset: int
+    next_offset: int
+    offsets: list[int]
+    values: list[bytes | None]
+    lost: int = 0
+
+
+RawGroup = tuple[RawChunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be loaded: where, at which step, why, and its original bytes, still in the clear.
+
+    `message` says the cause in words a person understands and never quotes content. The writer encrypts `raw`.
+    """
+
+    offset: int
+    step: str
+    error_class: str
+    message: str
+    raw: bytes
+
+
+@dataclass(slots=True)
+class DecodedChunk:
+    """Valid events of one chunk as columns, plus what was not valid.
+
+    `columns` holds every field of the event type's contract (reader schema), `event_time` and `sent_at` as int UTC
+    microseconds. Every offset of the raw chunk's records is in exactly one of `offsets`, `dead` and `dropped`.
+    """
+
+    partition: PartitionKey
+    first_offset: int
+    next_offset: int
+    lost: int
+    event_type: EventType
+    offsets: list[int]
+    columns: Columns
+    dead: list[DeadLetter] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    """Original bytes of the valid events, aligned with `offsets`: a conflicting duplicate needs them."""
+
+
+DecodedGroup = tuple[DecodedChunk, ...]
+
+
+class Contribution(NamedTuple):
+    """What one row adds to one cell of `measure`: n = 1, `weight` (1/10,000), weight² and `total`.
+
+    `bucket_start` is the 5-minute bucket (UTC microseconds) of the metric's clock; `bin` is the raw score, 0/1, or a
+    logarithmic bin; `total` is the unweighted value in `unit`. Stored with its row as a JSON array in this order, so
+    that a correction can negate exactly what was added.
+    """
+
+    bucket_start: int
+    stage: str
+    department: str
+    topic: str
+    segment_1: str
+    segment_2: str
+    segment_3: str
+    metric: str
+    unit: str
+    bin: int
+    weight: int
+    total: int
+
+
+Version = list[Any]
+"""One event's say about a subject (a ticket, a survey answer, a survey response), JSON-able, ordered by its rule."""
+
+
+class SubjectVersion(NamedTuple):
+    """An event's contribution to the state of a subject: which table, which subject, and the version itself."""
+
+    table: str
+    subject_key: bytes
+    version: Version
+
+
+class Folded(NamedTuple):
+    """A subject's state as a pure function of the set of its versions.
+
+    `versions` is what must be kept so that later versions can be folded in (all of a ticket's timeline, only the
+    greatest version of an answer); `values` aligns with the rule's `columns`.
+    """
+
+    versions: list[Version]
+    values: tuple[Any, ...]
+    contributions: list[Contribution]
+
+
+class SubjectRule(Protocol):
+    """How the rows of one subject table follow from the set of their versions, whatever order they arrived in."""
+
+    table: str
+    columns: tuple[str, ...]
+
+    def fold(self, versions: list[Version]) -> Folded:
+        """State of one subject from the union of kept and new versions, in any order, repetitions allowed."""
+        ...
+
+
+@dataclass(slots=True)
+class TaggedChunk:
+    """A decoded chunk, redacted, pseudonymised, tagged and measured: all that the writer needs.
+
+    `columns` has the contract's fields with redacted text, without `customer_id`, and with `customer_key`, `stage`,
+    `department`, `topic`, `tag_method`, `tag_confidence`, `segment_1`, `segment_2`, `segment_3` added. `event_keys` and
+    `content_digests` are 16 bytes each. `contributions` are those of the event row itself; `subjects` those versions
+    that a ticket or survey event adds to its subjects.
+    """
+
+    partition: PartitionKey
+    first_offset: int
+    next_offset: int
+    lost: int
+    event_type: EventType
+    taxonomy_version: int
+    model_version: str | None
+    offsets: list[int]
+    columns: Columns
+    event_keys: list[bytes]
+    content_digests: list[bytes]
+    contributions: list[list[Contribution]]
+    subjects: list[list[SubjectVersion]]
+    dead: list[DeadLetter]
+    dropped: list[int]
+    raw: list[bytes]
+
+    def part(self, first_offset: int, next_offset: int) -> TaggedChunk:
+        """The same chunk cut to offsets `first_offset` (inclusive) to `next_offset` (exclusive).
+
+        `lost` stays with the part that holds the front of the chunk, less what the cut takes away.
+        """
+        keep = [i for i, offset in enumerate(self.offsets) if first_offset <= offset < next_offset]
+        lost_end = self.first_offset + self.lost
+        lost = max(0, min(lost_end, next_offset) - max(self.first_offset, first_offset))
+        return TaggedChunk(
+            partition=self.partition,
+            first_offset=max(first_offset, self.first_offset),
+            next_offset=min(next_offset, self.next_offset),
+            lost=lost,
+            event_type=self.event_type,
+            taxonomy_version=self.taxonomy_version,
+            model_version=self.model_version,
+            offsets=[self.offsets[i] for i in keep],
+            columns={name: [values[i] for i in keep] for name, values in self.columns.items()},
+            event_keys=[self.event_keys[i] for i in keep],
+            content_digests=[self.content_digests[i] for i in keep],
+            contributions=[self.contributions[i] for i in keep],
+            subjects=[self.subjects[i] for i in keep],
+            dead=[letter for letter in self.dead if first_offset <= letter.offset < next_offset],
+            dropped=[offset for offset in self.dropped if first_offset <= offset < next_offset],
+            raw=[self.raw[i] for i in keep],
+        )
+
+
+TaggedGroup = tuple[TaggedChunk, ...]
+
+
+class Committed(NamedTuple):
+    """Where the ledger stands after a transaction, and what the transaction counted, for one topic-partition."""
+
+    partition: PartitionKey
+    next_offset: int
+    loaded: int
+    duplicates: int
+    dead_lettered: int
+    dropped: int
+    lost: int
+    without_record: int
+
+
+class Ledger(Protocol):
+    """What the Kafka source may ask of the warehouse: where reading of a topic-partition goes on."""
+
+    def position(self, partition: PartitionKey) -> int | None:
+        """`next_offset` of the partition's ledger row, or None where no row exists yet.
+
+        Raises TopicChanged when the ledger knows this topic under another `cluster_id` or `topic_id`.
+        """
+        ...
