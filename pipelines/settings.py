@@ -1,0 +1,116 @@
+"""Where things are: the options that every command shares, each an option, an environment variable or a default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vocbeam.schemas.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_HOME = Path(".vocbeam")
+DEFAULT_GOVERNANCE = Path("governance.yaml")
+EXAMPLE_GOVERNANCE = Path(__file__).parent.parent / "schemas" / "examples" / "retailer.yaml"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds what one installation keeps on disk."""
+
+    path: Path
+
+    @property
+    def broker(self) -> Path:
+        """Data, logs and state of the local broker."""
+        return self.path / "broker"
+
+    @property
+    def registry(self) -> Path:
+        """The embedded schema registry."""
+        return self.path / "registry"
+
+    @property
+    def keys(self) -> Path:
+        """Generated secrets, each file with mode 600."""
+        return self.path / "keys"
+
+    @property
+    def warehouse_url(self) -> str:
+        """The embedded default warehouse."""
+        return f"sqlite:///{(self.path / 'warehouse.db').absolute()}"
+
+
+def home_option(command: F) -> F:
+    """`--home`: passed on as a `Home`."""
+    return click.option(
+        "--home",
+        envvar="VOCBEAM_HOME",
+        default=DEFAULT_HOME,
+        show_default=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        callback=lambda _context, _option, value: Home(value),
+        help="Folder for keys, the embedded registry, broker and warehouse.",
+    )(command)
+
+
+def warehouse_option(command: F) -> F:
+    """`--warehouse`: a SQLAlchemy URL, or None for the SQLite file in the home folder."""
+    return click.option(
+        "--warehouse",
+        envvar="VOCBEAM_WAREHOUSE",
+        default=None,
+        help="SQLAlchemy URL of the warehouse: sqlite:///FILE or postgresql+psycopg://USER@HOST/DB.  [default: SQLite in the home folder]",
+    )(command)
+
+
+def governance_option(command: F) -> F:
+    """`--governance`: path of the governance file."""
+    return click.option(
+        "--governance",
+        envvar="VOCBEAM_GOVERNANCE",
+        default=DEFAULT_GOVERNANCE,
+        show_default=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=lambda _context, _option, value: _existing_governance(value),
+        help="Departments, journeys, rules, metrics and targets.",
+    )(command)
+
+
+def bootstrap_option(command: F) -> F:
+    """`--bootstrap`: host:port[,host:port] of Kafka."""
+    return click.option(
+        "--bootstrap",
+        envvar="VOCBEAM_BOOTSTRAP",
+        default="127.0.0.1:9092",
+        show_default=True,
+        help="Kafka bootstrap servers, host:port, comma separated.",
+    )(command)
+
+
+def registry_option(command: F) -> F:
+    """`--registry`: URL of a Confluent-compatible registry, or None for the embedded file registry."""
+    return click.option(
+        "--registry",
+        envvar="VOCBEAM_REGISTRY",
+        default=None,
+        help="URL of a Confluent-compatible schema registry.  [default: embedded, in the home folder]",
+    )(command)
+
+
+def topic_prefix_option(command: F) -> F:
+    """`--topic-prefix`: what stands before `.survey`, `.ticket` and so on."""
+    return click.option("--topic-prefix", envvar="VOCBEAM_TOPIC_PREFIX", default="voc", show_default=True)(command)
+
+
+def _existing_governance(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(
+            f"no governance file at {path}; give one with --governance or VOCBEAM_GOVERNANCE "
+            f"(a worked example to copy: {EXAMPLE_GOVERNANCE})"
+        )
+    return path
