@@ -1,0 +1,362 @@
+"""The warehouse's tables. Every table and column carries its comment; times are BIGINT UTC microseconds.
+
+Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
+`customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
+Books: `ingest_ledger`, `event_key`, `dead_letter`, `run_epoch`. State: `warehouse_setting`, `taxonomy_version`,
+`active_tagging`. Views for reading are in `sinks/views.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+Serial = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only in a column of type INTEGER."""
+
+
+def _text(name: str, comment: str, **options: Any) -> Column[str]:
+    return Column(name, Text, comment=comment, nullable=options.pop("nullable", False), **options)
+
+
+def _big(name: str, comment: str, **options: Any) -> Column[int]:
+    return Column(name, BigInteger, comment=comment, nullable=options.pop("nullable", False), **options)
+
+
+def _tag_columns() -> list[Column[Any]]:
+    return [
+        _text("stage", "Customer-journey stage, or 'unassigned'."),
+        _text("department", "Owning department, or 'unassigned'."),
+        _text("topic", "What it is about within the stage; '' where unknown."),
+    ]
+
+
+def _segment_columns() -> list[Column[Any]]:
+    return [
+        _text(f"segment_{i}", f"Value of the governance file's segment {i}: 'other', 'unknown', or '' if undeclared.")
+        for i in (1, 2, 3)
+    ]
+
+
+warehouse_setting = Table(
+    "warehouse_setting",
+    metadata,
+    _text("name", "Name of the setting.", primary_key=True),
+    _text("value", "Its value: the time zone of all dates, the fingerprint of the pseudonymisation key."),
+    comment="What must stay the same for the life of this warehouse.",
+)
+
+taxonomy_version = Table(
+    "taxonomy_version",
+    metadata,
+    Column("taxonomy_version", Integer, primary_key=True, autoincrement=False, comment="`version` of the file."),
+    _text("taxonomy_digest", "SHA-256 of what tagging depends on: stages, owners, rules, segments."),
+    _text("governance_digest", "SHA-256 of the whole content last applied under this version."),
+    _text("governance_text", "The governance file as it was applied."),
+    _big("applied_at", "When it was last applied."),
+    comment="Each governance file that this warehouse has worked under.",
+)
+
+active_tagging = Table(
+    "active_tagging",
+    metadata,
+    Column("only", SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: the table has one row."),
+    Column(
+        "taxonomy_version",
+        Integer,
+        ForeignKey("taxonomy_version.taxonomy_version"),
+        nullable=False,
+        comment="Taxonomy under which events must be tagged to be written.",
+    ),
+    _text("model_version", "Text model under which events must be tagged; NULL while there is none.", nullable=True),
+    CheckConstraint("only = 1", name="one_row"),
+    comment="The tagging version that every chunk transaction checks.",
+)
+
+run_epoch = Table(
+    "run_epoch",
+    metadata,
+    Column("run_epoch", Serial, primary_key=True, comment="Fencing number; a higher one shuts a lower one out."),
+    _big("started_at", "When the run drew its number."),
+    _big("ended_at", "When it ended; NULL while it runs or if it was killed.", nullable=True),
+    _text("runner", "Beam runner that executes it."),
+    _text("host", "Host and process id that submitted it."),
+    _text("vocbeam_version", "Release of vocbeam."),
+    _text("outcome", "How it ended.", nullable=True),
+    sqlite_autoincrement=True,
+    comment="Submissions of the pipeline.",
+)
+
+ingest_ledger = Table(
+    "ingest_ledger",
+    metadata,
+    Column("ledger_id", Serial, primary_key=True, comment="Surrogate key of the topic-partition."),
+    _text("cluster_id", "Kafka cluster."),
+    _text("topic_id", "Kafka's id of this incarnation of the topic."),
+    _text("topic", "Kafka topic."),
+    Column("partition", Integer, nullable=False, comment="Partition number."),
+    _big("first_offset", "First offset that was ever accounted for."),
+    _big("next_offset", "Offset at which reading goes on; all before it are accounted for."),
+    _big("loaded", "Offsets whose event was new and is in the warehouse."),
+    _big("duplicates", "Offsets whose event was there already."),
+    _big("dead_lettered", "Offsets that are in `dead_letter`."),
+    _big("dropped", "Offsets dropped by policy (null values)."),
+    _big("lost", "Offsets that Kafka had deleted before they were read."),
+    _big("without_record", "Offsets without a record (transaction markers, aborted, compacted)."),
+    _big("run_epoch", "Epoch of the run that wrote last; a lower one is refused."),
+    _big("updated_at", "When the row was last advanced."),
+    UniqueConstraint("cluster_id", "topic_id", "topic", "partition"),
+    sqlite_autoincrement=True,
+    comment="The books: what happened to every offset of a topic-partition. The counters sum up to "
+    "next_offset - first_offset and never go down.",
+)
+
+event_key = Table(
+    "event_key",
+    metadata,
+    Column("event_key", LargeBinary(16), primary_key=True, comment="Keyed digest of event type, source and event id."),
+    Column("content_digest", LargeBinary(16), nullable=False, comment="Keyed digest of the content first loaded."),
+    _big("loaded_at", "When it was loaded; the deduplication horizon counts from here."),
+    sqlite_with_rowid=False,
+    comment="Every event ever loaded, for durable deduplication.",
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("event_key", LargeBinary(16), primary_key=True, comment="Key into `event_key`."),
+    _text("event_type", "survey, ticket, telemetry, flag or outcome."),
+    _text("source", "System the event comes from."),
+    _text("event_id", "The source's id of the event."),
+    _big("event_time", "When it happened."),
+    _text("customer_key", "Pseudonym of the customer: keyed hash, 32 hex digits.", nullable=True),
+    *_tag_columns(),
+    _text("tag_method", "hint, rule, model, touchpoint or unassigned."),
+    Column("tag_confidence", Double, comment="0 to 1; NULL where unassigned."),
+    Column("taxonomy_version", Integer, nullable=False, comment="Governance version of the tag."),
+    _text("model_version", "Text model of the tag.", nullable=True),
+    *_segment_columns(),
+    _text("name", "Telemetry: name of the event.", nullable=True),
+    _text("session_id", "Telemetry: session.", nullable=True),
+    Column("duration_ms", Double, comment="Telemetry: duration in milliseconds."),
+    _text("error_code", "Telemetry: error code.", nullable=True),
+    Column("value", Double, comment="Telemetry: measured value."),
+    _text("survey_id", "Survey: questionnaire.", nullable=True),
+    _text("response_id", "Survey: one person's response to it.", nullable=True),
+    _text("survey_metric", "Survey: which question type was answered (nps, csat, ces ...).", nullable=True),
+    Column("score", Double, comment="Survey: raw score on the metric's scale."),
+    Column("weight", Double, comment="Survey: sampling weight."),
+    _text("touchpoint", "Survey: what the question was about.", nullable=True),
+    _big("sent_at", "Survey: when the invitation was sent.", nullable=True),
+    _text("ticket_id", "Ticket: the source's ticket number.", nullable=True),
+    _big("sequence", "Ticket: the source's update number.", nullable=True),
+    _text("actor", "Ticket: agent, bot or customer.", nullable=True),
+    _text("status", "Survey or ticket: status.", nullable=True),
+    _text("queue", "Ticket: queue or assignment group.", nullable=True),
+    _text("priority", "Ticket: priority.", nullable=True),
+    _text("subject", "Ticket: subject, redacted.", nullable=True),
+    _text("text", "Comment, body or flag text, redacted.", nullable=True),
+    _text("flag_kind", "Flag: red_flag, idea or praise.", nullable=True),
+    _text("severity", "Flag: severity.", nullable=True),
+    _text("reporter_role", "Flag: role of the reporter, never a name.", nullable=True),
+    _text("ref", "Flag: what it refers to.", nullable=True),
+    _text("outcome_kind", "Outcome: renewal, churn, purchase, refund ...", nullable=True),
+    _big("amount", "Outcome: amount in minor units of the currency.", nullable=True),
+    _text("currency", "Outcome: ISO 4217 code.", nullable=True),
+    _text("contributions", "What this row added to `measure`, JSON; NULL if nothing.", nullable=True),
+    _big("ledger_id", "Provenance: topic-partition."),
+    _big("kafka_offset", "Provenance: offset."),
+    _big("loaded_at", "Provenance: when it was written."),
+    Index("ix_event_type_time", "event_type", "event_time"),
+    Index("ix_event_customer", "customer_key", "event_time"),
+    comment="One row an event: tagged, redacted, customer pseudonymised.",
+)
+
+_SUBJECT = "Keyed by what identifies the subject in its source."
+
+
+def _subject_columns() -> list[Column[Any]]:
+    return [
+        Column("subject_key", LargeBinary(16), primary_key=True, comment=_SUBJECT),
+        _text("versions", "What later events are folded into, JSON."),
+        _text("contributions", "What this row added to `measure`, JSON."),
+    ]
+
+
+customer_day = Table(
+    "customer_day",
+    metadata,
+    Column("date", Date, primary_key=True, comment="Local date."),
+    _text("stage", "Stage of the events.", primary_key=True),
+    _text("department", "Department of the events.", primary_key=True),
+    _text("customer_key", "Pseudonym of the customer.", primary_key=True),
+    _big("n", "Events of this customer on that day."),
+    sqlite_with_rowid=False,
+    comment="Who was seen when and where: count distinct customers from here, never add them up.",
+)
+
+measure = Table(
+    "measure",
+    metadata,
+    _text("metric", "Metric of the governance file.", primary_key=True),
+    _text("grain", "Length of the bucket: bucket (5 minutes), hour or day.", primary_key=True),
+    _big("bucket_start", "Start of the bucket on the metric's clock.", primary_key=True, autoincrement=False),
+    _text("basis", "as_reported (first tag) or restated (difference to it).", primary_key=True),
+    _text("stage", "Customer-journey stage.", primary_key=True),
+    _text("department", "Owning department.", primary_key=True),
+    _text("topic", "What it is about.", primary_key=True),
+    _text("segment_1", "Value of segment 1.", primary_key=True),
+    _text("segment_2", "Value of segment 2.", primary_key=True),
+    _text("segment_3", "Value of segment 3.", primary_key=True),
+    _text("unit", "Unit of `total`; the currency for money, which is never added across.", primary_key=True),
+    Column(
+        "bin",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="Raw score; 0 or 1 for rates; bin of `measure_bin` for durations and amounts; 1 to 4 for the funnel.",
+    ),
+    _big("n", "Contributions."),
+    _big("weight", "Sum of weights, in 1/10,000."),
+    _big("weight_sq", "Sum of squared weights, in 1/10^8."),
+    _big("total", "Unweighted sum in `unit`; minor units for money."),
+    Column("date", Date, nullable=False, comment="Local date of the bucket; key into `calendar_date`."),
+    _big("hour_start", "Start of the local clock hour; NULL for grain day.", nullable=True),
+    Index("ix_measure_metric_date", "metric", "date"),
+    sqlite_with_rowid=False,
+    comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("ledger_id", BigInteger, primary_key=True, autoincrement=False, comment="Topic-partition."),
+    _big("kafka_offset", "Offset.", primary_key=True, autoincrement=False),
+    _text("event_type", "Event type of the topic."),
+    _text("step", "Step that refused it: decode, validate, deduplicate or write."),
+    _text("error_class", "Cause, as a short name."),
+    _text("message", "Cause, in words; quotes no content."),
+    Column("raw", LargeBinary, nullable=False, comment="Original bytes, encrypted."),
+    _big("raw_bytes", "Size of the original."),
+    _big("dead_at", "When it was put here."),
+    _big("run_epoch", "Run that put it here."),
+    Index("ix_dead_letter_cause", "step", "error_class"),
+    comment="Records that could not be loaded, with their cause. None is ever dropped.",
+)
+
+department = Table(
+    "department",
+    metadata,
+    _text("department", "Id in the governance file, or 'unassigned'.", primary_key=True),
+    _text("name", "Name."),
+    _text("representative", "Who answers for it in the programme.", nullable=True),
+    _text("alert_route", "Where its alerts go.", nullable=True),
+    comment="Departments of the governance file.",
+)
+
+journey_stage = Table(
+    "journey_stage",
+    metadata,
+    _text("stage", "Id in the governance file, or 'unassigned'.", primary_key=True),
+    _text("name", "Name."),
+    _text("journey", "Journey it belongs to; '' for 'unassigned'."),
+    Column("position", Integer, nullable=False, comment="Place in the journey, from 1."),
+    _text("owner", "Department that owns it.", nullable=True),
+    _text("description", "What happens there.", nullable=True),
+    comment="Stages of the customer journeys, each owned by one department.",
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    _text("metric", "Id in the governance file.", primary_key=True),
+    _text("name", "Name."),
+    _text("level", "operational, cx or financial."),
+    _text("kind", "nps, share, mean, rate, duration, amount, count or funnel."),
+    _text("definition", "What it means, in words."),
+    _text("unit", "Unit of its value."),
+    _text("direction", "Which way is better: higher or lower."),
+    _text("clock", "Time by which it is booked: event_time, sent_at or opened_at."),
+    Column("scale_min", Integer, comment="Lowest score."),
+    Column("scale_max", Integer, comment="Highest score."),
+    Column("satisfied_from", Integer, comment="Lowest score that counts as satisfied."),
+    Column("satisfied_to", Integer, comment="Highest score that counts as satisfied."),
+    Column("percentile", Double, comment="Percentile that is its value, for durations."),
+    Column("min_n", Integer, nullable=False, comment="Below this n its status is 'not enough data'."),
+    _text("parents", "Metrics that it drives, comma separated.", nullable=True),
+    comment="Metrics of the governance file.",
+)
+
+target = Table(
+    "target",
+    metadata,
+    _text("metric", "Metric.", primary_key=True),
+    _text("stage", "Stage; '*' for the whole company.", primary_key=True),
+    _text("department", "Department; '*' for the whole company.", primary_key=True),
+    Column("valid_from", Date, primary_key=True, comment="First local date on which it holds."),
+    Column("valid_to", Date, comment="Last local date on which it holds; NULL if open."),
+    Column("value", Double, nullable=False, comment="Target, in the unit of the metric's value."),
+    comment="Dated targets: one row for each stage and department (the most specific line of the governance file), "
+    "and one for the whole company.",
+)
+
+calendar_date = Table(
+    "calendar_date",
+    metadata,
+    Column("date", Date, primary_key=True, comment="Local date in the governance file's time zone."),
+    Column("week_start", Date, nullable=False, comment="Monday of its ISO week."),
+    Column("iso_year", Integer, nullable=False, comment="ISO year of the week."),
+    Column("iso_week", Integer, nullable=False, comment="ISO week."),
+    Column("month_start", Date, nullable=False, comment="First of its month."),
+    Column("quarter_start", Date, nullable=False, comment="First of its quarter."),
+    Column("year", Integer, nullable=False, comment="Year."),
+    Column("weekday", Integer, nullable=False, comment="1 = Monday to 7 = Sunday."),
+    _big("starts_at", "When the date begins."),
+    _big("ends_at", "When it ends."),
+    comment="Calendar of the governance file's time zone.",
+)
+
+measure_bin = Table(
+    "measure_bin",
+    metadata,
+    Column("bin", Integer, primary_key=True, autoincrement=False, comment="Bin number."),
+    _big("lower", "Smallest integer in the bin."),
+    _big("upper", "Largest integer in the bin."),
+    Column("representative", Double, nullable=False, comment="Within 2 % of every value in the bin."),
+    comment="Logarithmic bins of durations and amounts.",
+)
+
+data_dictionary = Table(
+    "data_dictionary",
+    metadata,
+    _text("object", "Table or view.", primary_key=True),
+    _text("column", "Column; '' for the object itself.", primary_key=True),
+    _text("comment", "What it is."),
+    comment="Comments of all tables, views and columns, also where the database keeps none.",
+)
