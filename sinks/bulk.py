@@ -1,0 +1,73 @@
+"""Many rows at once: COPY on PostgreSQL, executemany on SQLite, and temporary staging tables on both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, Table
+from sqlalchemy.schema import CreateTable
+
+STAGE_PREFIX = "stage_"
+
+Row = Sequence[Any]
+
+
+def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Inserts rows of `columns` into `table`; the caller knows that none is there yet.
+
+    Driver errors come through unwrapped on both databases.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    names = ", ".join(quote(column) for column in columns)
+    cursor = connection.connection.cursor()
+    try:
+        if connection.dialect.name == "postgresql":
+            with cursor.copy(f"COPY {quote(table.name)} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            marks = ", ".join("?" * len(columns))
+            cursor.executemany(f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})", rows)
+    finally:
+        cursor.close()
+
+
+class Staging:
+    """Temporary copies of tables, one set a connection, emptied when a transaction ends."""
+
+    def __init__(self, tables: Iterable[Table], dialect: str) -> None:
+        """Describes a staging table, without keys or constraints, for each of `tables`."""
+        self._dialect = dialect
+        self._metadata = MetaData()
+        self._tables = {table.name: self._copy_of(table) for table in tables}
+
+    def __getitem__(self, name: str) -> Table:
+        return self._tables[name]
+
+    def _copy_of(self, table: Table) -> Table:
+        options: dict[str, Any] = {"prefixes": ["TEMPORARY"]}
+        if self._dialect == "postgresql":
+            options["postgresql_on_commit"] = "DELETE ROWS"
+        columns = [column._copy() for column in table.columns]
+        for column in columns:
+            column.primary_key, column.nullable, column.unique = False, True, None
+            column.foreign_keys.clear()
+            column.comment = None
+        return Table(STAGE_PREFIX + table.name, self._metadata, *columns, **options)
+
+    def create(self, connection: Connection) -> None:
+        """Creates the staging tables once a connection, in a transaction of its own."""
+        if connection.info.get("vocbeam_staging") is self:
+            return
+        with connection.begin():
+            for table in self._tables.values():
+                connection.execute(CreateTable(table, if_not_exists=True))
+        connection.info["vocbeam_staging"] = self
+
+    def fill(self, connection: Connection, name: str, columns: Sequence[str], rows: Iterable[Row]) -> Table:
+        """Empties one staging table, fills it with `rows`, and returns it."""
+        table = self._tables[name]
+        connection.execute(table.delete())
+        insert_rows(connection, table, columns, rows)
+        return table

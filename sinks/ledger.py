@@ -1,0 +1,73 @@
+"""The ledger as the Kafka source and the run see it: positions, run epochs, and which topics stand behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, func, insert, select, update
+
+from vocbeam.schemas.errors import TopicChanged
+from vocbeam.schemas.records import PartitionKey
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.tables import ingest_ledger, run_epoch
+
+
+class WarehouseLedger:
+    """Reads positions from `ingest_ledger`; satisfies `schemas.records.Ledger`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def position(self, partition: PartitionKey) -> int | None:
+        """`next_offset` of a topic-partition, or None where it has no row.
+
+        Raises TopicChanged when the ledger knows the topic under another cluster or topic id: its offsets would mean
+        other records.
+        """
+        known = ingest_ledger.c
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(known.cluster_id, known.topic_id, known.next_offset, known.partition).where(
+                    known.topic == partition.topic
+                )
+            ).all()
+        for row in rows:
+            if (row.cluster_id, row.topic_id) != (partition.cluster_id, partition.topic_id):
+                raise TopicChanged(
+                    f"the warehouse has read {partition.topic} as topic id {row.topic_id} of cluster {row.cluster_id}, "
+                    f"but Kafka now serves topic id {partition.topic_id} of cluster {partition.cluster_id}: the topic "
+                    "was recreated or this is another cluster. Point vocbeam at the former cluster, give the new topic "
+                    "another name (--topic-prefix), or start a new warehouse"
+                )
+        return next((row.next_offset for row in rows if row.partition == partition.partition), None)
+
+
+@dataclass(frozen=True)
+class LedgerFactory:
+    """Picklable recipe for a WarehouseLedger; the URL comes without a password (the driver's environment has it)."""
+
+    warehouse_url: str
+
+    def __call__(self) -> WarehouseLedger:
+        return WarehouseLedger(open_engine(self.warehouse_url))
+
+
+def draw_run_epoch(engine: Engine, *, runner: str, host: str, vocbeam_version: str, now: Callable[[], int]) -> int:
+    """Draws the fencing number of a new submission: from its first write on, lower ones are refused."""
+    with engine.begin() as connection:
+        drawn = connection.execute(
+            insert(run_epoch)
+            .values(started_at=now(), runner=runner, host=host, vocbeam_version=vocbeam_version)
+            .returning(run_epoch.c.run_epoch)
+        ).scalar_one()
+        highest = connection.execute(select(func.max(ingest_ledger.c.run_epoch))).scalar_one()
+    return max(drawn, highest or 0)
+
+
+def close_run_epoch(engine: Engine, epoch: int, outcome: str, now: Callable[[], int]) -> None:
+    """Records how and when a submission ended."""
+    with engine.begin() as connection:
+        connection.execute(
+            update(run_epoch).where(run_epoch.c.run_epoch == epoch).values(ended_at=now(), outcome=outcome)
+        )
