@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Engine, insert, select, update
 
 from vocbeam.schemas.errors import TopicChanged
 from vocbeam.schemas.records import PartitionKey
@@ -56,13 +56,11 @@ class LedgerFactory:
 def draw_run_epoch(engine: Engine, *, runner: str, host: str, vocbeam_version: str, now: Callable[[], int]) -> int:
     """Draws the fencing number of a new submission: from its first write on, lower ones are refused."""
     with engine.begin() as connection:
-        drawn = connection.execute(
+        return connection.execute(
             insert(run_epoch)
             .values(started_at=now(), runner=runner, host=host, vocbeam_version=vocbeam_version)
             .returning(run_epoch.c.run_epoch)
         ).scalar_one()
-        highest = connection.execute(select(func.max(ingest_ledger.c.run_epoch))).scalar_one()
-    return max(drawn, highest or 0)
 
 
 def close_run_epoch(engine: Engine, epoch: int, outcome: str, now: Callable[[], int]) -> None:

@@ -1,0 +1,630 @@
+"""The ledgered writer: one transaction a group of chunks, effectively once whatever is retried, killed or repeated.
+
+The transaction claims the ledger rows of the group's topic-partitions, trims what they show as applied, and writes all
+that the rest implies: event keys, events, subjects (tickets, survey answers and responses), dead letters, customer days
+and measures; then it advances the ledger and commits.
+
+Locks are taken in one order by every writer: ledger, event key, event, dead letter, subjects, customer day, measure,
+each by primary key. A chunk's event and dead-letter rows belong to offsets whose ledger row is already locked, so their
+place in the order can't close a cycle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import tenacity
+from sqlalchemy import Connection, Engine, Table, and_, delete, insert, select, true, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
+from vocbeam.schemas.records import (
+    EVENT_TYPES,
+    Committed,
+    Contribution,
+    DeadLetter,
+    EventType,
+    Folded,
+    PartitionKey,
+    SubjectRule,
+    TaggedChunk,
+    TaggedGroup,
+    Version,
+)
+from vocbeam.schemas.timebase import LocalCalendar
+from vocbeam.sinks.bulk import Staging, insert_rows
+from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
+from vocbeam.sinks.tables import (
+    active_tagging,
+    customer_day,
+    dead_letter,
+    event,
+    event_key,
+    ingest_ledger,
+    measure,
+    metadata,
+)
+
+log = logging.getLogger(__name__)
+
+AS_REPORTED = "as_reported"
+BUCKET_GRAIN = "bucket"
+
+RETRY_LIMIT_S = 60
+"""How long one group is tried before the failure goes to the runner and its supervisor."""
+
+_COMMON = (
+    "source", "event_id", "event_time", "customer_key", "stage", "department", "topic", "tag_method", "tag_confidence",
+    "segment_1", "segment_2", "segment_3",
+)  # fmt: skip
+
+EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
+    "survey": {
+        "survey_id": "survey_id", "response_id": "response_id", "survey_metric": "metric", "score": "score",
+        "weight": "weight", "touchpoint": "touchpoint", "sent_at": "sent_at", "status": "status", "text": "comment",
+    },
+    "ticket": {
+        "ticket_id": "ticket_id", "sequence": "sequence", "actor": "actor", "status": "status", "queue": "queue",
+        "priority": "priority", "subject": "subject", "text": "body",
+    },
+    "telemetry": {
+        "name": "name", "session_id": "session_id", "duration_ms": "duration_ms", "error_code": "error_code",
+        "value": "value",
+    },
+    "flag": {
+        "flag_kind": "flag_kind", "text": "text", "severity": "severity", "reporter_role": "reporter_role",
+        "ref": "ref",
+    },
+    "outcome": {"outcome_kind": "outcome_kind", "amount": "amount", "currency": "currency"},
+}  # fmt: skip
+"""Column of `event` → field of the event contract, for the fields that only one event type has."""
+
+Cell = tuple[int, str, str, str, str, str, str, str, str, int]
+"""The first ten fields of a Contribution: which cell of `measure` it goes to, at the finest grain."""
+
+
+@dataclass(frozen=True)
+class Failpoint:
+    """Called at named moments of the transaction; tests use it to die there."""
+
+    reach: Callable[[str], None] = lambda _moment: None
+
+
+@dataclass(slots=True)
+class _Books:
+    """One topic-partition within one transaction."""
+
+    partition: PartitionKey
+    ledger_id: int
+    next_offset: int
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def committed(self) -> Committed:
+        return Committed(
+            self.partition,
+            self.next_offset,
+            **{name: self.counts[name] for name in _COUNTERS},
+        )
+
+
+_COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
+
+
+class ChunkWriter:
+    """Writes groups of tagged chunks into the warehouse, each in one transaction."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        rules: Sequence[SubjectRule],
+        encrypt: Callable[[bytes], bytes],
+        calendar: LocalCalendar,
+        run_epoch: int,
+        now: Callable[[], int],
+        failpoint: Failpoint = Failpoint(),  # noqa: B008 - frozen and without state
+        retry_limit_s: float = RETRY_LIMIT_S,
+    ) -> None:
+        """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds."""
+        self._engine = engine
+        self._rules = {rule.table: rule for rule in rules}
+        self._encrypt = encrypt
+        self._calendar = calendar
+        self._run_epoch = run_epoch
+        self._now = now
+        self._failpoint = failpoint
+        self._retry_limit_s = retry_limit_s
+        subjects = [metadata.tables[rule.table] for rule in rules]
+        self._staging = Staging([event_key, customer_day, measure, *subjects], engine.dialect.name)
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+    def write(self, group: TaggedGroup) -> list[Committed]:
+        """Applies what the ledger does not show as applied; returns the ledger's position for each topic-partition.
+
+        A chunk that starts beyond the ledger's position is refused: its position comes back unchanged, and the reader
+        must seek there. A record that the database itself refuses is found by bisection and dead-lettered. Lost
+        connections, deadlocks and serialization failures repeat the whole transaction.
+
+        Raises Fenced when a newer run owns a ledger row, TaxonomyChanged when the group was tagged under another
+        version than the warehouse's, SinkUnavailable when the retry limit is reached.
+        """
+        try:
+            return self._with_retries(group)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            return self._bisect(group, error)
+
+    def _with_retries(self, group: TaggedGroup) -> list[Committed]:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(is_transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=5),
+            stop=tenacity.stop_after_delay(self._retry_limit_s),
+            before_sleep=lambda state: log.warning(
+                "the warehouse refused a transaction (%s); attempt %d follows",
+                type(driver_error(state.outcome.exception())).__name__ if state.outcome else "?",  # type: ignore[arg-type]
+                state.attempt_number + 1,
+            ),
+        )
+        try:
+            return retrying(self._transaction, group)
+        except tenacity.RetryError as error:
+            cause = error.last_attempt.exception()
+            raise SinkUnavailable(
+                f"the warehouse refused {error.last_attempt.attempt_number} attempts over {self._retry_limit_s:.0f} s "
+                f"({type(driver_error(cause)).__name__ if cause else 'no error'}); nothing was lost: see that the "
+                "database is up and has room, and start vocbeam again"
+            ) from cause
+
+    def _bisect(self, group: TaggedGroup, error: Exception) -> list[Committed]:
+        if len(group) > 1:
+            middle = len(group) // 2
+            return _latest([*self.write(group[:middle]), *self.write(group[middle:])])
+        (chunk,) = group
+        if not chunk.offsets:
+            raise error
+        if len(chunk.offsets) > 1:
+            middle_offset = chunk.offsets[len(chunk.offsets) // 2]
+            first = self.write((chunk.part(chunk.first_offset, middle_offset),))
+            return _latest([*first, *self.write((chunk.part(middle_offset, chunk.next_offset),))])
+        state = getattr(driver_error(error), "sqlstate", None) or type(driver_error(error)).__name__
+        refused = DeadLetter(
+            offset=chunk.offsets[0],
+            step="write",
+            error_class="refused_by_warehouse",
+            message=f"the warehouse refused a value of this event ({state}); correct it at its source and send it "
+            "again under a new event id",
+            raw=chunk.raw[0],
+        )
+        log.warning("%s@%d: %s", chunk.partition, refused.offset, refused.message)
+        empty = chunk.part(chunk.next_offset, chunk.next_offset)
+        empty.first_offset, empty.lost = chunk.first_offset, chunk.lost
+        empty.dead, empty.dropped = [*chunk.dead, refused], chunk.dropped
+        return self._with_retries((empty,))
+
+    def _transaction(self, group: TaggedGroup) -> list[Committed]:
+        with self._engine.connect() as connection:
+            self._staging.create(connection)
+            with connection.begin():
+                books = self._claim(connection, group)
+                chunks = _trim(group, books)
+                if chunks:
+                    self._check_tagging(connection, chunks)
+                    self._apply(connection, chunks, books)
+                    self._advance(connection, books.values())
+                self._failpoint.reach("before_commit")
+            self._failpoint.reach("after_commit")
+        return [entry.committed() for entry in books.values()]
+
+    def _claim(self, connection: Connection, group: TaggedGroup) -> dict[PartitionKey, _Books]:
+        """Locks the ledger rows of the group, in key order; creates those of partitions seen for the first time."""
+        c = ingest_ledger.c
+        wanted = {chunk.partition: chunk for chunk in reversed(group)}
+        query = (
+            select(c.ledger_id, c.cluster_id, c.topic_id, c.topic, c.partition, c.next_offset, c.run_epoch)
+            .where(tuple_(c.cluster_id, c.topic_id, c.topic, c.partition).in_(sorted(wanted)))
+            .order_by(c.cluster_id, c.topic_id, c.topic, c.partition)
+            .with_for_update()
+        )
+        rows = connection.execute(query).all()
+        missing = sorted(set(wanted) - {PartitionKey(*row[1:5]) for row in rows})
+        if missing:
+            for partition in missing:
+                start = wanted[partition].first_offset
+                connection.execute(
+                    self._insert(ingest_ledger)
+                    .values(
+                        **partition._asdict(),
+                        first_offset=start,
+                        next_offset=start,
+                        run_epoch=self._run_epoch,
+                        updated_at=self._now(),
+                        **dict.fromkeys(_COUNTERS, 0),
+                    )
+                    .on_conflict_do_nothing()
+                )
+            rows = connection.execute(query).all()
+        for row in rows:
+            if row.run_epoch > self._run_epoch:
+                raise Fenced(
+                    f"{row.topic}[{row.partition}] belongs to run {row.run_epoch}, which started after this one "
+                    f"(run {self._run_epoch}); this pipeline ends. Stop the newer run first if this one should go on"
+                )
+        return {PartitionKey(*row[1:5]): _Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows}
+
+    def _check_tagging(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> None:
+        active = connection.execute(
+            select(active_tagging.c.taxonomy_version, active_tagging.c.model_version).with_for_update(read=True)
+        ).one()
+        for chunk in chunks:
+            if (chunk.taxonomy_version, chunk.model_version) != tuple(active):
+                raise TaxonomyChanged(
+                    f"{chunk.partition} was tagged under taxonomy {chunk.taxonomy_version} and model "
+                    f"{chunk.model_version or 'none'}, but the warehouse works under taxonomy {active.taxonomy_version} "
+                    f"and model {active.model_version or 'none'}; start this run again with the governance file applied last"
+                )
+
+    def _apply(
+        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
+    ) -> None:
+        dead: list[tuple[TaggedChunk, DeadLetter]] = [(chunk, letter) for chunk in chunks for letter in chunk.dead]
+        loaded, conflicts = self._deduplicate(connection, chunks, books)
+        dead += conflicts
+        delta: dict[Cell, list[int]] = {}
+        self._insert_events(connection, loaded, books, delta)
+        self._insert_dead_letters(connection, dead, books)
+        self._failpoint.reach("in_transaction")
+        self._fold_subjects(connection, loaded, delta)
+        self._count_customers(connection, loaded)
+        self._add_measures(connection, delta)
+        for chunk in chunks:
+            counts = books[chunk.partition].counts
+            counts["dead_lettered"] += len(chunk.dead)
+            counts["dropped"] += len(chunk.dropped)
+            counts["lost"] += chunk.lost
+            seen = len(chunk.offsets) + len(chunk.dead) + len(chunk.dropped) + chunk.lost
+            counts["without_record"] += chunk.next_offset - chunk.first_offset - seen
+
+    def _deduplicate(
+        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
+    ) -> tuple[list[tuple[TaggedChunk, list[int]]], list[tuple[TaggedChunk, DeadLetter]]]:
+        """Keys that are really new, as (chunk, indices of its new events); same id, other content as dead letters."""
+        first: dict[bytes, bytes] = {}
+        for chunk in chunks:
+            for key, content in zip(chunk.event_keys, chunk.content_digests, strict=True):
+                first.setdefault(key, content)
+        inserted = self._insert_keys(connection, first)
+        stored = first if len(inserted) == len(first) else self._stored_contents(connection, first)
+
+        loaded: list[tuple[TaggedChunk, list[int]]] = []
+        conflicts: list[tuple[TaggedChunk, DeadLetter]] = []
+        for chunk in chunks:
+            new: list[int] = []
+            counts = books[chunk.partition].counts
+            for i, key in enumerate(chunk.event_keys):
+                if key in inserted:
+                    inserted.remove(key)
+                    new.append(i)
+                elif stored[key] == chunk.content_digests[i]:
+                    counts["duplicates"] += 1
+                else:
+                    conflicts.append((chunk, _conflict(chunk, i)))
+                    counts["dead_lettered"] += 1
+            counts["loaded"] += len(new)
+            loaded.append((chunk, new))
+        return loaded, conflicts
+
+    def _insert_keys(self, connection: Connection, contents: Mapping[bytes, bytes]) -> set[bytes]:
+        """Inserts the keys that are not there yet, in key order, and returns those."""
+        now = self._now()
+        stage = self._staging.fill(
+            connection,
+            event_key.name,
+            ("event_key", "content_digest", "loaded_at"),
+            [(key, content, now) for key, content in contents.items()],
+        )
+        source = select(stage.c.event_key, stage.c.content_digest, stage.c.loaded_at).where(true())
+        statement = (
+            self._insert(event_key)
+            .from_select(["event_key", "content_digest", "loaded_at"], source.order_by(stage.c.event_key))
+            .on_conflict_do_nothing()
+            .returning(event_key.c.event_key)
+        )
+        return {bytes(key) for key in connection.execute(statement).scalars()}
+
+    def _stored_contents(self, connection: Connection, contents: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        stage = self._staging[event_key.name]
+        query = select(event_key.c.event_key, event_key.c.content_digest).join(
+            stage, stage.c.event_key == event_key.c.event_key
+        )
+        return {bytes(key): bytes(content) for key, content in connection.execute(query)}
+
+    def _insert_events(
+        self,
+        connection: Connection,
+        loaded: Sequence[tuple[TaggedChunk, list[int]]],
+        books: Mapping[PartitionKey, _Books],
+        delta: dict[Cell, list[int]],
+    ) -> None:
+        now = self._now()
+        for event_type in EVENT_TYPES:
+            parts = [(chunk, new) for chunk, new in loaded if chunk.event_type == event_type and new]
+            if not parts:
+                continue
+            own = EVENT_COLUMNS[event_type]
+            columns = (
+                "event_key", "event_type", *_COMMON, *own, "taxonomy_version", "model_version", "contributions",
+                "ledger_id", "kafka_offset", "loaded_at",
+            )  # fmt: skip
+            rows: list[tuple[Any, ...]] = []
+            for chunk, new in parts:
+                ledger_id = books[chunk.partition].ledger_id
+                fields = [chunk.columns[name] for name in (*_COMMON, *own.values())]
+                for i in new:
+                    contributions = chunk.contributions[i]
+                    _add(delta, contributions, 1)
+                    rows.append(
+                        (
+                            chunk.event_keys[i],
+                            event_type,
+                            *[values[i] for values in fields],
+                            chunk.taxonomy_version,
+                            chunk.model_version,
+                            contributions_json(contributions) if contributions else None,
+                            ledger_id,
+                            chunk.offsets[i],
+                            now,
+                        )
+                    )
+            insert_rows(connection, event, columns, rows)
+
+    def _insert_dead_letters(
+        self,
+        connection: Connection,
+        dead: Iterable[tuple[TaggedChunk, DeadLetter]],
+        books: Mapping[PartitionKey, _Books],
+    ) -> None:
+        now = self._now()
+        rows = [
+            (
+                books[chunk.partition].ledger_id, letter.offset, chunk.event_type, letter.step, letter.error_class,
+                letter.message, self._encrypt(letter.raw), len(letter.raw), now, self._run_epoch,
+            )
+            for chunk, letter in dead
+        ]  # fmt: skip
+        if rows:
+            insert_rows(
+                connection,
+                dead_letter,
+                (
+                    "ledger_id", "kafka_offset", "event_type", "step", "error_class", "message", "raw", "raw_bytes",
+                    "dead_at", "run_epoch",
+                ),  # fmt: skip
+                rows,
+            )
+
+    def _fold_subjects(
+        self,
+        connection: Connection,
+        loaded: Sequence[tuple[TaggedChunk, list[int]]],
+        delta: dict[Cell, list[int]],
+    ) -> None:
+        """Folds the new events' versions into their subjects, replacing the contributions these had made."""
+        arrived: dict[str, dict[bytes, list[Version]]] = defaultdict(lambda: defaultdict(list))
+        for chunk, new in loaded:
+            for i in new:
+                for table, subject_key, version in chunk.subjects[i]:
+                    arrived[table][subject_key].append(version)
+        for name in self._rules:
+            if arrived[name]:
+                self._fold_table(connection, metadata.tables[name], self._rules[name], arrived[name], delta)
+
+    def _fold_table(
+        self,
+        connection: Connection,
+        table: Table,
+        rule: SubjectRule,
+        arrived: Mapping[bytes, list[Version]],
+        delta: dict[Cell, list[int]],
+    ) -> None:
+        """Creates the subjects that are absent, then locks the others, and only then reads what they were made of.
+
+        Two writers that meet at a new subject: the second one's insert waits for the first one's commit, finds the row,
+        and goes on to lock and read it in a later statement.
+        """
+        columns = ("subject_key", "versions", "contributions", *rule.columns)
+        stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
+        same_key = stage.c.subject_key == table.c.subject_key
+        known = {bytes(key) for key in connection.execute(select(table.c.subject_key).join(stage, same_key)).scalars()}
+
+        absent = {key: rule.fold(versions) for key, versions in arrived.items() if key not in known}
+        if absent:
+            self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
+            source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
+            statement = (
+                self._insert(table)
+                .from_select(list(columns), source)
+                .on_conflict_do_nothing()
+                .returning(table.c.subject_key)
+            )
+            for key in connection.execute(statement).scalars():
+                _add(delta, absent.pop(bytes(key)).contributions, 1)
+
+        present = known | absent.keys()
+        if present:
+            self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in present])
+            locked = connection.execute(
+                select(table.c.subject_key, table.c.versions, table.c.contributions)
+                .join(stage, same_key)
+                .order_by(table.c.subject_key)
+                .with_for_update(of=table)
+            ).all()
+            rows = []
+            for row in locked:
+                key = bytes(row.subject_key)
+                folded = rule.fold([*json.loads(row.versions), *arrived[key]])
+                _add(delta, contributions_from_json(row.contributions), -1)
+                _add(delta, folded.contributions, 1)
+                rows.append(_subject_row(key, folded))
+            self._staging.fill(connection, table.name, columns, rows)
+            connection.execute(
+                update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key)
+            )
+
+    def _count_customers(self, connection: Connection, loaded: Sequence[tuple[TaggedChunk, list[int]]]) -> None:
+        seen: Counter[tuple[str, str, str, str]] = Counter()
+        for chunk, new in loaded:
+            c = chunk.columns
+            times, stages, departments, customers = c["event_time"], c["stage"], c["department"], c["customer_key"]
+            seen.update(
+                (self._calendar.day(times[i]), stages[i], departments[i], customers[i])
+                for i in new
+                if customers[i] is not None
+            )
+        if seen:
+            self._add_rows(
+                connection,
+                customer_day,
+                ("date", "stage", "department", "customer_key"),
+                ("n",),
+                (),
+                [(*key, n) for key, n in seen.items()],
+            )
+
+    def _add_measures(self, connection: Connection, delta: Mapping[Cell, list[int]]) -> None:
+        """Adds the net change of every cell; a cell that nothing contributes to any more is removed."""
+        rows = []
+        retracts = False
+        for cell, change in delta.items():
+            if not any(change):
+                continue
+            bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
+            day, hour_start = self._calendar.day_and_hour(bucket_start)
+            rows.append(
+                (
+                    metric, BUCKET_GRAIN, bucket_start, AS_REPORTED, stage, department, topic, segment_1, segment_2,
+                    segment_3, unit, bin_, *change, day, hour_start,
+                )  # fmt: skip
+            )
+            retracts = retracts or change[0] < 0
+        if not rows:
+            return
+        key = tuple(column.name for column in measure.primary_key)
+        stage_table = self._add_rows(
+            connection, measure, key, ("n", "weight", "weight_sq", "total"), ("date", "hour_start"), rows
+        )
+        if retracts:
+            touched = select(stage_table.c.metric).where(and_(*[stage_table.c[name] == measure.c[name] for name in key]))
+            connection.execute(delete(measure).where(measure.c.n == 0, touched.exists()))
+
+    def _add_rows(
+        self,
+        connection: Connection,
+        table: Table,
+        key: tuple[str, ...],
+        sums: tuple[str, ...],
+        fixed: tuple[str, ...],
+        rows: list[tuple[Any, ...]],
+    ) -> Table:
+        """Adds `sums` to the rows of `key`, in key order, creating those that are absent with their `fixed` columns."""
+        columns = (*key, *sums, *fixed)
+        stage = self._staging.fill(connection, table.name, columns, rows)
+        source = select(*[stage.c[name] for name in columns]).where(true()).order_by(*[stage.c[name] for name in key])
+        statement = self._insert(table).from_select(list(columns), source)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in sums}
+            )
+        )
+        return stage
+
+    def _advance(self, connection: Connection, books: Iterable[_Books]) -> None:
+        c = ingest_ledger.c
+        for entry in books:
+            connection.execute(
+                update(ingest_ledger)
+                .where(c.ledger_id == entry.ledger_id)
+                .values(
+                    next_offset=entry.next_offset,
+                    run_epoch=self._run_epoch,
+                    updated_at=self._now(),
+                    **{name: c[name] + entry.counts[name] for name in _COUNTERS},
+                )
+            )
+
+
+def _trim(group: TaggedGroup, books: Mapping[PartitionKey, _Books]) -> list[TaggedChunk]:
+    """What the ledger does not show as applied, in order; advances the books' positions over it."""
+    chunks = []
+    for chunk in sorted(group, key=lambda chunk: (chunk.partition, chunk.first_offset)):
+        entry = books[chunk.partition]
+        if chunk.first_offset > entry.next_offset or chunk.next_offset <= entry.next_offset:
+            continue
+        if chunk.first_offset < entry.next_offset:
+            chunk = chunk.part(entry.next_offset, chunk.next_offset)
+        entry.next_offset = chunk.next_offset
+        chunks.append(chunk)
+    return chunks
+
+
+def _conflict(chunk: TaggedChunk, i: int) -> DeadLetter:
+    return DeadLetter(
+        offset=chunk.offsets[i],
+        step="deduplicate",
+        error_class="conflicting_duplicate",
+        message="an event with the same source and event id but other content was loaded before; send a correction "
+        "under a new event id",
+        raw=chunk.raw[i],
+    )
+
+
+def _latest(committed: Sequence[Committed]) -> list[Committed]:
+    """One entry a topic-partition: counts added up, position of the last."""
+    merged: dict[PartitionKey, Committed] = {}
+    for entry in committed:
+        before = merged.get(entry.partition)
+        if before is not None:
+            sums = {name: getattr(before, name) + getattr(entry, name) for name in _COUNTERS}
+            entry = entry._replace(next_offset=max(before.next_offset, entry.next_offset), **sums)
+        merged[entry.partition] = entry
+    return list(merged.values())
+
+
+def _subject_row(key: bytes, folded: Folded) -> tuple[Any, ...]:
+    versions = json.dumps(folded.versions, ensure_ascii=False, separators=(",", ":"))
+    return key, versions, contributions_json(folded.contributions), *folded.values
+
+
+def _add(delta: dict[Cell, list[int]], contributions: Iterable[Contribution], sign: int) -> None:
+    """Adds contributions to the change of their cells, or takes them back with `sign` -1."""
+    for contribution in contributions:
+        weight, total = contribution[10], contribution[11]
+        change = delta.get(contribution[:10])
+        if change is None:
+            delta[contribution[:10]] = [sign, sign * weight, sign * weight * weight, sign * total]
+        else:
+            change[0] += sign
+            change[1] += sign * weight
+            change[2] += sign * weight * weight
+            change[3] += sign * total
+
+
+def contributions_json(contributions: Sequence[Contribution]) -> str:
+    """Contributions as a JSON array of arrays, in the order of Contribution's fields."""
+    return "[" + ",".join([f"[{c[0]},{_names_json(c[1:9])},{c[9]},{c[10]},{c[11]}]" for c in contributions]) + "]"
+
+
+def contributions_from_json(stored: str) -> list[Contribution]:
+    """The contributions that `contributions_json` wrote."""
+    return [Contribution(*fields) for fields in json.loads(stored)]
+
+
+@lru_cache(maxsize=1 << 14)
+def _names_json(names: tuple[str, ...]) -> str:
+    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]
