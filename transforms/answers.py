@@ -1,0 +1,363 @@
+"""The `survey_answer` and `survey_response` tables: pure functions of the set of a survey's events.
+
+An **answer** is (`source`, `survey_id`, `response_id`, `metric`, `touchpoint`). Of its versions the greatest by (status
+rank, `event_time`, `event_id`) counts, so a complete answer supersedes a partial one whenever it arrives; only that
+version is kept. It is booked in every metric that takes it: bin and total are the score, the weight its own.
+
+A **response** is (`source`, `survey_id`, `response_id`), with or without answers. It has the highest status it ever
+reached, the earliest `sent_at` (the earliest `event_time` where no event has one), and tag, segments and customer of
+its greatest version. It is booked once in each funnel metric: bin 1 sent, 2 started, 3 partial, 4 complete; total 1 when
+complete, else 0.
+
+Both folds are joins of a semilattice (associative, commutative, idempotent): any order, any split, any repetition of
+the events gives the same row.
+
+Columns of `survey_answer` (times BIGINT UTC microseconds; ? = nullable):
+    source, survey_id, response_id, metric TEXT, touchpoint TEXT?
+    status TEXT                      sent | started | partial | complete
+    score DOUBLE                     as answered; a whole number within the metric's scale
+    weight BIGINT                    in 1/10,000
+    stage, department, topic, segment_1, segment_2, segment_3 TEXT, customer_key TEXT?
+    sent_at?, event_time, event_id TEXT   of the version that counts
+Columns of `survey_response`:
+    source, survey_id, response_id TEXT, status TEXT
+    stage, department, topic, segment_1, segment_2, segment_3 TEXT, customer_key TEXT?
+    sent_at                          earliest sent_at, else earliest event_time
+    event_time, event_id TEXT        of the greatest version
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, Folded, SubjectVersion, Version
+from vocbeam.schemas.timebase import bucket_of
+from vocbeam.transforms.subjects import order_key, subject_key
+
+ANSWER_TABLE = "survey_answer"
+RESPONSE_TABLE = "survey_response"
+
+STATUS_RANK: Mapping[str, int] = {"sent": 1, "started": 2, "partial": 3, "complete": 4}
+"""How far a response has come; also the bin of funnel metrics."""
+
+_STATUS = {rank: status for status, rank in STATUS_RANK.items()}
+
+Clock = Literal["event_time", "sent_at"]
+
+_EVENT_COLUMNS = (
+    "event_id",
+    "event_time",
+    "source",
+    "survey_id",
+    "response_id",
+    "metric",
+    "score",
+    "weight",
+    "touchpoint",
+    "sent_at",
+    "status",
+    "stage",
+    "department",
+    "topic",
+    "segment_1",
+    "segment_2",
+    "segment_3",
+    "customer_key",
+)
+
+
+class AnswerVersion(NamedTuple):
+    """One event's answer; stored in this order as a JSON list. The greatest list, position by position, counts."""
+
+    rank: int
+    event_time: int
+    event_id: str
+    score: float
+    weight: int
+    source: str
+    survey_id: str
+    response_id: str
+    metric: str
+    touchpoint: str | None
+    stage: str
+    department: str
+    topic: str
+    segment_1: str
+    segment_2: str
+    segment_3: str
+    sent_at: int | None
+    customer_key: str | None
+
+
+class ResponseVersion(NamedTuple):
+    """One event's say about a response, or the join of several; stored in this order as a JSON list.
+
+    All but the last two positions are those of the greatest version; `first_sent_at` and `first_event_at` are the
+    earliest of all.
+    """
+
+    rank: int
+    event_time: int
+    event_id: str
+    source: str
+    survey_id: str
+    response_id: str
+    stage: str
+    department: str
+    topic: str
+    segment_1: str
+    segment_2: str
+    segment_3: str
+    customer_key: str | None
+    first_sent_at: int | None
+    first_event_at: int
+
+
+class AnswerRow(NamedTuple):
+    """One row of `survey_answer`; the module's docstring tells each column."""
+
+    source: str
+    survey_id: str
+    response_id: str
+    metric: str
+    touchpoint: str | None
+    status: str
+    score: float
+    weight: int
+    stage: str
+    department: str
+    topic: str
+    segment_1: str
+    segment_2: str
+    segment_3: str
+    customer_key: str | None
+    sent_at: int | None
+    event_time: int
+    event_id: str
+
+
+class ResponseRow(NamedTuple):
+    """One row of `survey_response`; the module's docstring tells each column."""
+
+    source: str
+    survey_id: str
+    response_id: str
+    status: str
+    stage: str
+    department: str
+    topic: str
+    segment_1: str
+    segment_2: str
+    segment_3: str
+    customer_key: str | None
+    sent_at: int
+    event_time: int
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMetric:
+    """A metric (nps, share, mean) measured on answers to `survey_metric`; None in a filter lets everything pass."""
+
+    metric: str
+    survey_metric: str
+    unit: str = "points"
+    clock: Clock = "event_time"
+    touchpoints: frozenset[str] | None = None
+    survey_ids: frozenset[str] | None = None
+
+    def takes(self, answer: AnswerVersion) -> bool:
+        """Whether the answer belongs to this metric."""
+        return (
+            answer.metric == self.survey_metric
+            and (self.touchpoints is None or answer.touchpoint in self.touchpoints)
+            and (self.survey_ids is None or answer.survey_id in self.survey_ids)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelMetric:
+    """A funnel metric over responses to the surveys named, or to all where `survey_ids` is None."""
+
+    metric: str
+    unit: str = "share"
+    clock: Clock = "sent_at"
+    survey_ids: frozenset[str] | None = None
+
+
+class AnswerRule:
+    """How a row of `survey_answer` follows from the set of an answer's versions."""
+
+    table = ANSWER_TABLE
+    columns: tuple[str, ...] = AnswerRow._fields
+
+    def __init__(self, metrics: Iterable[AnswerMetric]) -> None:
+        self.metrics = tuple(metrics)
+
+    def fold(self, versions: list[Version]) -> Folded:
+        """State of one answer from AnswerVersion lists in any order; keeps the greatest. Raises ValueError for none."""
+        answer = max((AnswerVersion(*version) for version in versions), key=order_key)
+        row = AnswerRow(
+            source=answer.source,
+            survey_id=answer.survey_id,
+            response_id=answer.response_id,
+            metric=answer.metric,
+            touchpoint=answer.touchpoint,
+            status=_STATUS[answer.rank],
+            score=answer.score,
+            weight=answer.weight,
+            stage=answer.stage,
+            department=answer.department,
+            topic=answer.topic,
+            segment_1=answer.segment_1,
+            segment_2=answer.segment_2,
+            segment_3=answer.segment_3,
+            customer_key=answer.customer_key,
+            sent_at=answer.sent_at,
+            event_time=answer.event_time,
+            event_id=answer.event_id,
+        )
+        sent_at = answer.event_time if answer.sent_at is None else answer.sent_at
+        score = int(answer.score)
+        return Folded(
+            [list(answer)],
+            tuple(row),
+            [
+                Contribution(
+                    bucket_start=bucket_of(sent_at if metric.clock == "sent_at" else answer.event_time),
+                    stage=answer.stage,
+                    department=answer.department,
+                    topic=answer.topic,
+                    segment_1=answer.segment_1,
+                    segment_2=answer.segment_2,
+                    segment_3=answer.segment_3,
+                    metric=metric.metric,
+                    unit=metric.unit,
+                    bin=score,
+                    weight=answer.weight,
+                    total=score,
+                )
+                for metric in self.metrics
+                if metric.takes(answer)
+            ],
+        )
+
+
+class ResponseRule:
+    """How a row of `survey_response` follows from the set of a response's versions."""
+
+    table = RESPONSE_TABLE
+    columns: tuple[str, ...] = ResponseRow._fields
+
+    def __init__(self, metrics: Iterable[FunnelMetric]) -> None:
+        self.metrics = tuple(metrics)
+
+    def fold(self, versions: list[Version]) -> Folded:
+        """State of one response from ResponseVersion lists in any order; keeps their join. Raises ValueError for [].
+
+        A kept join folds with further versions like any other version.
+        """
+        parts = [ResponseVersion(*version) for version in versions]
+        sent = [part.first_sent_at for part in parts if part.first_sent_at is not None]
+        response = max(parts, key=lambda part: order_key(part[:-2]))._replace(
+            first_sent_at=min(sent, default=None), first_event_at=min(part.first_event_at for part in parts)
+        )
+        sent_at = response.first_event_at if response.first_sent_at is None else response.first_sent_at
+        row = ResponseRow(
+            source=response.source,
+            survey_id=response.survey_id,
+            response_id=response.response_id,
+            status=_STATUS[response.rank],
+            stage=response.stage,
+            department=response.department,
+            topic=response.topic,
+            segment_1=response.segment_1,
+            segment_2=response.segment_2,
+            segment_3=response.segment_3,
+            customer_key=response.customer_key,
+            sent_at=sent_at,
+            event_time=response.event_time,
+            event_id=response.event_id,
+        )
+        return Folded(
+            [list(response)],
+            tuple(row),
+            [
+                Contribution(
+                    bucket_start=bucket_of(sent_at if metric.clock == "sent_at" else response.event_time),
+                    stage=response.stage,
+                    department=response.department,
+                    topic=response.topic,
+                    segment_1=response.segment_1,
+                    segment_2=response.segment_2,
+                    segment_3=response.segment_3,
+                    metric=metric.metric,
+                    unit=metric.unit,
+                    bin=response.rank,
+                    weight=WEIGHT_SCALE,
+                    total=int(response.rank == STATUS_RANK["complete"]),
+                )
+                for metric in self.metrics
+                if metric.survey_ids is None or response.survey_id in metric.survey_ids
+            ],
+        )
+
+
+def quantised_weight(weight: float) -> int:
+    """A weight in whole 1/10,000, half to even, as it is stored and summed."""
+    return round(weight * WEIGHT_SCALE)
+
+
+def survey_versions(columns: Columns) -> list[list[SubjectVersion]]:
+    """For each event of a tagged survey chunk its response version and, where it has metric and score, its answer.
+
+    Takes the contract's columns with `customer_key`, `stage`, `department`, `topic` and `segment_1..3` added. Raises
+    KeyError where one of them is missing, or for a status that validation should have refused.
+    """
+    return [_versions_of_event(*event) for event in zip(*(columns[name] for name in _EVENT_COLUMNS), strict=True)]
+
+
+def _versions_of_event(
+    event_id: str,
+    event_time: int,
+    source: str,
+    survey_id: str,
+    response_id: str,
+    metric: str | None,
+    score: float | None,
+    weight: float,
+    touchpoint: str | None,
+    sent_at: int | None,
+    status: str,
+    stage: str,
+    department: str,
+    topic: str,
+    segment_1: str,
+    segment_2: str,
+    segment_3: str,
+    customer_key: str | None,
+) -> list[SubjectVersion]:
+    rank = STATUS_RANK[status]
+    tag = (stage, department, topic, segment_1, segment_2, segment_3)
+    identity = (source, survey_id, response_id)
+    response = ResponseVersion(rank, event_time, event_id, *identity, *tag, customer_key, sent_at, event_time)
+    versions = [SubjectVersion(RESPONSE_TABLE, subject_key(RESPONSE_TABLE, *identity), list(response))]
+    if metric is not None and score is not None:
+        answer = AnswerVersion(
+            rank,
+            event_time,
+            event_id,
+            score,
+            quantised_weight(weight),
+            *identity,
+            metric,
+            touchpoint,
+            *tag,
+            sent_at,
+            customer_key,
+        )
+        key = subject_key(ANSWER_TABLE, *identity, metric, touchpoint)
+        versions.append(SubjectVersion(ANSWER_TABLE, key, list(answer)))
+    return versions
