@@ -109,11 +109,11 @@ class _Books:
         return Committed(
             self.partition,
             self.next_offset,
-            **{name: self.counts[name] for name in _COUNTERS},
+            **{name: self.counts[name] for name in COUNTERS},
         )
 
 
-_COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
+COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
 
 
 class ChunkWriter:
@@ -245,7 +245,7 @@ class ChunkWriter:
                         next_offset=start,
                         run_epoch=self._run_epoch,
                         updated_at=self._now(),
-                        **dict.fromkeys(_COUNTERS, 0),
+                        **dict.fromkeys(COUNTERS, 0),
                     )
                     .on_conflict_do_nothing()
                 )
@@ -554,7 +554,7 @@ class ChunkWriter:
                     next_offset=entry.next_offset,
                     run_epoch=self._run_epoch,
                     updated_at=self._now(),
-                    **{name: c[name] + entry.counts[name] for name in _COUNTERS},
+                    **{name: c[name] + entry.counts[name] for name in COUNTERS},
                 )
             )
 
@@ -590,7 +590,7 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
     for entry in committed:
         before = merged.get(entry.partition)
         if before is not None:
-            sums = {name: getattr(before, name) + getattr(entry, name) for name in _COUNTERS}
+            sums = {name: getattr(before, name) + getattr(entry, name) for name in COUNTERS}
             entry = entry._replace(next_offset=max(before.next_offset, entry.next_offset), **sums)
         merged[entry.partition] = entry
     return list(merged.values())

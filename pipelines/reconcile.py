@@ -1,0 +1,50 @@
+"""`vocbeam reconcile`: prove that the books balance, or say where they don't."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from vocbeam.pipelines.settings import Home, home_option, warehouse_option
+from vocbeam.schemas.errors import BooksDontBalance
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.reconcile import Check, reconcile as compare
+
+
+@click.command()
+@home_option
+@warehouse_option
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def reconcile(home: Home, warehouse: str | None, as_json: bool) -> None:
+    """Compare the ledger with the rows and the rows with the measures, in one snapshot.
+
+    Ends with exit code 3 where a comparison fails.
+    """
+    checks = compare(open_engine(warehouse or home.warehouse_url))
+    if as_json:
+        click.echo(json.dumps([{**asdict(check), "balances": check.balances} for check in checks], indent=2))
+    else:
+        Console().print(_table(checks))
+    failed = [check for check in checks if not check.balances]
+    if failed:
+        raise BooksDontBalance(
+            f"{len(failed)} of {len(checks)} comparisons fail, the first: {failed[0].what} at {failed[0].where}, "
+            f"{failed[0].expected:,} against {failed[0].found:,}; keep the warehouse as it is and compare it with Kafka"
+        )
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table(title="Books")
+    for heading in ("comparison", "where"):
+        table.add_column(heading)
+    for heading in ("expected", "found"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for check in checks:
+        verdict = "[green]balances[/]" if check.balances else "[bold red]DIFFERS[/]"
+        table.add_row(check.what, check.where, f"{check.expected:,}", f"{check.found:,}", verdict)
+    return table
