@@ -198,16 +198,89 @@ event = Table(
     comment="One row an event: tagged, redacted, customer pseudonymised.",
 )
 
-_SUBJECT = "Keyed by what identifies the subject in its source."
+_SUBJECT_KEY = "Digest of what identifies it in its source."
 
 
 def _subject_columns() -> list[Column[Any]]:
     return [
-        Column("subject_key", LargeBinary(16), primary_key=True, comment=_SUBJECT),
+        Column("subject_key", LargeBinary(16), primary_key=True, comment=_SUBJECT_KEY),
         _text("versions", "What later events are folded into, JSON."),
         _text("contributions", "What this row added to `measure`, JSON."),
     ]
 
+
+ticket = Table(
+    "ticket",
+    metadata,
+    *_subject_columns(),
+    _text("ticket_id", "The source's ticket number."),
+    _text("source", "System the ticket lives in."),
+    _text("customer_key", "Pseudonym of the customer.", nullable=True),
+    _text("status", "opened, responded, reassigned, resolved, reopened or closed, as it now stands."),
+    Column("is_open", SmallInteger, comment="1 while open, 0 when done; NULL before its opening is known."),
+    *_tag_columns(),
+    _text("tag_method", "Method of the tag: hint, rule, model, touchpoint or unassigned.", nullable=True),
+    *_segment_columns(),
+    _text("priority", "Last known priority.", nullable=True),
+    _text("queue", "Last known queue.", nullable=True),
+    _big("opened_at", "When it was opened; NULL before that event is known.", nullable=True),
+    _big("first_response_at", "When an agent first answered; bots don't count.", nullable=True),
+    _big("first_response_us", "Opening to first response, microseconds.", nullable=True),
+    _big("first_response_business_us", "The same in business time of the department's calendar.", nullable=True),
+    _big("first_response_due_at", "When the first response was due.", nullable=True),
+    Column("responded_in_sla", SmallInteger, comment="1 or 0 once responded; NULL before, or without service level."),
+    _big("first_resolved_at", "When it was first resolved.", nullable=True),
+    _big("resolved_at", "When the resolution that stands was reached; NULL while open.", nullable=True),
+    _big("resolution_us", "Opening to the resolution that stands, microseconds.", nullable=True),
+    _big("resolution_business_us", "The same in business time.", nullable=True),
+    _big("resolution_due_at", "When the resolution was due.", nullable=True),
+    Column("resolved_in_sla", SmallInteger, comment="1 or 0 while a resolution stands; else NULL."),
+    Column("reopen_count", Integer, nullable=False, comment="How often it was reopened."),
+    Column("reassign_count", Integer, nullable=False, comment="How often it was reassigned."),
+    _big("last_event_at", "Time of its latest event."),
+    Column("events", Integer, nullable=False, comment="Events it follows from."),
+    Index("ix_ticket_opened_at", "opened_at"),
+    comment="Accumulating snapshot: one row a ticket, a function of the set of its events.",
+)
+
+survey_answer = Table(
+    "survey_answer",
+    metadata,
+    *_subject_columns(),
+    _text("source", "System of the survey."),
+    _text("survey_id", "Questionnaire."),
+    _text("response_id", "One person's response to it."),
+    _text("metric", "Question type: nps, csat, ces ..."),
+    _text("touchpoint", "What the question was about.", nullable=True),
+    _text("status", "partial or complete, of the version that counts."),
+    Column("score", Double, nullable=False, comment="Raw score."),
+    _big("weight", "Sampling weight in 1/10,000."),
+    *_tag_columns(),
+    *_segment_columns(),
+    _text("customer_key", "Pseudonym of the customer.", nullable=True),
+    _big("sent_at", "When the invitation was sent.", nullable=True),
+    _big("event_time", "When the version that counts was given."),
+    _text("event_id", "Event of the version that counts."),
+    Index("ix_survey_answer_customer", "customer_key", "event_time"),
+    comment="One row an answer: the latest complete version, else the latest partial one.",
+)
+
+survey_response = Table(
+    "survey_response",
+    metadata,
+    *_subject_columns(),
+    _text("source", "System of the survey."),
+    _text("survey_id", "Questionnaire."),
+    _text("response_id", "One person's response to it."),
+    _text("status", "Highest status reached: sent, started, partial or complete."),
+    *_tag_columns(),
+    *_segment_columns(),
+    _text("customer_key", "Pseudonym of the customer.", nullable=True),
+    _big("sent_at", "When it was sent; the earliest event where no event says so."),
+    _big("event_time", "Time of its greatest version."),
+    _text("event_id", "Event of its greatest version."),
+    comment="One row a response, answered or not: the response funnel.",
+)
 
 customer_day = Table(
     "customer_day",
