@@ -270,7 +270,7 @@ class ConfluentRegistry:
         """The answer's JSON, or None for one of the `absent` error codes."""
         retrying = Retrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential_jitter(initial=self._first_wait_s, max=5, jitter=self._first_wait_s),
+            wait=wait_exponential_jitter(multiplier=self._first_wait_s, max=5, jitter=self._first_wait_s),
             retry=retry_if_exception_type((httpx.TransportError, _Overloaded)),
         )
         try:

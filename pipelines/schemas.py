@@ -1,0 +1,90 @@
+"""`vocbeam schemas`: check, register and list the event contracts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from vocbeam.pipelines.settings import Home, home_option, registry_option, topic_prefix_option
+from vocbeam.schemas import contracts
+from vocbeam.schemas.compatibility import incompatibilities_with_all
+from vocbeam.schemas.errors import SchemaError
+from vocbeam.schemas.records import EVENT_TYPES, EventType
+from vocbeam.schemas.registry import open_registry
+
+
+@click.group()
+def schemas() -> None:
+    """Check, register and list the event contracts."""
+
+
+@schemas.command()
+@click.option(
+    "--released",
+    default=contracts.AVRO_FOLDER / "released",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder with the released versions.  [default: the package's own]",
+)
+def check(released: Path) -> None:
+    """Fail unless every contract can read all of its released versions."""
+    broken = []
+    for event_type in EVENT_TYPES:
+        versions = contracts.released_versions(event_type, released)
+        labelled = [(f"{event_type} v{number}", text) for number, text in versions]
+        reasons = incompatibilities_with_all(contracts.schema_text(event_type), labelled)
+        broken += reasons
+        click.echo(f"{event_type:<10} {'INCOMPATIBLE' if reasons else _state(event_type, versions)}")
+    if broken:
+        raise SchemaError(
+            "contracts that can't read released versions: "
+            + "; ".join(broken)
+            + "; give new fields a default and keep old ones readable"
+        )
+
+
+@schemas.command()
+@home_option
+@registry_option
+@topic_prefix_option
+def register(home: Home, registry: str | None, topic_prefix: str) -> None:
+    """Register every contract under its topic's subject; what is already there keeps its id."""
+    target = open_registry(registry, home.registry)
+    for event_type in EVENT_TYPES:
+        subject = contracts.subject(contracts.topic(event_type, topic_prefix))
+        click.echo(f"{subject:<24} id {target.register(subject, contracts.schema_text(event_type))}")
+
+
+@schemas.command(name="list")
+@home_option
+@registry_option
+@topic_prefix_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+def list_(home: Home, registry: str | None, topic_prefix: str, as_json: bool) -> None:
+    """List the registered versions of every contract."""
+    source = open_registry(registry, home.registry)
+    rows = []
+    for event_type in EVENT_TYPES:
+        subject = contracts.subject(contracts.topic(event_type, topic_prefix))
+        current = json.loads(contracts.schema_text(event_type))
+        for version in source.versions(subject):
+            is_current = json.loads(version.schema) == current
+            rows.append(
+                {"subject": subject, "version": version.version, "id": version.schema_id, "current": is_current}
+            )
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        mark = "  current" if row["current"] else ""
+        click.echo(f"{row['subject']:<24} version {row['version']}  id {row['id']}{mark}")
+    if not rows:
+        click.echo(f"no schema is registered for topics {topic_prefix}.*; `vocbeam schemas register` does it")
+
+
+def _state(event_type: EventType, versions: list[tuple[int, str]]) -> str:
+    number, newest = versions[-1]
+    if json.loads(newest) == json.loads(contracts.schema_text(event_type)):
+        return f"is v{number}"
+    return f"can read v1 to v{number}; changed since, release it as v{number + 1}.avsc"
