@@ -5,7 +5,20 @@ from pathlib import Path
 from setuptools import setup
 
 FOLDERS = ("schemas", "transforms", "sinks", "pipelines", "deploy")
-DATA = ("*.avsc", "*.yaml", "*.yml", "*.json", "*.sql", "*.j2", "*.sha256", "*.ini", "*.mako", "*.css", "*.js", "py.typed")
+DATA = (
+    "*.avsc",
+    "*.yaml",
+    "*.yml",
+    "*.json",
+    "*.sql",
+    "*.j2",
+    "*.sha256",
+    "*.ini",
+    "*.mako",
+    "*.css",
+    "*.js",
+    "py.typed",
+)
 
 
 def packages() -> dict[str, str]:
@@ -18,14 +31,13 @@ def packages() -> dict[str, str]:
 
 
 def package_data(folders: dict[str, str]) -> dict[str, list[str]]:
-    """Import name → data files, those in subfolders without modules included."""
+    """Import name → the data files that stand nearest below its folder."""
+    names = {Path(folder): name for name, folder in folders.items()}
     data: dict[str, list[str]] = {}
-    for name, folder in folders.items():
-        for pattern in DATA:
-            for path in Path(folder).rglob(pattern):
-                relative = path.relative_to(folder)
-                if not any(path.is_relative_to(other) for other in folders.values() if Path(folder) in Path(other).parents):
-                    data.setdefault(name, []).append(relative.as_posix())
+    for top in FOLDERS:
+        for path in (found for pattern in DATA for found in Path(top).rglob(pattern)):
+            nearest = next(parent for parent in path.parents if parent in names)
+            data.setdefault(names[nearest], []).append(path.relative_to(nearest).as_posix())
     return data
 
 

@@ -102,8 +102,10 @@ class Broker:
 
 @dataclass(frozen=True)
 class BrokerStatus:
-    """What `broker_status` found. `topics` maps name → number of partitions; `stale_pid` is the pid of a broker that
-    ended without being stopped."""
+    """What `broker_status` found.
+
+    `topics` maps name → number of partitions; `stale_pid` is the pid of a broker that ended without being stopped.
+    """
 
     running: bool
     bootstrap: str | None = None
@@ -199,8 +201,8 @@ def create_topics(
 ) -> list[str]:
     """Create topics (name → number of partitions) that keep their records whatever the timestamps; the new names.
 
-    Topics that are there stay as they are. `settings` are topic properties that override `retention.ms=-1`. Returns when
-    every partition has a leader. Raises BrokerError where Kafka refuses one.
+    Topics that are there stay as they are. `settings` are topic properties that override `retention.ms=-1`. Returns
+    when every partition has a leader. Raises BrokerError where Kafka refuses one.
     """
     configs = {"retention.ms": "-1", **(settings or {})}
     created = []
@@ -305,7 +307,7 @@ def _wait_until_ready(broker: Broker, process: subprocess.Popen[bytes], timeout_
             return
         time.sleep(_POLL_S)
     raise BrokerError(
-        f"the broker did not answer within {timeout_s:g} s (--timeout); its log {broker.log} ends:\n{_tail_of(broker.log)}"
+        f"the broker did not answer within {timeout_s:g} s; its log {broker.log} ends:\n{_tail_of(broker.log)}"
     )
 
 
@@ -320,8 +322,10 @@ def _answers(broker: Broker) -> bool:
 
 
 def _find(home: Path) -> Broker | None:
-    """The running broker of `home`. A pid that now belongs to another program is not ours: ours has the path of our
-    properties file on its command line."""
+    """The running broker of `home`.
+
+    A pid that now belongs to another program is not ours: ours has the path of our properties file on its command line.
+    """
     state = _read_state(home)
     if state is None:
         return None

@@ -1,4 +1,4 @@
-"""The broker's jars: fetched with jgo from a Maven repository, checked against our own list of hashes, kept in a cache."""
+"""The broker's jars: fetched with jgo from a Maven repository, checked against our list of hashes, kept in a cache."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _fetch_all(staging: Path, jars: Sequence[Jar], repository: str | None, progr
 
 
 def _fetch(staging: Path, jar: Jar, repository: str | None) -> None:
-    """Fetch one jar into `staging/jars`; each attempt starts in an empty folder, for jgo trusts a file that is there."""
+    """Fetch one jar into `staging/jars`; each attempt has an empty folder, for jgo trusts a file that is there."""
     try:
         import requests
         from jgo.maven import MavenContext

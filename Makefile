@@ -1,0 +1,73 @@
+# Everything runs in .venv, which `make setup` builds from hash-pinned locks with the pip settings of your environment.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+TYPES := build/types/vocbeam
+FOLDERS := schemas transforms sinks pipelines deploy
+UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
+
+.PHONY: help setup demo test lint unit verify-real bench lock lock-jars clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## Build .venv from the locked dependencies and install vocbeam in it
+
+$(INSTALLED): requirements/dev.lock setup.py
+	@for python in "$(PYTHON)" python3.11 python3.12 python3; do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
+	    then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "No Python 3.11 or 3.12 with venv and ensurepip found; install one, or name it: make setup PYTHON=…" >&2; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then echo "Creating .venv with $$($$found --version)"; "$$found" -m venv .venv; fi
+	@echo "Installing the locked dependencies (about 600 MB on disk; a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.lock
+	@echo "Installing vocbeam itself"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Broker, simulated and real events, pipeline, reconciliation, report
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ./deploy/demo.sh
+
+test: setup lint ## Lint, types, schema compatibility, then all tests
+	@echo "Checking that the event schemas stay compatible"
+	@$(BIN)/vocbeam schemas check
+	@echo "Running the tests (real Kafka and PostgreSQL are started for them)"
+	@$(BIN)/python -m pytest --durations=15
+
+unit: setup ## Only the tests that start no server
+	@$(BIN)/python -m pytest tests/unit
+
+lint: setup ## Style (ruff) and types (mypy, strict)
+	@echo "Checking style"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "Checking types"
+	@mkdir -p $(TYPES)
+	@for folder in $(FOLDERS); do ln -sfn "$(CURDIR)/$$folder" "$(TYPES)/$$folder"; done
+	@MYPYPATH=build/types $(BIN)/mypy $(addprefix -p vocbeam.,$(FOLDERS))
+
+verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
+	@$(BIN)/vocbeam verify real
+
+bench: setup ## Measure throughput and memory end to end
+	@$(BIN)/python benchmarks/throughput.py
+
+lock: setup ## Resolve the dependencies anew into requirements/*.lock
+	@$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.lock
+	@$(UV_COMPILE) --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
+	@echo "Wrote requirements/dev.lock and requirements/run.lock"
+
+lock-jars: setup ## Resolve the broker's jars anew into deploy/kafka-jars.sha256
+	@$(BIN)/python -m vocbeam.deploy.jars
+	@echo "Wrote deploy/kafka-jars.sha256"
+
+clean: ## Remove what was built; .venv and the data in .vocbeam stay
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(FOLDERS) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Removed builds and caches; remove .venv and .vocbeam by hand to start from nothing"
