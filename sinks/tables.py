@@ -393,7 +393,7 @@ target = Table(
     _text("stage", "Stage; '*' for the whole company.", primary_key=True),
     _text("department", "Department; '*' for the whole company.", primary_key=True),
     Column("valid_from", Date, primary_key=True, comment="First local date on which it holds."),
-    Column("valid_to", Date, comment="Last local date on which it holds; NULL if open."),
+    Column("valid_to", Date, comment="First local date on which it no longer holds; NULL if open."),
     Column("value", Double, nullable=False, comment="Target, in the unit of the metric's value."),
     comment="Dated targets: one row for each stage and department (the most specific line of the governance file), "
     "and one for the whole company.",

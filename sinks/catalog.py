@@ -1,0 +1,257 @@
+"""What stands around the facts: the schema itself, the dimensions of the governance file, and what must never change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+from vocbeam.schemas.errors import ConfigError, WrongKey
+from vocbeam.schemas.governance import ANY, Governance, Metric
+from vocbeam.schemas.records import UNASSIGNED
+from vocbeam.schemas.timebase import LocalCalendar
+from vocbeam.sinks.tables import (
+    active_tagging,
+    calendar_date,
+    data_dictionary,
+    department,
+    journey_stage,
+    measure_bin,
+    metadata,
+    metric,
+    target,
+    taxonomy_version,
+    warehouse_setting,
+)
+from vocbeam.sinks.views import VIEW_COMMENTS, create_views, drop_views
+
+FIRST_YEAR, LAST_YEAR = 2000, 2049
+"""Years of `calendar_date`; events outside are refused long before by the governance file's limits."""
+
+TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
+
+
+def migrate(engine: Engine) -> None:
+    """Brings the schema to this release's version. Views are dropped; `apply_governance` creates them anew."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        drop_views(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def apply_governance(
+    engine: Engine,
+    governance: Governance,
+    *,
+    key_fingerprint: str,
+    bins: Iterable[tuple[int, int, int, float]],
+    now: Callable[[], int],
+) -> None:
+    """Migrates, then makes `governance` the one that new events are tagged and measured under; repeatable.
+
+    `bins` are (bin, lower, upper, representative) of the logarithmic bins. Rows of dimensions are replaced as a whole;
+    facts are not touched: history stays as it was reported.
+
+    Raises ConfigError when the file's time zone is not the warehouse's, or when its taxonomy changed under an old
+    version number; WrongKey when the warehouse holds pseudonyms made with another key.
+    """
+    migrate(engine)
+    with engine.begin() as connection:
+        known = dict(connection.execute(select(warehouse_setting.c.name, warehouse_setting.c.value)).tuples().all())
+        _keep(connection, known, KEY_FINGERPRINT, key_fingerprint, _wrong_key)
+        _keep(connection, known, TIMEZONE, governance.timezone, _other_timezone)
+        _activate(connection, governance, now())
+        _replace(connection, department, _departments(governance))
+        _replace(connection, journey_stage, _stages(governance))
+        _replace(connection, metric, _metrics(governance))
+        _replace(connection, target, _targets(governance))
+        if TIMEZONE not in known:
+            _replace(connection, calendar_date, _dates(LocalCalendar(governance.timezone)))
+        _replace(
+            connection,
+            measure_bin,
+            ({"bin": b, "lower": low, "upper": high, "representative": middle} for b, low, high, middle in bins),
+        )
+        _replace(connection, data_dictionary, _dictionary())
+        create_views(connection)
+
+
+def check_key(engine: Engine, key_fingerprint: str) -> None:
+    """Raises WrongKey when the warehouse holds pseudonyms made with another key."""
+    with engine.connect() as connection:
+        known = connection.execute(
+            select(warehouse_setting.c.value).where(warehouse_setting.c.name == KEY_FINGERPRINT)
+        ).scalar_one_or_none()
+    if known is not None and known != key_fingerprint:
+        raise _wrong_key(known, key_fingerprint)
+
+
+def _keep(
+    connection: Connection,
+    known: Mapping[str, str],
+    name: str,
+    value: str,
+    refuse: Callable[[str, str], Exception],
+) -> None:
+    if name not in known:
+        connection.execute(insert(warehouse_setting).values(name=name, value=value))
+    elif known[name] != value:
+        raise refuse(known[name], value)
+
+
+def _wrong_key(known: str, given: str) -> WrongKey:
+    return WrongKey(
+        f"this warehouse holds pseudonyms made with the key of fingerprint {known}, but the key given has {given}; "
+        "give the former key (VOCBEAM_PSEUDONYM_KEY or VOCBEAM_PSEUDONYM_KEY_FILE), or start a new warehouse"
+    )
+
+
+def _other_timezone(known: str, given: str) -> ConfigError:
+    return ConfigError(
+        f"this warehouse keeps its days in {known}, but the governance file says {given}; set timezone: {known}, or "
+        "start a new warehouse and read the topics again"
+    )
+
+
+def _activate(connection: Connection, governance: Governance, now: int) -> None:
+    c = taxonomy_version.c
+    row = connection.execute(select(taxonomy_version).where(c.taxonomy_version == governance.version)).one_or_none()
+    if row is not None and row.taxonomy_digest != governance.taxonomy_digest:
+        raise ConfigError(
+            f"the governance file changes stages, owners, rules or segments but still says version: "
+            f"{governance.version}; raise its version, so that every tag says what it was made under"
+        )
+    values = {
+        "taxonomy_digest": governance.taxonomy_digest,
+        "governance_digest": governance.digest,
+        "governance_text": governance.to_yaml_text(),
+        "applied_at": now,
+    }
+    if row is None:
+        connection.execute(insert(taxonomy_version).values(taxonomy_version=governance.version, **values))
+    elif row.governance_digest != governance.digest:
+        connection.execute(update(taxonomy_version).where(c.taxonomy_version == governance.version).values(**values))
+    active = connection.execute(select(active_tagging.c.taxonomy_version)).scalar_one_or_none()
+    if active is None:
+        connection.execute(insert(active_tagging).values(only=1, taxonomy_version=governance.version))
+    elif active != governance.version:
+        connection.execute(update(active_tagging).values(taxonomy_version=governance.version))
+
+
+def _replace(connection: Connection, table: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    connection.execute(delete(table))
+    connection.execute(insert(table), list(rows))
+
+
+def _departments(governance: Governance) -> Iterator[dict[str, Any]]:
+    for entry in governance.departments:
+        yield {
+            "department": entry.id,
+            "name": entry.name,
+            "representative": entry.representative,
+            "alert_route": entry.alert_route,
+        }
+    yield {"department": UNASSIGNED, "name": "Unassigned", "representative": None, "alert_route": None}
+
+
+def _stages(governance: Governance) -> Iterator[dict[str, Any]]:
+    for stage in governance.stages:
+        yield {
+            "stage": stage.id,
+            "name": stage.name,
+            "journey": stage.journey,
+            "position": stage.position,
+            "owner": stage.owner,
+            "description": stage.description,
+        }
+    yield {
+        "stage": UNASSIGNED,
+        "name": "Unassigned",
+        "journey": "",
+        "position": len(governance.stages) + 1,
+        "owner": None,
+        "description": "Neither hint nor rule nor model could tell.",
+    }
+
+
+def _metrics(governance: Governance) -> Iterator[dict[str, Any]]:
+    for entry in governance.metrics:
+        yield {
+            "metric": entry.id,
+            "name": entry.name,
+            "level": entry.level,
+            "kind": entry.kind,
+            "definition": entry.definition,
+            "unit": entry.unit,
+            "direction": entry.direction,
+            "clock": entry.clock,
+            "scale_min": entry.scale.min if entry.scale else None,
+            "scale_max": entry.scale.max if entry.scale else None,
+            "satisfied_from": entry.satisfied_from,
+            "satisfied_to": entry.satisfied_to,
+            "percentile": entry.percentile,
+            "min_n": entry.min_n,
+            "parents": ",".join(entry.parents) or None,
+        }
+
+
+def _targets(governance: Governance) -> Iterator[dict[str, Any]]:
+    """Targets spelled out: for each stage and department, and for the whole company, who is held to what and when."""
+    stages = [*governance.stage_owner, UNASSIGNED]
+    departments = [*governance.department_ids, UNASSIGNED]
+    places = [(ANY, ANY), *((s, d) for s in stages for d in departments)]
+    for entry in governance.metrics:
+        yield from _targets_of(governance, entry, places)
+
+
+def _targets_of(governance: Governance, entry: Metric, places: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    own = [t for t in governance.targets if t.metric == entry.id]
+    turns = sorted({day for t in own for day in (t.valid_from, t.valid_to) if day is not None})
+    for stage, owner in places:
+        for start, end in zip(turns, [*turns[1:], None], strict=True):
+            found = governance.target_on(entry.id, stage, owner, start)
+            if found is not None:
+                yield {
+                    "metric": entry.id,
+                    "stage": stage,
+                    "department": owner,
+                    "valid_from": start,
+                    "valid_to": end,
+                    "value": found.value,
+                }
+
+
+def _dates(calendar: LocalCalendar) -> Iterator[dict[str, Any]]:
+    day = date(FIRST_YEAR, 1, 1)
+    while day.year <= LAST_YEAR:
+        iso = day.isocalendar()
+        starts_at, ends_at = calendar.day_bounds(day)
+        yield {
+            "date": day,
+            "week_start": day - timedelta(days=day.weekday()),
+            "iso_year": iso.year,
+            "iso_week": iso.week,
+            "month_start": day.replace(day=1),
+            "quarter_start": day.replace(month=(day.month - 1) // 3 * 3 + 1, day=1),
+            "year": day.year,
+            "weekday": iso.weekday,
+            "starts_at": starts_at,
+            "ends_at": ends_at,
+        }
+        day += timedelta(days=1)
+
+
+def _dictionary() -> Iterator[dict[str, str]]:
+    for table in metadata.sorted_tables:
+        yield {"object": table.name, "column": "", "comment": table.comment or ""}
+        for column in table.columns:
+            yield {"object": table.name, "column": column.name, "comment": column.comment or ""}
+    for view, comment in VIEW_COMMENTS.items():
+        yield {"object": view, "column": "", "comment": comment}
