@@ -1,0 +1,220 @@
+"""The governance file: departments, journeys, rules, metrics, targets and service calendars.
+
+`load_governance` refuses a file that is wrong (unknown key, dangling reference, overlapping targets): every error names
+file, line, the value found and what is allowed. `check` finds what a valid file still leaves ungoverned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from vocbeam.schemas.errors import ConfigError, GovernanceError
+from vocbeam.schemas.governance_check import Finding, check, cross_errors, measured_by, target_range
+from vocbeam.schemas.governance_model import (
+    ANY,
+    RESERVED_SEGMENTS,
+    RULE_FIELDS,
+    TEXT_FIELDS,
+    Calendar,
+    CalendarVersion,
+    Clock,
+    Department,
+    FlagSelector,
+    Governance,
+    Hit,
+    Journey,
+    Kind,
+    Level,
+    Metric,
+    OutcomeSelector,
+    Place,
+    PlacedStage,
+    Rule,
+    Scale,
+    Segment,
+    Selector,
+    ServiceLevel,
+    Stage,
+    SurveySelector,
+    Target,
+    TelemetrySelector,
+    TicketSelector,
+    Unit,
+    When,
+    did_you_mean,
+    line_at,
+)
+
+__all__ = [
+    "ANY",
+    "RESERVED_SEGMENTS",
+    "RULE_FIELDS",
+    "TEXT_FIELDS",
+    "Calendar",
+    "CalendarVersion",
+    "Clock",
+    "Department",
+    "Finding",
+    "FlagSelector",
+    "Governance",
+    "Hit",
+    "Journey",
+    "Kind",
+    "Level",
+    "Metric",
+    "OutcomeSelector",
+    "PlacedStage",
+    "Rule",
+    "Scale",
+    "Segment",
+    "Selector",
+    "ServiceLevel",
+    "Stage",
+    "SurveySelector",
+    "Target",
+    "TelemetrySelector",
+    "TicketSelector",
+    "Unit",
+    "When",
+    "check",
+    "load_governance",
+    "measured_by",
+    "parse_governance",
+    "target_range",
+]
+
+
+def load_governance(path: Path | str) -> Governance:
+    """Read, validate and cross-check a governance file.
+
+    Raises ConfigError when the file can't be read and GovernanceError when it breaks a rule; the message has one line
+    for each error: file:line, where, the value found, what is allowed, the nearest allowed value.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't read the governance file {path}: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise GovernanceError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
+    return parse_governance(text, name=str(path))
+
+
+def parse_governance(text: str, name: str = "governance") -> Governance:
+    """The same from text; `name` is what errors call the file. Raises GovernanceError."""
+    data, lines = _parse_yaml(text, name)
+    try:
+        governance = Governance.model_validate(data)
+    except ValidationError as error:
+        raise GovernanceError(
+            _message(name, [_explain(details, data, lines) for details in error.errors(include_url=False)])
+        ) from error
+    governance = governance.with_source(name, text, lines)
+    wrong = [(line_at(lines, path), f"{_dotted(path)}: {message}") for path, message in cross_errors(governance)]
+    if wrong:
+        raise GovernanceError(_message(name, wrong))
+    return governance
+
+
+def _parse_yaml(text: str, name: str) -> tuple[Any, dict[Place, int]]:
+    try:
+        root = YAML(typ="rt").load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1
+        raise GovernanceError(
+            f"{name}:{line}: {(error.problem or 'duplicate key').splitlines()[0]}; keep one"
+        ) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        raise GovernanceError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except YAMLError as error:
+        raise GovernanceError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(root, CommentedMap):
+        raise GovernanceError(f"{name}:1: found no mapping of keys; start with version: 1")
+    lines: dict[Place, int] = {(): 1}
+    return _plain(root, (), lines, name, ()), lines
+
+
+def _plain(node: Any, path: Place, lines: dict[Place, int], name: str, above: tuple[int, ...]) -> Any:
+    """The YAML node as plain dicts, lists and scalars; fills `lines`. An alias into itself is refused."""
+    if id(node) in above:
+        raise GovernanceError(f"{name}:{lines[path]}: {_dotted(path)} is an alias of what encloses it; write it out")
+    inside = (*above, id(node))
+    if isinstance(node, CommentedMap):
+        result = {}
+        for key, value in node.items():
+            position = (node.lc.data or {}).get(key)
+            lines[(*path, key)] = position[0] + 1 if position else lines[path]
+            result[key] = _plain(value, (*path, key), lines, name, inside)
+        return result
+    if isinstance(node, CommentedSeq):
+        items = []
+        for index, value in enumerate(node):
+            position = (node.lc.data or {}).get(index)
+            lines[(*path, index)] = position[0] + 1 if position else lines[path]
+            items.append(_plain(value, (*path, index), lines, name, inside))
+        return items
+    if isinstance(node, str):
+        return str(node)
+    if isinstance(node, float):
+        return float(node)
+    return int(node) if isinstance(node, int) and not isinstance(node, bool) else node
+
+
+def _dotted(path: Place) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.lstrip(".") or "file"
+
+
+def _shown(value: object) -> str:
+    text = repr(str(value) if isinstance(value, date) else value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _message(name: str, wrong: Iterable[tuple[int, str]]) -> str:
+    return "\n".join(f"{name}:{line}: {message}" for line, message in sorted(wrong))
+
+
+def _explain(details: ErrorDetails, data: Any, lines: Mapping[Place, int]) -> tuple[int, str]:
+    """(line, message) of one pydantic error. Parts of its location that name union members aren't in the file."""
+    path: Place = ()
+    node: Any = data
+    for part in details["loc"]:
+        if isinstance(node, dict) and part in node:
+            node, path = node[part], (*path, part)
+        elif isinstance(node, list) and isinstance(part, int):
+            node, path = node[part], (*path, part)
+    context: dict[str, Any] = details.get("ctx", {})
+    match details["type"]:
+        case "missing":
+            return line_at(lines, path), f"{_dotted((*path, details['loc'][-1]))}: missing; it is required"
+        case "unknown_key":
+            path = (*path, context["key"])
+            return line_at(lines, path), f"{_dotted(path)}: {details['msg']}"
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", context["expected"])
+            message = f"allowed: {', '.join(allowed)}{did_you_mean(str(node), allowed)}"
+        case "union_tag_invalid":
+            path, node = (*path, "event"), context["tag"]
+            allowed = re.findall(r"'([^']*)'", context["expected_tags"])
+            message = f"allowed: {', '.join(allowed)}{did_you_mean(str(node), allowed)}"
+        case "union_tag_not_found":
+            return line_at(lines, path), f"{_dotted((*path, 'event'))}: missing; it is required"
+        case "string_pattern_mismatch":
+            message = "allowed: lower-case letters, digits, single _ or - between them, a letter first"
+        case "hit" | "selector":
+            return line_at(lines, path), f"{_dotted(path)}: {details['msg']}"
+        case _:
+            message = details["msg"]
+    return line_at(lines, path), f"{_dotted(path)}: found {_shown(node)}; {message}"

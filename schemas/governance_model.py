@@ -1,0 +1,615 @@
+"""What the governance file says, as frozen models with the lookups that the pipeline needs.
+
+`vocbeam.schemas.governance` loads it; nothing here refers from one part of the file to another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
+from zoneinfo import available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from vocbeam.schemas.currencies import CURRENCIES
+from vocbeam.schemas.records import UNASSIGNED, EventType
+from vocbeam.schemas.timebase import to_micros
+
+Place = tuple[str | int, ...]
+"""Where in the file: keys and list positions from the top."""
+
+Level = Literal["operational", "cx", "financial"]
+Kind = Literal["nps", "share", "mean", "rate", "duration", "amount", "count", "funnel"]
+Clock = Literal["event_time", "sent_at", "opened_at"]
+Unit = Literal["points", "share", "second", "millisecond", "currency", "events"]
+ServiceClock = Literal["calendar", "business"]
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ANY = "*"
+"""A target's stage or department when it holds for all of them."""
+RESERVED_SEGMENTS = ("other", "unknown")
+"""What a segment value becomes that the file doesn't list, and one that the event doesn't give."""
+MAX_SEGMENTS = 3
+"""`measure` has three segment columns."""
+DEFAULT_MIN_N = 30
+"""Below this n a value is reported as "not enough data"."""
+
+RULE_FIELDS: dict[EventType, tuple[str, ...]] = {
+    "survey": ("source", "survey_id", "metric", "touchpoint", "status"),
+    "ticket": ("source", "queue", "priority", "actor", "status"),
+    "telemetry": ("source", "name", "error_code"),
+    "flag": ("source", "flag_kind", "severity", "reporter_role"),
+    "outcome": ("source", "outcome_kind", "currency"),
+}
+"""Contract fields that a rule may test for exact values, by event type."""
+
+TEXT_FIELDS: dict[EventType, tuple[str, ...]] = {
+    "survey": ("comment",),
+    "ticket": ("subject", "body"),
+    "flag": ("text",),
+}
+"""Contract fields in which a rule's words are looked for, by event type; the others have no text."""
+
+_DURATION = re.compile(r"([0-9]+)\s*([smhd])")
+_DURATION_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_HOURS = re.compile(r"([0-9]{2}):([0-9]{2})\s*-\s*([0-9]{2}):([0-9]{2})")
+_MINUTES_A_DAY = 24 * 60
+
+
+def line_at(lines: Mapping[Place, int], path: Place) -> int:
+    """Line of the longest beginning of `path` that the file writes out; 1 where there is none."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def did_you_mean(value: str, allowed: Iterable[str]) -> str:
+    """A hint at the nearest allowed name, empty where none is near."""
+    near = difflib.get_close_matches(value, list(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return int(match[1]) * _DURATION_S[match[2]]
+    raise PydanticCustomError("duration", "allowed: a whole number and s, m, h or d, such as 90s, 1h, 5d")
+
+
+def _hours(value: object) -> object:
+    if isinstance(value, str) and (match := _HOURS.fullmatch(value.strip())):
+        start_hour, start_minute, end_hour, end_minute = map(int, match.groups())
+        start, end = start_hour * 60 + start_minute, end_hour * 60 + end_minute
+        if start_minute < 60 and end_minute < 60 and start < end <= _MINUTES_A_DAY:
+            return start, end
+    raise PydanticCustomError(
+        "hours", 'allowed: "HH:MM-HH:MM" within one day, such as "09:00-18:00"; split a night shift at 24:00'
+    )
+
+
+def _day(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            pass
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    raise PydanticCustomError("day", "allowed: a date such as 2017-12-25")
+
+
+def _timezone(value: str) -> str:
+    zones = available_timezones()
+    if value not in zones:
+        raise PydanticCustomError(
+            "timezone",
+            "allowed: a zone of the IANA database such as America/Sao_Paulo{hint}",
+            {"hint": did_you_mean(value, zones)},
+        )
+    return value
+
+
+def _currency(value: str) -> str:
+    if value not in CURRENCIES:
+        raise PydanticCustomError(
+            "currency", "allowed: an ISO 4217 code such as BRL{hint}", {"hint": did_you_mean(value, CURRENCIES)}
+        )
+    return value
+
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_length=64)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+Prose = Annotated[str, StringConstraints(min_length=1, max_length=2_000, strip_whitespace=True)]
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Day = Annotated[date, BeforeValidator(_day)]
+Seconds = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
+Minutes = Annotated[tuple[int, int], BeforeValidator(_hours)]
+Timezone = Annotated[str, AfterValidator(_timezone)]
+Currency = Annotated[str, AfterValidator(_currency)]
+Values = Annotated[tuple[Line, ...], Field(min_length=1)]
+
+
+class _Model(BaseModel):
+    """Frozen, and refuses keys that it doesn't know by name and by the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            allowed = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in data:
+                if key not in allowed:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key; allowed: {allowed}{hint}",
+                        {"key": key, "allowed": ", ".join(allowed), "hint": did_you_mean(str(key), allowed)},
+                    )
+        return data
+
+
+class Segment(_Model):
+    """A dimension that cuts every metric; values it doesn't list become `other`."""
+
+    name: Slug
+    values: Values
+
+
+class Privacy(_Model):
+    """`k`: fewest customers in a published group. Text longer than `text_max_chars` is a dead letter."""
+
+    k: Annotated[Integer, Field(ge=1)] = 5
+    text_max_chars: Annotated[Integer, Field(ge=1, le=1_000_000)] = 20_000
+
+
+class Events(_Model):
+    """An event_time before `earliest` (00:00 UTC) or more than the tolerance after now is a dead letter."""
+
+    earliest: Day = date(2010, 1, 1)
+    future_tolerance_s: Annotated[Integer, Field(ge=0)] = 86_400
+
+
+class Deduplication(_Model):
+    """How long the key of an event is remembered."""
+
+    horizon_days: Annotated[Integer, Field(ge=1)] = 400
+
+
+class Retention(_Model):
+    """How long rows are kept, in seconds (written 730d); None keeps them."""
+
+    event: Seconds | None = None
+    dead_letter: Seconds | None = None
+    ticket: Seconds | None = None
+    survey: Seconds | None = None
+    flag: Seconds | None = None
+
+
+class Department(_Model):
+    """Who answers for stages: representative, alert route, and the calendar its service hours follow."""
+
+    id: Slug
+    name: Line
+    representative: Line
+    alert_route: Slug
+    calendar: Slug | None = None
+
+
+class Stage(_Model):
+    """One step of a journey, owned by one department; examples are phrases customers use there."""
+
+    id: Slug
+    name: Line
+    owner: Slug | None = None
+    description: Prose
+    examples: tuple[Line, ...] = ()
+
+
+class Journey(_Model):
+    """Stages in the order a customer meets them."""
+
+    id: Slug
+    name: Line | None = None
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+
+class Hours(_Model):
+    """Opening hours of each weekday: (first minute, minute after the last) of the local day, ascending."""
+
+    mon: tuple[Minutes, ...] = ()
+    tue: tuple[Minutes, ...] = ()
+    wed: tuple[Minutes, ...] = ()
+    thu: tuple[Minutes, ...] = ()
+    fri: tuple[Minutes, ...] = ()
+    sat: tuple[Minutes, ...] = ()
+    sun: tuple[Minutes, ...] = ()
+
+    def of(self, weekday: int) -> tuple[tuple[int, int], ...]:
+        """Hours of a weekday as `date.weekday()` counts it: 0 is Monday."""
+        hours: tuple[tuple[int, int], ...] = getattr(self, WEEKDAYS[weekday])
+        return hours
+
+
+class CalendarVersion(_Model):
+    """Service hours that hold from the local date `valid_from` until the next version begins."""
+
+    valid_from: Day
+    timezone: Timezone
+    hours: Hours
+    holidays: tuple[Day, ...] = ()
+
+
+class Calendar(_Model):
+    """Dated versions, oldest first; the first one also holds for the dates before it."""
+
+    id: Slug
+    versions: Annotated[tuple[CalendarVersion, ...], Field(min_length=1)]
+
+
+class ServiceLevel(_Model):
+    """Promised times of a ticket in seconds; None promises nothing. Department and priority None match any."""
+
+    department: Slug | None = None
+    priority: Line | None = None
+    first_response: Seconds | None = None
+    resolution: Seconds | None = None
+    clock: ServiceClock = "calendar"
+
+
+class When(_Model):
+    """All of the given conditions must hold; within one condition any of the values, within `words` any phrase."""
+
+    event: Annotated[tuple[EventType, ...], Field(min_length=1)]
+    source: Values | None = None
+    name: Values | None = None
+    error_code: Values | None = None
+    queue: Values | None = None
+    priority: Values | None = None
+    actor: Values | None = None
+    status: Values | None = None
+    survey_id: Values | None = None
+    metric: Values | None = None
+    touchpoint: Values | None = None
+    flag_kind: Values | None = None
+    severity: Values | None = None
+    reporter_role: Values | None = None
+    outcome_kind: Values | None = None
+    currency: Values | None = None
+    words: Values | None = None
+
+    @property
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """The exact-value conditions that are set: contract field → allowed values."""
+        given = ((name, getattr(self, name)) for name in type(self).model_fields if name not in ("event", "words"))
+        return {name: values for name, values in given if values is not None}
+
+    def applies_to(self, event: EventType) -> bool:
+        """Whether events of this type have every field and text that the conditions test."""
+        return (
+            event in self.event
+            and all(name in RULE_FIELDS[event] for name in self.fields)
+            and (self.words is None or event in TEXT_FIELDS)
+        )
+
+
+class Then(_Model):
+    """The tag that a rule gives; the department defaults to the stage's owner."""
+
+    stage: Slug
+    department: Slug | None = None
+    topic: Slug | None = None
+
+
+class Rule(_Model):
+    """First match wins, in the order of the file."""
+
+    id: Slug
+    when: When
+    then: Then
+
+
+class Scale(_Model):
+    """Lowest and highest score, both whole numbers."""
+
+    min: Integer
+    max: Integer
+
+
+class Hit(_Model):
+    """What makes an event count in the numerator of a rate: one test on one field."""
+
+    field: Literal["error_code", "value", "duration_ms", "outcome_kind"]
+    present: Flag | None = None
+    above: Number | None = None
+    at_least: Number | None = None
+    in_: Annotated[Values | None, Field(alias="in")] = None
+
+    _TESTS = {
+        "error_code": ("present", "in"),
+        "value": ("above", "at_least"),
+        "duration_ms": ("above", "at_least"),
+        "outcome_kind": ("in",),
+    }
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Hit:
+        given = [name for name in ("present", "above", "at_least") if getattr(self, name) is not None]
+        given += ["in"] if self.in_ is not None else []
+        if len(given) != 1 or given[0] not in self._TESTS[self.field]:
+            raise PydanticCustomError(
+                "hit",
+                "a hit on {field} needs exactly one test; allowed: {allowed}",
+                {"field": self.field, "allowed": " or ".join(self._TESTS[self.field])},
+            )
+        return self
+
+
+class SurveySelector(_Model):
+    """Answers to one survey metric, or responses as a funnel; optionally only of some touchpoints or surveys."""
+
+    event: Literal["survey"]
+    metric: Line | None = None
+    touchpoint: Values | None = None
+    survey_id: Values | None = None
+    funnel: Flag = False
+
+    @model_validator(mode="after")
+    def _metric_or_funnel(self) -> SurveySelector:
+        if self.funnel == (self.metric is not None):
+            raise PydanticCustomError("selector", "allowed: either metric or funnel: true")
+        return self
+
+
+class TelemetrySelector(_Model):
+    """Telemetry of these names; `value` is what a duration measures, `hit` what a rate counts."""
+
+    event: Literal["telemetry"]
+    name: Values
+    value: Literal["duration_ms", "value"] | None = None
+    hit: Hit | None = None
+
+
+class TicketSelector(_Model):
+    """One fact of each ticket; `time` says which clock a duration runs on."""
+
+    event: Literal["ticket"]
+    value: Literal["opened", "first_response", "resolution", "reopened", "first_response_in_sla", "resolution_in_sla"]
+    time: ServiceClock = "calendar"
+
+
+class OutcomeSelector(_Model):
+    """Outcomes of these kinds; `value` is what an amount sums, `hit` what a rate counts."""
+
+    event: Literal["outcome"]
+    outcome_kind: Values
+    value: Literal["amount"] | None = None
+    hit: Hit | None = None
+
+
+class FlagSelector(_Model):
+    """Flags of these kinds."""
+
+    event: Literal["flag"]
+    flag_kind: Values
+
+
+Selector = Annotated[
+    SurveySelector | TelemetrySelector | TicketSelector | OutcomeSelector | FlagSelector,
+    Field(discriminator="event"),
+]
+
+
+class Metric(_Model):
+    """What is measured, from which events, and what it is tied to.
+
+    Targets and values are in `unit`: score kinds in points (a share kind's value is a share 0–1), rates and funnels
+    as shares 0–1, durations in seconds or milliseconds, amounts in minor units of the event's currency.
+    """
+
+    id: Slug
+    name: Line
+    level: Level
+    kind: Kind
+    definition: Prose
+    unit: Unit
+    direction: Literal["higher", "lower"]
+    clock: Clock = "event_time"
+    from_: Annotated[Selector, Field(alias="from")]
+    scale: Scale | None = None
+    satisfied_from: Integer | None = None
+    satisfied_to: Integer | None = None
+    percentile: Annotated[Integer, Field(ge=1, le=99)] | None = None
+    parents: tuple[Slug, ...] = ()
+    root: Flag = False
+    min_n: Annotated[Integer, Field(ge=1)] = DEFAULT_MIN_N
+    no_target_reason: Prose | None = None
+
+
+class Target(_Model):
+    """A value to reach in the metric's unit, from the local date `valid_from` up to, not including, `valid_to`."""
+
+    metric: Slug
+    stage: Slug | Literal["*"] = ANY
+    department: Slug | Literal["*"] = ANY
+    value: Number
+    valid_from: Day
+    valid_to: Day | None = None
+
+    def holds_on(self, day: date) -> bool:
+        """Whether the target is in force on a local date."""
+        return self.valid_from <= day and (self.valid_to is None or day < self.valid_to)
+
+
+class PlacedStage(NamedTuple):
+    """A stage with its place: `position` counts from 1 within the journey; an unowned stage's owner is `unassigned`."""
+
+    id: str
+    name: str
+    owner: str
+    journey: str
+    position: int
+    description: str
+    examples: tuple[str, ...]
+
+
+def _digest(content: object) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Governance(_Model):
+    """The whole file. Load it with `load_governance`, which also checks what refers to what."""
+
+    version: Annotated[Integer, Field(ge=1)]
+    company: Line
+    timezone: Timezone
+    currency: Currency
+    segments: Annotated[tuple[Segment, ...], Field(max_length=MAX_SEGMENTS)] = ()
+    privacy: Privacy = Privacy()
+    events: Events = Events()
+    deduplication: Deduplication = Deduplication()
+    retention: Retention = Retention()
+    departments: Annotated[tuple[Department, ...], Field(min_length=1)]
+    journeys: Annotated[tuple[Journey, ...], Field(min_length=1)]
+    calendars: tuple[Calendar, ...] = ()
+    service_levels: tuple[ServiceLevel, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
+    targets: tuple[Target, ...] = ()
+
+    _name: str = PrivateAttr(default="governance")
+    _text: str = PrivateAttr(default="")
+    _lines: dict[Place, int] = PrivateAttr(default_factory=dict)
+
+    def to_yaml_text(self) -> str:
+        """The text this was parsed from, byte for byte as read; `parse_governance` of it gives an equal digest."""
+        return self._text
+
+    def with_source(self, name: str, text: str, lines: dict[Place, int]) -> Governance:
+        """The same content, remembering the file's name, its text and the line of each place."""
+        copy = self.model_copy()
+        copy._name, copy._text, copy._lines = name, text, lines
+        return copy
+
+    def line_of(self, *path: str | int) -> int:
+        """Line (from 1) of a key or list item; of the nearest enclosing one where the file doesn't write it."""
+        return line_at(self._lines, path)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the content as canonical JSON: layout, comments and spelled-out defaults don't matter."""
+        return _digest(self.model_dump(mode="json", by_alias=True))
+
+    @cached_property
+    def taxonomy_digest(self) -> str:
+        """SHA-256 (hex) of what tagging depends on: journeys, stages and their owners, rules, segments."""
+        return _digest(
+            {
+                "journeys": [[j.id, [[stage.id, stage.owner] for stage in j.stages]] for j in self.journeys],
+                "rules": [rule.model_dump(mode="json") for rule in self.rules],
+                "segments": [segment.model_dump(mode="json") for segment in self.segments],
+            }
+        )
+
+    @cached_property
+    def stages(self) -> tuple[PlacedStage, ...]:
+        """All stages, in the order of the file."""
+        return tuple(
+            PlacedStage(s.id, s.name, s.owner or UNASSIGNED, journey.id, position, s.description, s.examples)
+            for journey in self.journeys
+            for position, s in enumerate(journey.stages, start=1)
+        )
+
+    @cached_property
+    def stage_owner(self) -> Mapping[str, str]:
+        """Stage id → department id."""
+        return {stage.id: stage.owner for stage in self.stages}
+
+    @cached_property
+    def departments_by_id(self) -> Mapping[str, Department]:
+        """Department id → department, in the order of the file."""
+        return {department.id: department for department in self.departments}
+
+    @property
+    def department_ids(self) -> tuple[str, ...]:
+        """Department ids in the order of the file."""
+        return tuple(self.departments_by_id)
+
+    @cached_property
+    def metrics_by_id(self) -> Mapping[str, Metric]:
+        """Metric id → metric, in the order of the file."""
+        return {metric.id: metric for metric in self.metrics}
+
+    @cached_property
+    def calendars_by_id(self) -> Mapping[str, Calendar]:
+        """Calendar id → calendar, in the order of the file."""
+        return {calendar.id: calendar for calendar in self.calendars}
+
+    @cached_property
+    def segment_index(self) -> Mapping[str, int]:
+        """Segment name → 0, 1 or 2, which are the columns segment_1 to segment_3."""
+        return {segment.name: index for index, segment in enumerate(self.segments)}
+
+    @cached_property
+    def survey_scales(self) -> Mapping[str, Scale]:
+        """Survey metric name (as events carry it) → scale: the only answers that are valid."""
+        return {
+            metric.from_.metric: metric.scale
+            for metric in self.metrics
+            if isinstance(metric.from_, SurveySelector) and metric.from_.metric is not None and metric.scale is not None
+        }
+
+    @cached_property
+    def earliest_us(self) -> int:
+        """UTC microseconds before which no event is believed."""
+        day = self.events.earliest
+        return to_micros(datetime(day.year, day.month, day.day, tzinfo=UTC))
+
+    def calendar_of(self, department: str) -> Calendar | None:
+        """The department's service calendar; the first of the file where it names none; None where there are none."""
+        found = self.departments_by_id.get(department)
+        if found is not None and found.calendar is not None:
+            return self.calendars_by_id[found.calendar]
+        return self.calendars[0] if self.calendars else None
+
+    def service_level(self, department: str, priority: str | None) -> ServiceLevel | None:
+        """The first service level that matches a ticket's department and priority, or None."""
+        for level in self.service_levels:
+            if level.department in (None, department) and level.priority in (None, priority):
+                return level
+        return None
+
+    def target_on(self, metric: str, stage: str, department: str, day: date) -> Target | None:
+        """The most specific target in force on a local date; a stage's target comes before a department's."""
+        fitting = [
+            target
+            for target in self.targets
+            if target.metric == metric
+            and target.stage in (ANY, stage)
+            and target.department in (ANY, department)
+            and target.holds_on(day)
+        ]
+        return max(fitting, key=lambda target: (target.stage != ANY, target.department != ANY), default=None)
+
+    def department_of(self, rule: Rule) -> str:
+        """The department that a rule tags: its own or the stage's owner."""
+        return rule.then.department or self.stage_owner[rule.then.stage]
