@@ -1,0 +1,3 @@
+"""Makes the shared fixtures known to all tests."""
+
+pytest_plugins = ["tests.support.fixtures"]

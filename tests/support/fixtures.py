@@ -1,0 +1,94 @@
+"""Fixtures of all tests: real servers once a session, everything else fresh for each test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.support import postgres
+from tests.support.kafka import Topics
+from tests.support.reaper import Reaper
+from vocbeam.deploy.broker import Broker, BrokerOptions, start_broker, stop_broker
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def reaper() -> Iterator[Reaper]:
+    """Ends registered processes when the session ends, even by SIGKILL."""
+    reaper = Reaper()
+    yield reaper
+    reaper.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Iterator[Broker]:
+    """A real Kafka broker for the session, on free ports; its address is `kafka_broker.bootstrap`."""
+    home = tmp_path_factory.mktemp("kafka")
+    broker = start_broker(BrokerOptions(home=home, port=0))
+    reaper.watch(broker.pid)
+    yield broker
+    stop_broker(home)
+
+
+@pytest.fixture
+def kafka_topics(kafka_broker: Broker) -> Iterator[Topics]:
+    """Topics of this test alone, removed after it."""
+    topics = Topics(kafka_broker.bootstrap, prefix=f"t{uuid.uuid4().hex[:12]}")
+    yield topics
+    if topics.created:
+        topics.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(reaper: Reaper) -> Iterator[postgres.PostgresServer]:
+    """A real PostgreSQL server for the session; skips where none can be had, except in continuous integration."""
+    try:
+        server = postgres.start()
+    except postgres.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    reaper.watch(server.process.pid)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.PostgresServer) -> Iterator[str]:
+    """SQLAlchemy URL of an empty PostgreSQL database of this test alone."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    maintenance = postgres_server.url("postgres").replace("+psycopg", "")
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres_server.url(name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """SQLAlchemy URL of a SQLite file that isn't there yet."""
+    return f"sqlite:///{tmp_path / 'warehouse.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def warehouse_url(request: pytest.FixtureRequest) -> str:
+    """The test runs twice, on an empty database of either kind."""
+    fixture = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(fixture)
+    return url
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets: VOCBEAM_DATA, else `../shared/data` beside the project; skips where it is missing."""
+    folder = Path(os.environ.get("VOCBEAM_DATA") or PROJECT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; name its folder in VOCBEAM_DATA")
+    return folder

@@ -1,0 +1,123 @@
+"""A PostgreSQL server of one test session: found or installed, on loopback, in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vocbeam.deploy.broker import HOST, free_port
+
+USER = "vocbeam"
+_SYSTEM_USER = "postgres"
+_READY_TIMEOUT_S = 30
+_STOP_TIMEOUT_S = 15
+
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    # The data dies with the session, so nothing has to reach the disk.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "max_connections": "60",
+    # No zone of ours and half an hour off: a hidden dependence on the server's zone shows.
+    "timezone": "Asia/Kolkata",
+    "log_min_messages": "warning",
+}
+
+
+class Unavailable(Exception):
+    """PostgreSQL is not installed and can't be installed here."""
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running server; `VOCBEAM`'s superuser is trusted without a password."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    port: int
+
+    def url(self, database: str) -> str:
+        """SQLAlchemy URL of a database."""
+        return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/{database}"
+
+    def stop(self) -> None:
+        """End the server without waiting for its clients, and remove its folder."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(_STOP_TIMEOUT_S)
+        shutil.rmtree(self.folder)
+
+
+def find_binaries() -> Path | None:
+    """The folder of the newest installed server's programs, PATH included."""
+    folders = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").is_file()]
+    if folders:
+        return max(folders, key=lambda path: int(path.parent.name))
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+def install() -> Path:
+    """Install Debian's package without the cluster it would otherwise create and start. Needs root and apt-get."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise Unavailable("PostgreSQL is not installed (apt-get install postgresql)")
+    print("PostgreSQL is missing: installing Debian's package, without a system cluster", flush=True)
+    no_cluster = Path("/etc/postgresql-common/createcluster.conf")
+    no_cluster.parent.mkdir(parents=True, exist_ok=True)
+    if not no_cluster.exists():
+        no_cluster.write_text("create_main_cluster = false\n", encoding="utf-8")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
+    keep_config = ["-o", "Dpkg::Options::=--force-confold"]
+    subprocess.run(["apt-get", "install", "-qq", "-y", *keep_config, "postgresql"], check=True, env=quiet)
+    found = find_binaries()
+    if found is None:
+        raise Unavailable("the package postgresql brought no server programs")
+    return found
+
+
+def start() -> PostgresServer:
+    """Create and start a server on a free port. Raises Unavailable where there is none to be had."""
+    binaries = find_binaries() or install()
+    # PostgreSQL refuses to run as root.
+    account = {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="vocbeam-postgres-", dir="/tmp"))
+    if account:
+        entry = pwd.getpwnam(_SYSTEM_USER)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+    data = folder / "data"
+    initdb = [binaries / "initdb", "--pgdata", data, "--username", USER, "--auth", "trust", "--encoding", "UTF8"]
+    subprocess.run(
+        [*initdb, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
+    )
+    port = free_port()
+    settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+    with (folder / "postgres.log").open("wb") as log:
+        process = subprocess.Popen(
+            [binaries / "postgres", "-D", data, f"--port={port}", *settings],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **account,
+        )
+    server = PostgresServer(process, folder, port)
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    ready = [binaries / "pg_isready", "--quiet", "--host", HOST, "--port", str(port)]
+    while subprocess.run(ready, check=False).returncode != 0:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise RuntimeError("PostgreSQL did not start:\n" + (folder / "postgres.log").read_text(errors="replace"))
+        time.sleep(0.1)
+    return server
