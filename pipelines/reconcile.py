@@ -12,7 +12,8 @@ from rich.table import Table
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
 from vocbeam.schemas.errors import BooksDontBalance
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.reconcile import Check, reconcile as compare
+from vocbeam.sinks.reconcile import Check
+from vocbeam.sinks.reconcile import reconcile as compare
 
 
 @click.command()

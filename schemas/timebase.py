@@ -15,7 +15,7 @@ MINUTE_US = 60 * SECOND_US
 HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 BUCKET_US = 5 * MINUTE_US
-"""Length of the finest bucket of `measure`; divides every UTC offset in use since 1972, so no bucket spans two dates."""
+"""Length of the finest bucket of `measure`; divides every UTC offset since 1972, so no bucket spans two dates."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -28,7 +28,7 @@ def insert_rows(connection: Connection, table: Table, columns: Sequence[str], ro
                     copy.write_row(row)
         else:
             marks = ", ".join("?" * len(columns))
-            cursor.executemany(f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})", rows)
+            cursor.executemany(f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})", rows)  # noqa: S608
     finally:
         cursor.close()
 

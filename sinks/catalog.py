@@ -1,4 +1,4 @@
-"""What stands around the facts: the schema itself, the dimensions of the governance file, and what must never change."""
+"""What stands around the facts: the schema, the dimensions of the governance file, and what must never change."""
 
 from __future__ import annotations
 

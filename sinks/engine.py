@@ -51,7 +51,9 @@ def open_engine(url: str, *, write: bool = False) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, pool_size=2, pool_pre_ping=True)
-    raise ConfigError(f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg")
+    raise ConfigError(
+        f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
+    )
 
 
 def _open_sqlite(url: str, write: bool) -> Engine:

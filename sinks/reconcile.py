@@ -60,20 +60,24 @@ def _ledger_checks(connection: Connection) -> list[Check]:
         checks += [
             Check("offsets read = offsets accounted for", where, read, sum(row[name] for name in COUNTERS)),
             Check("events loaded = events present", where, row["loaded"], events.pop(row["ledger_id"], 0)),
-            Check("dead-lettered = dead letters present", where, row["dead_lettered"], letters.pop(row["ledger_id"], 0)),
+            Check(
+                "dead-lettered = dead letters present", where, row["dead_lettered"], letters.pop(row["ledger_id"], 0)
+            ),
         ]
         loaded += row["loaded"]
     keys = connection.execute(select(func.count()).select_from(event_key)).scalar_one()
     checks += [
         Check("events loaded = event keys present", "all topics", loaded, keys),
-        Check("rows of topics that the ledger does not know", "event, dead_letter", 0, events.total() + letters.total()),
+        Check(
+            "rows of topics that the ledger does not know", "event, dead_letter", 0, events.total() + letters.total()
+        ),
     ]
     return checks
 
 
 def _count_by_ledger(connection: Connection, table: Table) -> Counter[int]:
     query = select(table.c.ledger_id, func.count()).group_by(table.c.ledger_id)
-    return Counter({ledger_id: n for ledger_id, n in connection.execute(query)})
+    return Counter(dict(connection.execute(query).tuples().all()))
 
 
 def _measure_checks(connection: Connection) -> list[Check]:

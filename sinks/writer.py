@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 import tenacity
-from sqlalchemy import Connection, Engine, Table, and_, delete, insert, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Table, and_, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
@@ -128,7 +128,7 @@ class ChunkWriter:
         calendar: LocalCalendar,
         run_epoch: int,
         now: Callable[[], int],
-        failpoint: Failpoint = Failpoint(),  # noqa: B008 - frozen and without state
+        failpoint: Failpoint = Failpoint(),
         retry_limit_s: float = RETRY_LIMIT_S,
     ) -> None:
         """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds."""
@@ -160,6 +160,10 @@ class ChunkWriter:
             if not is_data_error(error):
                 raise
             return self._bisect(group, error)
+
+    def close(self) -> None:
+        """Closes the connections to the warehouse."""
+        self._engine.dispose()
 
     def _with_retries(self, group: TaggedGroup) -> list[Committed]:
         retrying = tenacity.Retrying(
@@ -256,7 +260,8 @@ class ChunkWriter:
                     f"{row.topic}[{row.partition}] belongs to run {row.run_epoch}, which started after this one "
                     f"(run {self._run_epoch}); this pipeline ends. Stop the newer run first if this one should go on"
                 )
-        return {PartitionKey(*row[1:5]): _Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows}
+        books = [_Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
+        return {entry.partition: entry for entry in books}
 
     def _check_tagging(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> None:
         active = connection.execute(
@@ -266,8 +271,9 @@ class ChunkWriter:
             if (chunk.taxonomy_version, chunk.model_version) != tuple(active):
                 raise TaxonomyChanged(
                     f"{chunk.partition} was tagged under taxonomy {chunk.taxonomy_version} and model "
-                    f"{chunk.model_version or 'none'}, but the warehouse works under taxonomy {active.taxonomy_version} "
-                    f"and model {active.model_version or 'none'}; start this run again with the governance file applied last"
+                    f"{chunk.model_version or 'none'}, but the warehouse works under taxonomy "
+                    f"{active.taxonomy_version} and model {active.model_version or 'none'}; start this run again with "
+                    "the governance file that was applied last"
                 )
 
     def _apply(
@@ -403,9 +409,17 @@ class ChunkWriter:
                 connection,
                 dead_letter,
                 (
-                    "ledger_id", "kafka_offset", "event_type", "step", "error_class", "message", "raw", "raw_bytes",
-                    "dead_at", "run_epoch",
-                ),  # fmt: skip
+                    "ledger_id",
+                    "kafka_offset",
+                    "event_type",
+                    "step",
+                    "error_class",
+                    "message",
+                    "raw",
+                    "raw_bytes",
+                    "dead_at",
+                    "run_epoch",
+                ),
                 rows,
             )
 
@@ -473,9 +487,7 @@ class ChunkWriter:
                 _add(delta, folded.contributions, 1)
                 rows.append(_subject_row(key, folded))
             self._staging.fill(connection, table.name, columns, rows)
-            connection.execute(
-                update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key)
-            )
+            connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
 
     def _count_customers(self, connection: Connection, loaded: Sequence[tuple[TaggedChunk, list[int]]]) -> None:
         seen: Counter[tuple[str, str, str, str]] = Counter()
@@ -508,9 +520,22 @@ class ChunkWriter:
             day, hour_start = self._calendar.day_and_hour(bucket_start)
             rows.append(
                 (
-                    metric, BUCKET_GRAIN, bucket_start, AS_REPORTED, stage, department, topic, segment_1, segment_2,
-                    segment_3, unit, bin_, *change, day, hour_start,
-                )  # fmt: skip
+                    metric,
+                    BUCKET_GRAIN,
+                    bucket_start,
+                    AS_REPORTED,
+                    stage,
+                    department,
+                    topic,
+                    segment_1,
+                    segment_2,
+                    segment_3,
+                    unit,
+                    bin_,
+                    *change,
+                    day,
+                    hour_start,
+                )
             )
             retracts = retracts or change[0] < 0
         if not rows:
@@ -520,7 +545,8 @@ class ChunkWriter:
             connection, measure, key, ("n", "weight", "weight_sq", "total"), ("date", "hour_start"), rows
         )
         if retracts:
-            touched = select(stage_table.c.metric).where(and_(*[stage_table.c[name] == measure.c[name] for name in key]))
+            same_cell = and_(*[stage_table.c[name] == measure.c[name] for name in key])
+            touched = select(stage_table.c.metric).where(same_cell)
             connection.execute(delete(measure).where(measure.c.n == 0, touched.exists()))
 
     def _add_rows(

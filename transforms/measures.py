@@ -60,7 +60,9 @@ class Measurer:
         positions: dict[str, list[int]] = defaultdict(list)
         for i, key in enumerate(columns[_KEY_FIELD[event_type]]):
             positions[key].append(i)
-        cells = list(zip(map(bucket_of, columns["event_time"]), *[columns[name] for name in _CELL_COLUMNS], strict=True))
+        cells = list(
+            zip(map(bucket_of, columns["event_time"]), *[columns[name] for name in _CELL_COLUMNS], strict=True)
+        )
         for metric, keys in metrics:
             selected = list(chain.from_iterable(positions.get(key, ()) for key in keys))
             if selected:
