@@ -1,0 +1,420 @@
+"""Raw chunks to columns: Confluent wire format, Avro with schema resolution, validation.
+
+Whatever a record holds, it ends in exactly one of three places: in the columns, among the dead letters with a cause,
+or (null value) among the dropped. Only an unreachable schema registry raises, so that the chunk is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import compress
+from math import isfinite
+from typing import Any, NamedTuple, Protocol
+
+from fastavro import schemaless_reader
+from fastavro.read import SchemaResolutionError
+
+from vocbeam.schemas import contracts, wire
+from vocbeam.schemas.errors import SchemaError, SourceError
+from vocbeam.schemas.governance import TEXT_FIELDS, Governance
+from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
+from vocbeam.schemas.registry import RegistryUnavailable, UnknownSchema
+from vocbeam.schemas.timebase import SECOND_US, from_micros
+
+MAX_KEY_CHARS = 200
+"""Longest id, name or other short string: all of them fit into an index entry of every database."""
+
+MAX_EXACT = 2**53
+"""Largest magnitude of an amount or value: integers up to it are exact in a double, and sums of 1,000 fit 64 bits."""
+
+MAX_DURATION_MS = MAX_EXACT / 1_000
+"""Longest duration whose microseconds stay exact in a double, about 285 years."""
+
+MAX_WEIGHT = 1_000.0
+"""Largest survey weight; its square in units of 1/10^8 is 10^14, far from the end of 64 bits."""
+
+UNKNOWN_SCHEMA_TTL_S = 10.0
+"""How long an unknown schema id is not asked for again; the id may be registered meanwhile."""
+
+REQUIRED_FILLED: Mapping[EventType, tuple[str, ...]] = {
+    "survey": ("event_id", "source", "survey_id", "response_id"),
+    "ticket": ("event_id", "source", "ticket_id"),
+    "telemetry": ("event_id", "source", "name"),
+    "flag": ("event_id", "source"),
+    "outcome": ("event_id", "source", "outcome_kind"),
+}
+"""Fields that must not be the empty string."""
+
+ENUMERATIONS: Mapping[EventType, Mapping[str, tuple[str, ...]]] = {
+    "survey": {"status": ("sent", "started", "partial", "complete")},
+    "ticket": {
+        "actor": ("agent", "bot", "customer"),
+        "status": ("opened", "responded", "reassigned", "resolved", "reopened", "closed"),
+    },
+    "flag": {"flag_kind": ("red_flag", "idea", "praise"), "severity": ("low", "medium", "high")},
+}
+"""Values that an enumeration field may have; null as well where the contract allows it."""
+
+_CURRENCY = re.compile("[A-Z]{3}")
+
+_UNREADABLE = (
+    EOFError,
+    StopIteration,
+    LookupError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    SchemaResolutionError,
+)
+"""What fastavro raises for bytes that do not fit the schema."""
+
+
+class SchemaById(Protocol):
+    """The part of a schema registry that decoding needs."""
+
+    def schema_by_id(self, schema_id: int) -> str:
+        """Schema text of an id. Raises UnknownSchema, or RegistryUnavailable."""
+        ...
+
+
+class Problem(NamedTuple):
+    """Why a record is refused: a stable slug, and the cause in words without any content."""
+
+    error_class: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What validation allows. Times are UTC microseconds.
+
+    `scales` maps each survey metric's name to its lowest and highest score.
+    """
+
+    earliest: int
+    future_tolerance: int
+    text_max_chars: int
+    scales: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, governance: Governance) -> Limits:
+        """The limits that the governance file sets."""
+        return cls(
+            earliest=governance.earliest_us,
+            future_tolerance=governance.events.future_tolerance_s * SECOND_US,
+            text_max_chars=governance.privacy.text_max_chars,
+            scales={metric: (scale.min, scale.max) for metric, scale in governance.survey_scales.items()},
+        )
+
+
+class _Writer(NamedTuple):
+    """How a schema id is read; `reader` is None where the writer's schema is the contract's own (twice as fast)."""
+
+    writer: Any
+    reader: Any
+
+
+class Schemas:
+    """Readers by event type and schema id, from a registry, each parsed once.
+
+    `clock` is in seconds and monotonic. An unknown id is asked for again after `unknown_ttl_s`.
+    """
+
+    def __init__(
+        self,
+        registry: SchemaById,
+        clock: Callable[[], float] = time.monotonic,
+        unknown_ttl_s: float = UNKNOWN_SCHEMA_TTL_S,
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._unknown_ttl_s = unknown_ttl_s
+        self._known: dict[tuple[EventType, int], _Writer | Problem] = {}
+        self._unknown: dict[int, float] = {}
+
+    def find(self, event_type: EventType, schema_id: int) -> _Writer | Problem:
+        """How to read a record of this schema id as this event type, or why that can't be done.
+
+        Raises SourceError when the registry can't be reached: then nothing is known about the record.
+        """
+        key = event_type, schema_id
+        if key not in self._known:
+            if self._clock() < self._unknown.get(schema_id, float("-inf")):
+                return _unknown(schema_id)
+            try:
+                text = self._registry.schema_by_id(schema_id)
+            except UnknownSchema:
+                self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
+                return _unknown(schema_id)
+            except RegistryUnavailable as error:
+                raise SourceError(f"records can't be decoded without the schema registry: {error}") from error
+            self._known[key] = _resolve(event_type, schema_id, text)
+        return self._known[key]
+
+
+def _unknown(schema_id: int) -> Problem:
+    return Problem(
+        "unknown_schema", f"schema id {schema_id} is not in the registry; register it and replay this dead letter"
+    )
+
+
+def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Problem:
+    try:
+        schema = json.loads(text)
+        contract = contracts.reader_schema(event_type)
+        name = schema.get("name", "") if isinstance(schema, dict) else ""
+        if name.rpartition(".")[2] != contract["name"].rpartition(".")[2]:
+            return Problem(
+                "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
+            )
+        hazard = _hazard(schema)
+        if hazard:
+            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
+        writer = contracts.writer_schema(event_type, text)
+    except (SchemaError, ValueError) as error:
+        return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
+    return _Writer(writer, None if writer == contract else contract)
+
+
+def _hazard(schema: Any, inside: tuple[str, ...] = ()) -> str | None:
+    """Why data of this schema could hang or crash the decoder: recursion (C stack), or items that take no bytes."""
+    if isinstance(schema, str):
+        return f"type {schema} contains itself" if schema.rpartition(".")[2] in inside else None
+    branches: list[Any] = []
+    if isinstance(schema, list):
+        branches = schema
+    elif schema["type"] in ("record", "error"):
+        inside = (*inside, schema["name"].rpartition(".")[2])
+        branches = [field["type"] for field in schema["fields"]]
+    elif schema["type"] == "array":
+        if schema["items"] not in _SIZED:
+            return "an array of anything but numbers or strings"
+    elif schema["type"] == "map":
+        branches = [schema["values"]]
+    elif not isinstance(schema["type"], str):
+        branches = [schema["type"]]
+    return next((found for branch in branches if (found := _hazard(branch, inside))), None)
+
+
+_SIZED = ("boolean", "int", "long", "float", "double", "bytes", "string")
+
+
+def decode_chunk(
+    chunk: RawChunk, event_type: EventType, schemas: Schemas, limits: Limits, now: Callable[[], int]
+) -> DecodedChunk:
+    """Columns of a chunk's valid events, its dead letters (by offset) and its dropped tombstones.
+
+    `now` gives UTC microseconds. Raises SourceError when the schema registry can't be reached.
+    """
+    offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
+    columns: Columns = {name: [record[name] for record in records] for name in contracts.fields(event_type)}
+    problems = find_problems(event_type, columns, limits, now())
+    if problems:
+        dead += [DeadLetter(offsets[i], "validate", *problem, raw[i]) for i, problem in problems.items()]
+        keep = [i not in problems for i in range(len(offsets))]
+        offsets, raw = list(compress(offsets, keep)), list(compress(raw, keep))
+        columns = {name: list(compress(values, keep)) for name, values in columns.items()}
+    dead.sort(key=lambda letter: letter.offset)
+    return DecodedChunk(
+        partition=chunk.partition,
+        first_offset=chunk.first_offset,
+        next_offset=chunk.next_offset,
+        lost=chunk.lost,
+        event_type=event_type,
+        offsets=offsets,
+        columns=columns,
+        dead=dead,
+        dropped=dropped,
+        raw=raw,
+    )
+
+
+def _decode(
+    chunk: RawChunk, event_type: EventType, schemas: Schemas
+) -> tuple[list[int], list[bytes], list[dict[str, Any]], list[DeadLetter], list[int]]:
+    offsets: list[int] = []
+    raw: list[bytes] = []
+    records: list[dict[str, Any]] = []
+    dead: list[DeadLetter] = []
+    dropped: list[int] = []
+    header_size = wire.HEADER.size
+    readers: dict[bytes, _Writer | Problem] = {}
+    for offset, value in zip(chunk.offsets, chunk.values, strict=True):
+        if value is None:
+            dropped.append(offset)
+            continue
+        header = value[:header_size]
+        found = readers.get(header)
+        if found is None:
+            found = readers[header] = _reader_of(header, event_type, schemas)
+        if found.__class__ is Problem:
+            dead.append(DeadLetter(offset, "decode", *found, value))
+            continue
+        stream = BytesIO(value)
+        stream.seek(header_size)
+        try:
+            record: Any = schemaless_reader(stream, *found)
+        except _UNREADABLE as error:
+            dead.append(DeadLetter(offset, "decode", *_unreadable(error), value))
+            continue
+        if stream.read(1):
+            problem = Problem("trailing_bytes", "bytes follow the end of the event; the schema id may be the wrong one")
+            dead.append(DeadLetter(offset, "decode", *problem, value))
+            continue
+        offsets.append(offset)
+        raw.append(value)
+        records.append(record)
+    return offsets, raw, records, dead, dropped
+
+
+def _reader_of(header: bytes, event_type: EventType, schemas: Schemas) -> _Writer | Problem:
+    try:
+        schema_id, _ = wire.split(header)
+    except wire.NotWireFormat as error:
+        if not header:
+            return Problem("empty_value", "the value is empty: no magic byte and no schema id")
+        return Problem("wrong_magic_byte" if header[0] != wire.MAGIC else "broken_header", str(error))
+    return schemas.find(event_type, schema_id)
+
+
+def _unreadable(error: Exception) -> Problem:
+    if isinstance(error, UnicodeDecodeError):
+        return _broken_text(error.object[error.start : error.start + 2])
+    if isinstance(error, EOFError):
+        return Problem("truncated", "the event ends early, or a length in it is wrong")
+    return Problem("undecodable", f"the bytes do not fit the schema they name ({type(error).__name__})")
+
+
+def _broken_text(wrong: bytes) -> Problem:
+    """UTF-8 never encodes U+D800 to U+DFFF, whose bytes would be ED A0 80 to ED BF BF."""
+    if len(wrong) == 2 and wrong[0] == 0xED and wrong[1] >= 0xA0:
+        return Problem("lone_surrogate", "a text holds half of a surrogate pair, which is no character")
+    return Problem("bad_utf8", "a text is not valid UTF-8")
+
+
+def find_problems(event_type: EventType, columns: Columns, limits: Limits, now: int) -> dict[int, Problem]:
+    """Position → the first problem, in the contract's field order, of each event that must not be loaded.
+
+    `now` is UTC microseconds. Each column is first checked as a whole; only one that fails is looked at in detail.
+    """
+    if not columns["event_id"]:
+        return {}
+    problems: dict[int, Problem] = {}
+    for check in _checks(event_type, columns, limits, now):
+        for position, problem in check:
+            problems.setdefault(position, problem)
+    return problems
+
+
+Found = Iterator[tuple[int, Problem]]
+
+
+def _checks(event_type: EventType, columns: Columns, limits: Limits, now: int) -> Iterator[Found]:
+    filled = REQUIRED_FILLED[event_type]
+    texts = TEXT_FIELDS.get(event_type, ())
+    enumerations = ENUMERATIONS.get(event_type, {})
+    for name, kind in contracts.field_types(event_type).items():
+        values = columns[name]
+        if kind == "timestamp":
+            yield _times(name, values, limits.earliest, now + limits.future_tolerance)
+        elif name in enumerations:
+            yield _enumeration(name, values, enumerations[name])
+        elif name in texts:
+            yield _strings(name, values, limits.text_max_chars, "text_too_long", False)
+        elif kind == "string":
+            yield _strings(name, values, MAX_KEY_CHARS, "key_too_long", name in filled)
+    if event_type == "survey":
+        yield _scores(columns["metric"], columns["score"], limits.scales)
+        yield _numbers("weight", columns["weight"], 0.0, MAX_WEIGHT, "weight_out_of_range")
+    elif event_type == "telemetry":
+        yield _numbers("duration_ms", columns["duration_ms"], 0.0, MAX_DURATION_MS, "number_out_of_range")
+        yield _numbers("value", columns["value"], -MAX_EXACT, MAX_EXACT, "number_out_of_range")
+    elif event_type == "outcome":
+        yield _numbers("amount", columns["amount"], -MAX_EXACT, MAX_EXACT, "number_out_of_range")
+        yield _currencies(columns["amount"], columns["currency"])
+
+
+def _times(name: str, values: list[int | None], earliest: int, latest: int) -> Found:
+    present = [value for value in values if value is not None]
+    if present and not (earliest <= min(present) and max(present) <= latest):
+        problem = Problem(
+            "time_out_of_range", f"{name} is outside {from_micros(earliest):%Y-%m-%d} to {from_micros(latest):%Y-%m-%d}"
+        )
+        yield from (
+            (i, problem) for i, value in enumerate(values) if value is not None and not earliest <= value <= latest
+        )
+
+
+def _strings(name: str, values: list[str | None], longest: int, too_long: str, filled: bool) -> Found:
+    present = list(filter(None, values))
+    complete = not filled or len(present) == len(values)
+    if complete and (not present or (max(map(len, present)) <= longest and "\0" not in "".join(present))):
+        return
+    for i, value in enumerate(values):
+        if not value:
+            if filled:
+                yield i, Problem("missing_field", f"{name} is empty")
+        elif len(value) > longest:
+            yield i, Problem(too_long, f"{name} has {len(value)} characters, at most {longest} are allowed")
+        elif "\0" in value:
+            yield i, Problem("nul_character", f"{name} holds the character NUL, which databases refuse")
+
+
+def _enumeration(name: str, values: list[str | None], allowed: tuple[str, ...]) -> Found:
+    if unknown := set(values) - {None, *allowed}:
+        problem = Problem(f"unknown_{name}", f"{name} is none of {', '.join(allowed)}")
+        yield from ((i, problem) for i, value in enumerate(values) if value in unknown)
+
+
+def _numbers(name: str, values: list[float | None], low: float, high: float, out_of_range: str) -> Found:
+    present = [value for value in values if value is not None]
+    if not present or (low <= min(present) and max(present) <= high and all(map(isfinite, present))):
+        return
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        if not isfinite(value):
+            yield i, Problem("not_finite", f"{name} is not a finite number")
+        elif not low <= value <= high:
+            yield i, Problem(out_of_range, f"{name} is outside {low:g} to {high:g}")
+
+
+def _scores(metrics: list[str | None], scores: list[float | None], scales: Mapping[str, tuple[int, int]]) -> Found:
+    pairs = list(zip(metrics, scores, strict=True))
+    refused = {pair: problem for pair in set(pairs) if (problem := _score(*pair, scales))}
+    if refused or any(score != score for score in scores):
+        for i, (metric, score) in enumerate(pairs):
+            problem = refused.get((metric, score)) or _score(metric, score, scales)
+            if problem:
+                yield i, problem
+
+
+def _score(metric: str | None, score: float | None, scales: Mapping[str, tuple[int, int]]) -> Problem | None:
+    if metric is None:
+        return None if score is None else Problem("missing_field", "a score without a metric; metric is null")
+    if metric not in scales:
+        return Problem("unknown_metric", "metric is no survey metric of the governance file")
+    if score is None:
+        return None
+    low, high = scales[metric]
+    if not isfinite(score):
+        return Problem("not_finite", "score is not a finite number")
+    if score != int(score) or not low <= score <= high:
+        return Problem("score_out_of_range", f"score is no whole number from {low} to {high} (metric {metric})")
+    return None
+
+
+def _currencies(amounts: list[int | None], currencies: list[str | None]) -> Found:
+    unknown = {code for code in currencies if code is not None and not _CURRENCY.fullmatch(code)}
+    for i, (amount, currency) in enumerate(zip(amounts, currencies, strict=True)):
+        if currency in unknown:
+            yield i, Problem("unknown_currency", "currency is no ISO 4217 code of three capital letters")
+        elif amount is not None and currency is None:
+            yield i, Problem("missing_field", "an amount without a currency; currency is null")
