@@ -64,7 +64,7 @@ def warehouse_option(command: F) -> F:
         "--warehouse",
         envvar="VOCBEAM_WAREHOUSE",
         default=None,
-        help="SQLAlchemy URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/DB.  [default: SQLite in the home folder]",
+        help="sqlite:///FILE or postgresql+psycopg://USER@HOST/DB.  [default: SQLite in the home folder]",
     )(command)
 
 

@@ -28,7 +28,7 @@ from vocbeam.sinks.tables import (
     taxonomy_version,
     warehouse_setting,
 )
-from vocbeam.sinks.views import VIEW_COMMENTS, create_views, drop_views
+from vocbeam.sinks.views import create_views, drop_views, view_comments
 
 FIRST_YEAR, LAST_YEAR = 2000, 2049
 """Years of `calendar_date`; events outside are refused long before by the governance file's limits."""
@@ -253,5 +253,5 @@ def _dictionary() -> Iterator[dict[str, str]]:
         yield {"object": table.name, "column": "", "comment": table.comment or ""}
         for column in table.columns:
             yield {"object": table.name, "column": column.name, "comment": column.comment or ""}
-    for view, comment in VIEW_COMMENTS.items():
-        yield {"object": view, "column": "", "comment": comment}
+    for view, column_name, comment in view_comments():
+        yield {"object": view, "column": column_name, "comment": comment}

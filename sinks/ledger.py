@@ -56,11 +56,12 @@ class LedgerFactory:
 def draw_run_epoch(engine: Engine, *, runner: str, host: str, vocbeam_version: str, now: Callable[[], int]) -> int:
     """Draws the fencing number of a new submission: from its first write on, lower ones are refused."""
     with engine.begin() as connection:
-        return connection.execute(
+        epoch: int = connection.execute(
             insert(run_epoch)
             .values(started_at=now(), runner=runner, host=host, vocbeam_version=vocbeam_version)
             .returning(run_epoch.c.run_epoch)
         ).scalar_one()
+    return epoch
 
 
 def close_run_epoch(engine: Engine, epoch: int, outcome: str, now: Callable[[], int]) -> None:
