@@ -191,9 +191,7 @@ def _explain(details: ErrorDetails, data: Any, lines: Mapping[Place, int]) -> tu
     path: Place = ()
     node: Any = data
     for part in details["loc"]:
-        if isinstance(node, dict) and part in node:
-            node, path = node[part], (*path, part)
-        elif isinstance(node, list) and isinstance(part, int):
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
             node, path = node[part], (*path, part)
     context: dict[str, Any] = details.get("ctx", {})
     match details["type"]:

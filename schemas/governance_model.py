@@ -344,7 +344,7 @@ class Hit(_Model):
     in_: Annotated[Values | None, Field(alias="in")] = None
 
     _TESTS = {
-        "error_code": ("present", "in"),
+        "error_code": ("present",),
         "value": ("above", "at_least"),
         "duration_ms": ("above", "at_least"),
         "outcome_kind": ("in",),
