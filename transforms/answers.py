@@ -5,9 +5,9 @@ rank, `event_time`, `event_id`) counts, so a complete answer supersedes a partia
 version is kept. It is booked in every metric that takes it: bin and total are the score, the weight its own.
 
 A **response** is (`source`, `survey_id`, `response_id`), with or without answers. It has the highest status it ever
-reached, the earliest `sent_at` (the earliest `event_time` where no event has one), and tag, segments and customer of
-its greatest version. It is booked once in each funnel metric: bin 1 sent, 2 started, 3 partial, 4 complete; total 1 when
-complete, else 0.
+reached, the earliest `sent_at` (the earliest `event_time` where no event has one), and touchpoint, tag, segments and
+customer of its greatest version. It is booked once in each funnel metric: bin 1 sent, 2 started, 3 partial,
+4 complete; total 1 when complete, else 0.
 
 Both folds are joins of a semilattice (associative, commutative, idempotent): any order, any split, any repetition of
 the events gives the same row.
@@ -20,7 +20,7 @@ Columns of `survey_answer` (times BIGINT UTC microseconds; ? = nullable):
     stage, department, topic, segment_1, segment_2, segment_3 TEXT, customer_key TEXT?
     sent_at?, event_time, event_id TEXT   of the version that counts
 Columns of `survey_response`:
-    source, survey_id, response_id TEXT, status TEXT
+    source, survey_id, response_id TEXT, touchpoint TEXT?, status TEXT
     stage, department, topic, segment_1, segment_2, segment_3 TEXT, customer_key TEXT?
     sent_at                          earliest sent_at, else earliest event_time
     event_time, event_id TEXT        of the greatest version
@@ -104,6 +104,7 @@ class ResponseVersion(NamedTuple):
     source: str
     survey_id: str
     response_id: str
+    touchpoint: str | None
     stage: str
     department: str
     topic: str
@@ -144,6 +145,7 @@ class ResponseRow(NamedTuple):
     source: str
     survey_id: str
     response_id: str
+    touchpoint: str | None
     status: str
     stage: str
     department: str
@@ -179,12 +181,18 @@ class AnswerMetric:
 
 @dataclass(frozen=True, slots=True)
 class FunnelMetric:
-    """A funnel metric over responses to the surveys named, or to all where `survey_ids` is None."""
+    """A funnel metric over responses, on the clock `sent_at`; None in a filter lets everything pass."""
 
     metric: str
     unit: str = "share"
-    clock: Clock = "sent_at"
+    touchpoints: frozenset[str] | None = None
     survey_ids: frozenset[str] | None = None
+
+    def takes(self, response: ResponseVersion) -> bool:
+        """Whether the response belongs to this metric, judged by its greatest version."""
+        return (self.touchpoints is None or response.touchpoint in self.touchpoints) and (
+            self.survey_ids is None or response.survey_id in self.survey_ids
+        )
 
 
 class AnswerRule:
@@ -269,6 +277,7 @@ class ResponseRule:
             source=response.source,
             survey_id=response.survey_id,
             response_id=response.response_id,
+            touchpoint=response.touchpoint,
             status=_STATUS[response.rank],
             stage=response.stage,
             department=response.department,
@@ -286,7 +295,7 @@ class ResponseRule:
             tuple(row),
             [
                 Contribution(
-                    bucket_start=bucket_of(sent_at if metric.clock == "sent_at" else response.event_time),
+                    bucket_start=bucket_of(sent_at),
                     stage=response.stage,
                     department=response.department,
                     topic=response.topic,
@@ -300,7 +309,7 @@ class ResponseRule:
                     total=int(response.rank == STATUS_RANK["complete"]),
                 )
                 for metric in self.metrics
-                if metric.survey_ids is None or response.survey_id in metric.survey_ids
+                if metric.takes(response)
             ],
         )
 
@@ -342,7 +351,9 @@ def _versions_of_event(
     rank = STATUS_RANK[status]
     tag = (stage, department, topic, segment_1, segment_2, segment_3)
     identity = (source, survey_id, response_id)
-    response = ResponseVersion(rank, event_time, event_id, *identity, *tag, customer_key, sent_at, event_time)
+    response = ResponseVersion(
+        rank, event_time, event_id, *identity, touchpoint, *tag, customer_key, sent_at, event_time
+    )
     versions = [SubjectVersion(RESPONSE_TABLE, subject_key(RESPONSE_TABLE, *identity), list(response))]
     if metric is not None and score is not None:
         answer = AnswerVersion(

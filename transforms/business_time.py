@@ -161,9 +161,9 @@ class BusinessCalendar:
 
 def _instant(day: date, minutes: int, zone: ZoneInfo) -> int:
     """First UTC microsecond at which the local clock shows `minutes` after the midnight of `day`, or skips it."""
-    wall = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)
-    first = to_micros(wall.replace(tzinfo=zone))
-    second = to_micros(wall.replace(tzinfo=zone, fold=1))
+    wall = datetime(day.year, day.month, day.day, tzinfo=zone) + timedelta(minutes=minutes)
+    first = to_micros(wall)
+    second = to_micros(wall.replace(fold=1))
     if second >= first:
         return first
     # PEP 495: only for a skipped time is fold=1 the earlier one. The skip lies between the two, at a whole second.

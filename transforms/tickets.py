@@ -24,7 +24,7 @@ Columns (times UTC microseconds, `…_us` durations in microseconds, all BIGINT 
     is_open SMALLINT?               1 or 0; null before `opened` is known
     stage, department, topic TEXT   `unassigned`, `unassigned` and '' where no event has one
     tag_method TEXT?                of the event that gave the stage
-    segment_1, segment_2, segment_3 TEXT   last known, else ''
+    segment_1, segment_2, segment_3 TEXT   last known, else `unknown`, or '' where the file declares none
     priority TEXT?, queue TEXT?     last known
     opened_at?, first_response_at?
     first_response_us?, first_response_business_us?   business: null without a calendar
@@ -54,7 +54,7 @@ from vocbeam.schemas.records import (
     SubjectVersion,
     Version,
 )
-from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, SECOND_US, bucket_of
+from vocbeam.schemas.timebase import SECOND_US, bucket_of
 from vocbeam.transforms.bins import bin_of
 from vocbeam.transforms.business_time import BusinessCalendar
 from vocbeam.transforms.subjects import order_key, subject_key
@@ -63,18 +63,13 @@ TABLE = "ticket"
 
 Clock = Literal["calendar", "business"]
 
-DURATION_UNITS: Mapping[str, int] = {
-    "microsecond": 1,
-    "millisecond": 1_000,
-    "second": SECOND_US,
-    "minute": MINUTE_US,
-    "hour": HOUR_US,
-    "day": DAY_US,
-}
+DURATION_UNITS: Mapping[str, int] = {"second": SECOND_US, "millisecond": SECOND_US // 1_000}
 """Microseconds in each unit of a duration metric. A booked total is floored to whole units (−0.5 s is −1 s)."""
 
 _DONE = frozenset({"resolved", "closed"})
 _RESPONSES = frozenset({"responded", "resolved", "closed"})
+_NOTHING_KNOWN = (None, "", "unknown")
+"""What an event carries that doesn't say: no value, an undeclared segment, a declared one without a value."""
 
 
 class TicketVersion(NamedTuple):
@@ -236,9 +231,9 @@ class TicketRule:
             department=department,
             topic=staged.topic if staged.stage != UNASSIGNED else NO_TOPIC,
             tag_method=staged.tag_method,
-            segment_1=_last_known(event.segment_1 for event in timeline) or "",
-            segment_2=_last_known(event.segment_2 for event in timeline) or "",
-            segment_3=_last_known(event.segment_3 for event in timeline) or "",
+            segment_1=_last_known(event.segment_1 for event in timeline) or last.segment_1,
+            segment_2=_last_known(event.segment_2 for event in timeline) or last.segment_2,
+            segment_3=_last_known(event.segment_3 for event in timeline) or last.segment_3,
             priority=priority,
             queue=_last_known(event.queue for event in timeline),
             opened_at=life.opened_at,
@@ -370,8 +365,8 @@ def _last(timeline: Sequence[TicketVersion], holds: Callable[[TicketVersion], bo
 
 
 def _last_known(values: Iterable[str | None]) -> str | None:
-    """The last value that is neither null nor empty."""
-    return next((value for value in reversed(list(values)) if value), None)
+    """The last value that says something."""
+    return next((value for value in reversed(list(values)) if value not in _NOTHING_KNOWN), None)
 
 
 def _span(start: int | None, end: int | None) -> int | None:
