@@ -95,7 +95,7 @@ active_tagging = Table(
         comment="Taxonomy under which events must be tagged to be written.",
     ),
     _text("model_version", "Text model under which events must be tagged; NULL while there is none.", nullable=True),
-    CheckConstraint("only = 1", name="one_row"),
+    CheckConstraint('"only" = 1', name="one_row"),
     comment="The tagging version that every chunk transaction checks.",
 )
 

@@ -624,7 +624,7 @@ def upgrade() -> None:
             nullable=True,
             comment="Text model under which events must be tagged; NULL while there is none.",
         ),
-        sa.CheckConstraint("only = 1", name=op.f("ck_active_tagging_one_row")),
+        sa.CheckConstraint('"only" = 1', name=op.f("ck_active_tagging_one_row")),
         sa.ForeignKeyConstraint(
             ["taxonomy_version"], ["taxonomy_version.taxonomy_version"], name=op.f("fk_active_tagging_taxonomy_version")
         ),
