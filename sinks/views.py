@@ -8,7 +8,7 @@ the formulas; a test holds the two together. Only the functions under "Dialects"
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Date,
     DateTime,
     Double,
     MetaData,
@@ -64,38 +63,38 @@ _COMPLETE = 4
 # --- Dialects ---------------------------------------------------------------------------------------------------------
 
 
-class utc_time(FunctionElement[Any]):
+class UtcTime(FunctionElement[Any]):
     """UTC microseconds as a readable moment: timestamptz on PostgreSQL, ISO 8601 text with Z on SQLite."""
 
     type = DateTime(timezone=True)
     inherit_cache = True
 
 
-class now_us(FunctionElement[int]):
+class NowUs(FunctionElement[int]):
     """The moment of the query in UTC microseconds."""
 
     type = BigInteger()
     inherit_cache = True
 
 
-@compiles(utc_time, "sqlite")
-def _utc_time_sqlite(element: utc_time, compiler: Any, **options: Any) -> str:
+@compiles(UtcTime, "sqlite")
+def _utc_time_sqlite(element: UtcTime, compiler: Any, **options: Any) -> str:
     micros = compiler.process(element.clauses, **options)
     return f"strftime('%Y-%m-%dT%H:%M:%SZ', ({micros}) / 1000000, 'unixepoch')"
 
 
-@compiles(utc_time, "postgresql")
-def _utc_time_postgresql(element: utc_time, compiler: Any, **options: Any) -> str:
+@compiles(UtcTime, "postgresql")
+def _utc_time_postgresql(element: UtcTime, compiler: Any, **options: Any) -> str:
     return f"to_timestamp(({compiler.process(element.clauses, **options)}) / 1000000.0)"
 
 
-@compiles(now_us, "sqlite")
-def _now_us_sqlite(element: now_us, compiler: Any, **options: Any) -> str:
+@compiles(NowUs, "sqlite")
+def _now_us_sqlite(element: NowUs, compiler: Any, **options: Any) -> str:
     return "CAST(strftime('%s', 'now') AS INTEGER) * 1000000"
 
 
-@compiles(now_us, "postgresql")
-def _now_us_postgresql(element: now_us, compiler: Any, **options: Any) -> str:
+@compiles(NowUs, "postgresql")
+def _now_us_postgresql(element: NowUs, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM now()) * 1000000 AS BIGINT)"
 
 
@@ -109,6 +108,10 @@ def _real(expression: Any) -> Expression:
 def _whole(expression: Any) -> Expression:
     # PostgreSQL sums BIGINT into NUMERIC; every sum here is range-checked to fit 64 bits.
     return cast(expression, BigInteger)
+
+
+def _positive(expression: Any) -> Expression:
+    return func.nullif(_real(expression), 0.0)
 
 
 def _sum(expression: Any) -> Expression:
@@ -131,31 +134,28 @@ def _root(expression: Expression) -> Expression:
     return func.sqrt(_at_least(literal(0.0), expression))
 
 
-# --- Intervals: (n, mean of scores, mean of their squares) → (low, high) ----------------------------------------------
+# --- Intervals --------------------------------------------------------------------------------------------------------
 
-Bounds = tuple[Expression, Expression]
+Pair = tuple[Expression, Expression]
 
 
-def _nps_interval(n: Expression, first: Expression, second: Expression) -> Bounds:
+def _nps(n: Expression, first: Expression, second: Expression) -> Pair:
+    """Centre and margin from n and the means of the scores −1, 0, 1 and of their squares."""
     size = n + 3.0
     difference = n * first / size
     margin = Z * _root(((n * second + 1.5) / size - difference * difference) / size)
-    return _at_least(literal(-100.0), 100.0 * (difference - margin)), _at_most(
-        literal(100.0), 100.0 * (difference + margin)
-    )
+    return 100.0 * difference, 100.0 * margin
 
 
-def _wilson_interval(n: Expression, share: Expression) -> Bounds:
+def _wilson(n: Expression, share: Expression) -> Pair:
+    """Centre and margin of a proportion."""
     scale = 1.0 + Z * Z / n
-    centre = (share + Z * Z / (2.0 * n)) / scale
     margin = Z / scale * _root(share * (1.0 - share) / n + Z * Z / (4.0 * n * n))
-    return _at_least(literal(0.0), centre - margin), _at_most(literal(1.0), centre + margin)
+    return (share + Z * Z / (2.0 * n)) / scale, margin
 
 
-def _mean_interval(
-    n: Expression, mean: Expression, second: Expression, scale_min: Expression, scale_max: Expression
-) -> Bounds:
-    variance = second - mean * mean
+def _mean(n: Expression, mean: Expression, second: Expression) -> Pair:
+    """Centre and margin of a mean; NULL below n = 3."""
     degrees = n - 1.0
     student = (
         Z
@@ -164,26 +164,12 @@ def _mean_interval(
         + _T3 / (degrees * degrees * degrees)
         + _T4 / (degrees * degrees * degrees * degrees)
     )
-    margin = student * func.sqrt(variance / degrees)
-    unseen = _at_most(literal(1.0), _NONE_OF_N / n)
-    low, high = mean - margin, mean + margin
-    return (
-        case(
-            (n < 3.0, null()),
-            (variance <= _NO_SPREAD, mean - unseen * (mean - scale_min)),
-            (low < scale_min, _real(scale_min)),
-            else_=low,
-        ),
-        case(
-            (n < 3.0, null()),
-            (variance <= _NO_SPREAD, mean + unseen * (scale_max - mean)),
-            (high > scale_max, _real(scale_max)),
-            else_=high,
-        ),
-    )
+    return mean, case((n >= 3.0, student * _root((second - mean * mean) / degrees)))
 
 
-def _count_interval(n: Expression) -> Bounds:
+def _count_interval(n: Expression) -> Pair:
+    """Low and high of a count."""
+
     def cube(part: Expression) -> Expression:
         return part * part * part
 
@@ -193,15 +179,11 @@ def _count_interval(n: Expression) -> Bounds:
     return _at_least(literal(0.0), low), high
 
 
-def _total_interval(total: Expression, sum_square: Expression) -> Bounds:
-    margin = Z * func.sqrt(sum_square)
-    return total - margin, total + margin
-
-
-def _wilson_of_counts(n: Expression, successes: Expression) -> Bounds:
-    """Wilson bounds of two counts; NULL where n is 0."""
-    size = _real(func.nullif(n, 0))
-    return _wilson_interval(size, _real(successes) / size)
+def _wilson_of_counts(n: Expression, successes: Expression) -> Pair:
+    """Low and high of a proportion of two counts; NULL where n is 0."""
+    size = _positive(n)
+    centre, margin = _wilson(size, _real(successes) / size)
+    return _at_least(literal(0.0), centre - margin), _at_most(literal(1.0), centre + margin)
 
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------
@@ -277,7 +259,7 @@ def _scored(cells: Subquery) -> Subquery:
 
     return (
         select(
-            c,
+            *c,
             _real(score).label("score"),
             _real(k.percentile).label("percentile"),
             b.lower,
@@ -303,13 +285,13 @@ def _sums(scored: Subquery) -> Subquery:
     def at_percentile(reached: Expression, size: Expression) -> Expression:
         return func.min(case((reached * 100.0 >= s.percentile * size, s.representative)))
 
-    def at_ends(reached: Expression, size: Expression, n: Expression) -> Bounds:
+    def at_ends(reached: Expression, size: Expression, n: Expression) -> Pair:
         margin = Z * func.sqrt(share * (1.0 - share) / n)
         low = and_(share - margin > 0.0, reached >= (share - margin) * size)
         high = and_(share + margin <= 1.0, reached >= (share + margin) * size)
         return func.min(case((low, _real(s.lower)))), func.min(case((high, _real(s.upper))))
 
-    n_effective = _real(s.size_weight) * _real(s.size_weight) / func.nullif(_real(s.size_weight_sq), 0.0)
+    n_effective = _real(s.size_weight) * _real(s.size_weight) / _positive(s.size_weight_sq)
     low, high = at_ends(_real(s.reached_n), _real(s.size_n), _real(s.size_n))
     weighted_low, weighted_high = at_ends(_real(s.reached_weight), _real(s.size_weight), n_effective)
     return (
@@ -331,7 +313,9 @@ def _sums(scored: Subquery) -> Subquery:
             at_percentile(_real(s.reached_n), _real(s.size_n)).label("at_percentile"),
             low.label("at_low"),
             high.label("at_high"),
-            at_percentile(_real(s.reached_weight), func.nullif(_real(s.size_weight), 0.0)).label("weighted_at"),
+            at_percentile(_real(s.reached_weight), func.nullif(_real(s.size_weight), 0.0)).label(
+                "weighted_at_percentile"
+            ),
             weighted_low.label("weighted_at_low"),
             weighted_high.label("weighted_at_high"),
         )
@@ -340,102 +324,136 @@ def _sums(scored: Subquery) -> Subquery:
     )
 
 
-def _estimates(sums: Subquery, period: Period) -> Subquery:
-    """Value and intervals, unweighted and weighted, and the target of the place on the period's first day."""
-    s, k, t = sums.c, tables.metric.c, tables.target.c
-    n = _real(s.n)
-    first, second = s.first / n, s.second / n
-    weight = func.nullif(_real(s.weight), 0.0)
-    n_effective = weight * weight / func.nullif(_real(s.weight_sq), 0.0)
-    weighted_first, weighted_second = s.weighted_first / weight, s.weighted_second / weight
-    in_shares = k.kind.in_(["share", "rate", "funnel"])
-    in_sums = k.kind.in_(["amount", "count"])
+_SIDES = ("", "weighted_")
+"""Prefixes of the two readings of a histogram: each contribution once, and by its weight."""
 
-    def ends(n: Expression, first: Expression, second: Expression, low: Expression, high: Expression, side: int) -> Any:
+
+def _means(sums: Subquery) -> Subquery:
+    """Adds, for both readings, the sample size and the means of the scores and of their squares."""
+    s, k = sums.c, tables.metric.c
+    n = _real(s.n)
+    weight = _positive(s.weight)
+    return (
+        select(
+            *s,
+            *(k[name] for name in ("name", "level", "kind", "direction", "min_n", "scale_min", "scale_max")),
+            n.label("size"),
+            (s.first / n).label("score"),
+            (s.second / n).label("score_sq"),
+            (weight * weight / _positive(s.weight_sq)).label("weighted_size"),
+            (s.weighted_first / weight).label("weighted_score"),
+            (s.weighted_second / weight).label("weighted_score_sq"),
+        )
+        .join_from(sums, tables.metric, k.metric == s.metric)
+        .subquery("means")
+    )
+
+
+def _margins(means: Subquery) -> Subquery:
+    """Adds centre and margin of both intervals, the ends of the metric's range, and the target of the place."""
+    m, t = means.c, tables.target.c
+    in_shares = m.kind.in_(["share", "rate", "funnel"])
+
+    def pair(side: str) -> list[Expression]:
+        size, score, score_sq = m[f"{side}size"], m[f"{side}score"], m[f"{side}score_sq"]
+        by_kind = {"nps": _nps(size, score, score_sq), "mean": _mean(size, score, score_sq)}
+        wilson = _wilson(size, score)
+        total = (_real(m.total), Z * func.sqrt(m.second))
         return [
-            (k.kind == "nps", _nps_interval(n, first, second)[side]),
-            (in_shares, _wilson_interval(n, first)[side]),
-            (k.kind == "mean", _mean_interval(n, first, second, k.scale_min, k.scale_max)[side]),
-            (k.kind == "duration", (low, high)[side]),
+            case(
+                *((m.kind == kind, both[part]) for kind, both in by_kind.items()),
+                (in_shares, wilson[part]),
+                *([] if side else [(m.kind == "amount", total[part])]),
+            ).label(f"{side}{('centre', 'margin')[part]}")
+            for part in (0, 1)
         ]
 
-    def interval(side: int) -> Expression:
-        return case(
-            *ends(n, first, second, s.at_low, s.at_high, side),
-            (k.kind == "count", _count_interval(n)[side]),
-            else_=_total_interval(_real(s.total), s.second)[side],
-        )
-
-    def weighted_interval(side: int) -> Expression:
-        return case(
-            *ends(n_effective, weighted_first, weighted_second, s.weighted_at_low, s.weighted_at_high, side),
-            else_=null(),
-        )
-
-    # A target of a sum or a count is one per month; it says nothing of another period.
-    applies: Expression = literal(True) if period == "month" else ~in_sums
     target = (
         select(t.value)
         .where(
-            t.metric == s.metric,
-            t.stage == s.stage,
-            t.department == s.department,
-            t.valid_from <= s.day,
-            or_(t.valid_to.is_(None), t.valid_to >= s.day),
-            applies,
+            t.metric == m.metric,
+            t.stage == m.stage,
+            t.department == m.department,
+            t.valid_from <= m.day,
+            or_(t.valid_to.is_(None), t.valid_to >= m.day),
         )
         .order_by(t.valid_from.desc())
         .limit(1)
         .scalar_subquery()
     )
-    return (
-        select(
-            (utc_time(s.start) if period in ("bucket", "hour") else s.start).label("period_start"),
-            s.day,
-            s.stage,
-            s.department,
-            s.metric,
-            k.name,
-            k.level,
-            k.kind,
-            k.direction,
-            s.unit,
-            s.n,
-            case(
-                (k.kind == "nps", 100.0 * s.first / n),
-                (k.kind == "duration", s.at_percentile),
-                (k.kind == "amount", _real(s.total)),
-                (k.kind == "count", n),
-                else_=first,
-            ).label("value"),
-            interval(0).label("interval_low"),
-            interval(1).label("interval_high"),
-            target.label("target"),
-            k.min_n,
-            (_real(s.total) / n).label("mean"),
-            s.total,
-            case(
-                (k.kind == "amount", s.total),
-                (k.kind == "count", s.n),
-                (k.kind == "duration", null()),
-                else_=_whole(s.first),
-            ).label("numerator"),
-            case((k.kind.in_(["amount", "count", "duration"]), null()), else_=s.n).label("denominator"),
-            case(
-                (k.kind == "nps", 100.0 * weighted_first),
-                (k.kind == "duration", s.weighted_at),
-                (in_sums, null()),
-                else_=weighted_first,
-            ).label("weighted_value"),
-            weighted_interval(0).label("weighted_interval_low"),
-            weighted_interval(1).label("weighted_interval_high"),
-            n_effective.label("weighted_n_effective"),
-            s.weight,
-            s.weight_sq,
-        )
-        .join_from(sums, tables.metric, k.metric == s.metric)
-        .subquery("estimates")
-    )
+    return select(
+        *m,
+        *(column for side in _SIDES for column in pair(side)),
+        case((m.kind == "nps", -100.0), (in_shares, 0.0), (m.kind == "mean", m.scale_min)).label("least"),
+        case((m.kind == "nps", 100.0), (in_shares, 1.0), (m.kind == "mean", m.scale_max)).label("greatest"),
+        target.label("dated_target"),
+    ).subquery("margins")
+
+
+def _estimates(margins: Subquery, period: Period) -> Subquery:
+    """Value and intervals of both readings, and the target."""
+    m = margins.c
+    in_sums = m.kind.in_(["amount", "count"])
+
+    def value(side: str) -> Expression:
+        sums = [] if side else [(m.kind == "amount", _real(m.total)), (m.kind == "count", m.size)]
+        return case(
+            (m.kind == "nps", 100.0 * m[f"{side}score"]),
+            (m.kind == "duration", m[f"{side}at_percentile"]),
+            *sums,
+            *([(in_sums, null())] if side else []),
+            else_=m[f"{side}score"],
+        ).label(f"{side}value")
+
+    def ends(side: str) -> list[Expression]:
+        size, score, centre, margin = (m[f"{side}{name}"] for name in ("size", "score", "centre", "margin"))
+        # All scores equal: the sample says nothing of the spread.
+        unseen = _at_most(literal(1.0), _NONE_OF_N / size)
+        equal = and_(m.kind == "mean", size >= 3.0, m[f"{side}score_sq"] - score * score <= _NO_SPREAD)
+        counts = _count_interval(size)
+        low = [
+            (m.kind == "duration", m[f"{side}at_low"]),
+            (equal, score - unseen * (score - m.scale_min)),
+            (centre - margin < m.least, m.least),
+        ]
+        high = [
+            (m.kind == "duration", m[f"{side}at_high"]),
+            (equal, score + unseen * (m.scale_max - score)),
+            (centre + margin > m.greatest, m.greatest),
+        ]
+        if not side:
+            low.insert(0, (m.kind == "count", counts[0]))
+            high.insert(0, (m.kind == "count", counts[1]))
+        return [
+            case(*low, else_=centre - margin).label(f"{side}interval_low"),
+            case(*high, else_=centre + margin).label(f"{side}interval_high"),
+        ]
+
+    # A target of a sum or a count is one per month; it says nothing of another period.
+    target = m.dated_target if period == "month" else case((~in_sums, m.dated_target))
+    return select(
+        (UtcTime(m.start) if period in ("bucket", "hour") else m.start).label("period_start"),
+        *(m[name] for name in ("day", "stage", "department", "metric", "name", "level", "kind", "direction", "unit")),
+        m.n,
+        value(""),
+        *ends(""),
+        target.label("target"),
+        m.min_n,
+        (_real(m.total) / m.size).label("mean"),
+        m.total,
+        case(
+            (m.kind == "amount", m.total),
+            (m.kind == "count", m.n),
+            (m.kind == "duration", null()),
+            else_=_whole(m.first),
+        ).label("numerator"),
+        case((or_(in_sums, m.kind == "duration"), null()), else_=m.n).label("denominator"),
+        value("weighted_"),
+        *ends("weighted_"),
+        m.weighted_size.label("weighted_n_effective"),
+        m.weight,
+        m.weight_sq,
+    ).subquery("estimates")
 
 
 def metric_select(period: Period, by: frozenset[Place], *, restated: bool = False) -> Select[Any]:
@@ -445,7 +463,7 @@ def metric_select(period: Period, by: frozenset[Place], *, restated: bool = Fals
     local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. `restated` adds
     the differences that later tags made.
     """
-    e = _estimates(_sums(_scored(_cells(period, by, restated))), period).c
+    e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated))))), period).c
     higher = e.direction == "higher"
     met = or_(and_(higher, e.interval_low >= e.target), and_(~higher, e.interval_high <= e.target))
     missed = or_(and_(higher, e.interval_high < e.target), and_(~higher, e.interval_low > e.target))
@@ -489,7 +507,7 @@ def _response_funnel() -> Select[Any]:
     c = counts.c
     low, high = _wilson_of_counts(c.sent, c.complete)
     return select(
-        c,
+        *c,
         (_real(c.complete) / c.sent).label("response_rate"),
         low.label("interval_low"),
         high.label("interval_high"),
@@ -515,3 +533,442 @@ def _score_distribution() -> Select[Any]:
         .group_by(calendar.month_start, m.stage, m.department, m.metric, m.bin)
         .having(func.sum(m.n) > 0)
     )
+
+
+# --- Tickets ----------------------------------------------------------------------------------------------------------
+
+
+def _opening_month() -> Expression:
+    """First of the local month in which a ticket was opened; NULL outside the calendar."""
+    calendar, opened_at = tables.calendar_date.c, tables.ticket.c.opened_at
+    return (
+        select(calendar.month_start)
+        .where(calendar.starts_at <= opened_at, calendar.ends_at > opened_at)
+        .order_by(calendar.starts_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def _ticket_backlog() -> Select[Any]:
+    """Open tickets as of the query."""
+    t = tables.ticket.c
+    unanswered = t.first_response_at.is_(None)
+    return (
+        select(
+            t.stage,
+            t.department,
+            _whole(func.count()).label("open"),
+            _sum_if(unanswered).label("unanswered"),
+            _sum_if(and_(unanswered, t.first_response_due_at < NowUs())).label("overdue_first_response"),
+            _sum_if(t.resolution_due_at < NowUs()).label("overdue_resolution"),
+            UtcTime(func.min(t.opened_at)).label("oldest_opened_at"),
+        )
+        .where(t.is_open == 1)
+        .group_by(t.stage, t.department)
+    )
+
+
+def _ticket_sla() -> Select[Any]:
+    """Service levels by opening month, open tickets counted as of the query."""
+    t = tables.ticket.c
+
+    def promises(promise: str, in_sla: Expression, due_at: Expression) -> Select[Any]:
+        late = and_(in_sla.is_(None), due_at < NowUs())
+        return select(
+            _opening_month().label("period_start"),
+            t.stage,
+            t.department,
+            literal(promise).label("promise"),
+            case((in_sla == 1, 1), else_=0).label("met"),
+            case((or_(in_sla == 0, late), 1), else_=0).label("missed"),
+            case((and_(in_sla.is_(None), due_at >= NowUs()), 1), else_=0).label("pending"),
+        ).where(t.opened_at.is_not(None), due_at.is_not(None))
+
+    p = union_all(
+        promises("first_response", t.responded_in_sla, t.first_response_due_at),
+        promises("resolution", t.resolved_in_sla, t.resolution_due_at),
+    ).subquery("promises")
+    place = (p.c.period_start, p.c.stage, p.c.department, p.c.promise)
+    c = (
+        select(*place, *(_sum(p.c[name]).label(name) for name in ("met", "missed", "pending")))
+        .group_by(*place)
+        .subquery("counts")
+        .c
+    )
+    due = c.met + c.missed
+    low, high = _wilson_of_counts(due, c.met)
+    return select(
+        *c,
+        (_real(c.met) / _positive(due)).label("attainment"),
+        low.label("interval_low"),
+        high.label("interval_high"),
+    )
+
+
+def _ticket_resolution() -> Select[Any]:
+    """Kaplan–Meier percentiles of the time to resolution, by opening month; open tickets are censored at the query."""
+    t = tables.ticket.c
+    tickets = (
+        select(
+            _opening_month().label("period_start"),
+            t.department,
+            case((t.is_open == 0, t.resolution_us), else_=NowUs() - t.opened_at).label("duration"),
+            case((t.is_open == 0, 1), else_=0).label("ended"),
+        )
+        .where(t.opened_at.is_not(None))
+        .subquery("tickets")
+        .c
+    )
+    everywhere = select(tickets.period_start, literal(EVERYWHERE).label("department"), tickets.duration, tickets.ended)
+    s = union_all(
+        select(tickets.period_start, tickets.department, tickets.duration, tickets.ended), everywhere
+    ).subquery("spans")
+    moments = (
+        select(
+            s.c.period_start,
+            s.c.department,
+            s.c.duration,
+            _sum(s.c.ended).label("ends"),
+            _whole(func.count()).label("tickets"),
+        )
+        .group_by(s.c.period_start, s.c.department, s.c.duration)
+        .subquery("moments")
+        .c
+    )
+    cohort = (moments.period_start, moments.department)
+    risks = (
+        select(
+            *cohort,
+            moments.duration,
+            moments.ends,
+            _whole(func.sum(moments.tickets).over(partition_by=cohort, order_by=moments.duration.desc())).label(
+                "at_risk"
+            ),
+            _whole(func.sum(moments.tickets).over(partition_by=cohort)).label("n"),
+            _whole(func.sum(moments.ends).over(partition_by=cohort)).label("resolved"),
+        )
+        .subquery("risks")
+        .c
+    )
+    cohort = (risks.period_start, risks.department)
+    staying = _real(risks.at_risk - risks.ends)
+    hazard = case((risks.ends < risks.at_risk, func.ln(staying / risks.at_risk)), else_=0.0)
+    greenwood = case((risks.ends < risks.at_risk, risks.ends / (risks.at_risk * staying)), else_=0.0)
+    sums = (
+        select(
+            *cohort,
+            risks.duration,
+            risks.ends,
+            risks.at_risk,
+            risks.n,
+            risks.resolved,
+            func.sum(hazard).over(partition_by=cohort, order_by=risks.duration).label("log_survival"),
+            func.sum(greenwood).over(partition_by=cohort, order_by=risks.duration).label("greenwood"),
+        )
+        .subquery("sums")
+        .c
+    )
+    # Where all that are left end together, nobody survives and the variance is that of a constant.
+    survival = case((sums.ends < sums.at_risk, func.exp(sums.log_survival)), else_=0.0)
+    curve = (
+        select(
+            sums.period_start,
+            sums.department,
+            sums.duration,
+            sums.ends,
+            sums.n,
+            sums.resolved,
+            survival.label("survival"),
+            (Z * survival * _root(sums.greenwood)).label("margin"),
+        )
+        .subquery("curve")
+        .c
+    )
+    percentiles = union_all(select(literal(50).label("percentile")), select(literal(90))).subquery("percentiles")
+    level = 1.0 - percentiles.c.percentile / 100.0 + _SURVIVAL_TOLERANCE
+
+    def first_below(height: Expression) -> Expression:
+        return func.min(case((and_(curve.ends > 0, height <= level), curve.duration))) / 3_600_000_000.0
+
+    place = (curve.period_start, curve.department, percentiles.c.percentile)
+    return (
+        select(
+            *place,
+            curve.n,
+            curve.resolved,
+            (curve.n - curve.resolved).label("open"),
+            first_below(curve.survival).label("hours"),
+            first_below(curve.survival - curve.margin).label("interval_low"),
+            first_below(curve.survival + curve.margin).label("interval_high"),
+        )
+        .select_from(curve.n.table.join(percentiles, literal(True)))
+        .group_by(*place, curve.n, curve.resolved)
+    )
+
+
+# --- Customers, events, books -----------------------------------------------------------------------------------------
+
+
+def _customers(period: Period) -> Select[Any]:
+    """Distinct customers per period, for each stage and department, each of them alone, and the whole company."""
+    d, calendar = tables.customer_day.c, tables.calendar_date.c
+    start = {"day": d.date, "week": calendar.week_start, "month": calendar.month_start}[period]
+    source: Any = tables.customer_day
+    if period != "day":
+        source = source.join(tables.calendar_date, calendar.date == d.date)
+    places: list[frozenset[Place]] = [
+        frozenset({"stage", "department"}),
+        frozenset({"stage"}),
+        frozenset({"department"}),
+        frozenset(),
+    ]
+    parts = []
+    for by in places:
+        groups = [d[place] for place in ("stage", "department") if place in by]
+        parts.append(
+            select(
+                start.label("period_start"),
+                *((d[place] if place in by else literal(EVERYWHERE)).label(place) for place in ("stage", "department")),
+                _whole(func.count(distinct(d.customer_key))).label("customers"),
+                _sum(d.n).label("events"),
+            )
+            .select_from(source)
+            .where(d.n > 0)
+            .group_by(start, *groups)
+        )
+    c = union_all(*parts).subquery("counts").c
+    return select(c.period_start, c.stage, c.department, c.customers, c.events)
+
+
+def _event_export() -> Select[Any]:
+    """Row-level events for people and other tools."""
+    hidden = {"event_key", "contributions", "ledger_id", "kafka_offset"}
+    moments = {"event_time", "sent_at", "loaded_at"}
+    return select(
+        *(
+            UtcTime(column).label(column.key) if column.key in moments else column
+            for column in tables.event.c
+            if column.key not in hidden
+        )
+    )
+
+
+_OUTCOMES = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
+
+
+def _data_quality() -> Select[Any]:
+    """What happened to the offsets of each topic."""
+    ledger = tables.ingest_ledger.c
+    parts = [
+        select(ledger.topic, literal(outcome).label("outcome"), ledger[outcome].label("offsets"))
+        for outcome in _OUTCOMES
+    ]
+    c = union_all(*parts).subquery("outcomes").c
+    offsets = _sum(c.offsets)
+    share = _real(offsets) / _positive(func.sum(func.sum(c.offsets)).over(partition_by=c.topic))
+    return select(c.topic, c.outcome, offsets.label("offsets"), share.label("share")).group_by(c.topic, c.outcome)
+
+
+def _dead_letters() -> Select[Any]:
+    """Records that wait in the dead letters, by cause."""
+    d, ledger = tables.dead_letter.c, tables.ingest_ledger.c
+    return (
+        select(
+            ledger.topic,
+            d.event_type,
+            d.step,
+            d.error_class,
+            _whole(func.count()).label("records"),
+            func.min(d.message).label("example_message"),
+            UtcTime(func.min(d.dead_at)).label("first_at"),
+            UtcTime(func.max(d.dead_at)).label("last_at"),
+        )
+        .join_from(tables.dead_letter, tables.ingest_ledger, ledger.ledger_id == d.ledger_id)
+        .group_by(ledger.topic, d.event_type, d.step, d.error_class)
+    )
+
+
+# --- What there is ----------------------------------------------------------------------------------------------------
+
+_LENGTHS: dict[Period, str] = {
+    "bucket": "5-minute bucket (UTC), while it is kept that fine",
+    "hour": "local clock hour (its start in UTC), while it is kept that fine",
+    "day": "local day",
+    "week": "ISO week (its Monday)",
+    "month": "local month (its first)",
+}
+_PLACES: dict[str, tuple[str, frozenset[Place]]] = {
+    "metric": ("stage × department", frozenset({"stage", "department"})),
+    "stage_metric": ("stage, all departments", frozenset({"stage"})),
+    "department_metric": ("department, all stages", frozenset({"department"})),
+    "company_metric": ("the whole company", frozenset()),
+}
+_FINE: tuple[Period, ...] = ("bucket", "hour")
+_COARSE: tuple[Period, ...] = ("day", "week", "month")
+
+
+def _views() -> Iterator[tuple[str, str, Select[Any]]]:
+    """(name, comment, query) of every view."""
+    for prefix, (place, by) in _PLACES.items():
+        # A new tag moves events between stages and departments; the company's figures stay.
+        bases = (False, True) if by else (False,)
+        for period in (*_FINE, *_COARSE) if prefix == "metric" else _COARSE:
+            for restated in bases if period in _COARSE else (False,):
+                yield (
+                    f"{prefix}_by_{period}" + ("_restated" if restated else ""),
+                    f"Metrics per {_LENGTHS[period]} and {place}: value, 95 % interval, target, status. "
+                    + ("By the tags as they now stand." if restated else "As first reported, late events included.")
+                    + " Roll up numerator and denominator, never value.",
+                    metric_select(period, by, restated=restated),
+                )
+    yield (
+        "response_funnel_by_month",
+        "Invitations by the month they were sent: how many were started, partly or fully answered; response rate.",
+        _response_funnel(),
+    )
+    yield (
+        "score_distribution_by_month",
+        "How often each score was given, per month, stage, department and metric; additive.",
+        _score_distribution(),
+    )
+    yield "ticket_backlog", "Open and overdue tickets as of the query, by stage and department.", _ticket_backlog()
+    yield (
+        "ticket_sla",
+        "Service levels by opening month, as of the query: tickets open past their due time count as missed, open ones "
+        "not yet due are pending and outside the attainment.",
+        _ticket_sla(),
+    )
+    yield (
+        "ticket_resolution_km",
+        "Time from opening to resolution by opening month and department ('*' for all): Kaplan–Meier percentiles with "
+        "open tickets censored as of the query. NULL where too few are resolved to tell.",
+        _ticket_resolution(),
+    )
+    for period in _COARSE:
+        yield (
+            f"customers_by_{period}",
+            f"Distinct customers per {_LENGTHS[period]}; '*' stands for all stages or departments. Never add rows up.",
+            _customers(period),
+        )
+    yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export()
+    yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality()
+    yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters()
+
+
+_COLUMNS: dict[str, str] = {
+    "period_start": "First local date of the period; start as a UTC moment in views by bucket and hour.",
+    "day": "Local date of the period.",
+    "stage": "Customer-journey stage; '*' for all.",
+    "department": "Owning department; '*' for all.",
+    "metric": "Metric of the governance file.",
+    "name": "Name.",
+    "level": "operational, cx or financial.",
+    "kind": "How the value is made: nps, share, mean, rate, duration, amount, count or funnel.",
+    "direction": "Which way is better: higher or lower.",
+    "unit": "Unit; the currency for money.",
+    "n": "Contributions (answers, tickets, events).",
+    "value": "NPS in points; share, rate and funnel 0 to 1; mean score; percentile of durations; sum; count.",
+    "interval_low": "Lower end of the 95 % interval; NULL if the data give none.",
+    "interval_high": "Upper end of the 95 % interval; NULL if the data give none.",
+    "target": "Target of this place on the period's first date; for sums and counts in months only.",
+    "status": "met or missed if the whole interval lies on that side of the target; else not proven; not enough data "
+    "below min_n; no target. Judges the unweighted value.",
+    "min_n": "Contributions below which there is no verdict.",
+    "mean": "Unweighted mean of what was measured.",
+    "total": "Unweighted sum of what was measured.",
+    "numerator": "Additive: promoters - detractors, satisfied answers, hits, complete responses, sum of scores, amount "
+    "or count. NULL for percentiles.",
+    "denominator": "Additive: what the numerator is divided by.",
+    "weighted_value": "The value with each contribution counted by its weight.",
+    "weighted_interval_low": "Lower end of its 95 % interval.",
+    "weighted_interval_high": "Upper end of its 95 % interval.",
+    "weighted_n_effective": "Effective sample size (sum of weights)² / sum of squared weights.",
+    "weight": "Additive: sum of weights, in 1/10,000.",
+    "weight_sq": "Additive: sum of squared weights, in 1/10^8.",
+    "sent": "Responses invited.",
+    "started": "Of these, at least started.",
+    "partial": "Of these, ended partly answered.",
+    "complete": "Of these, fully answered.",
+    "response_rate": "complete / sent.",
+    "score": "Raw score.",
+    "open": "Tickets open.",
+    "unanswered": "Of these, without a first response.",
+    "overdue_first_response": "Of these, past the time a first response was due.",
+    "overdue_resolution": "Open tickets past the time their resolution was due.",
+    "oldest_opened_at": "When the oldest of them was opened.",
+    "promise": "first_response or resolution.",
+    "met": "Kept in time.",
+    "missed": "Kept late, or not kept and overdue.",
+    "pending": "Not kept, not yet due.",
+    "attainment": "met / (met + missed).",
+    "percentile": "Which percentile of the time to resolution.",
+    "resolved": "Tickets resolved.",
+    "hours": "The percentile, in hours.",
+    "customers": "Distinct customers.",
+    "events": "Events of these customers.",
+    "topic": "Kafka topic.",
+    "outcome": "loaded, duplicates, dead_lettered, dropped, lost or without_record.",
+    "offsets": "Offsets with this outcome.",
+    "share": "Their share of the topic's offsets.",
+    "event_type": "survey, ticket, telemetry, flag or outcome.",
+    "step": "Step that refused the record.",
+    "error_class": "Cause, as a short name.",
+    "records": "Records that wait.",
+    "example_message": "Cause in words, one of them.",
+    "first_at": "First of them.",
+    "last_at": "Last of them.",
+}
+_COLUMNS_OF: dict[str, dict[str, str]] = {
+    "event_export": {column.key: column.comment or "" for column in tables.event.c},
+    "score_distribution_by_month": {"n": "Answers with this score."},
+    "ticket_resolution_km": {"n": "Tickets opened in the month.", "open": "Of these, still open."},
+}
+
+
+def view_comments() -> Iterator[tuple[str, str, str]]:
+    """(view, column or '' for the view itself, comment) of everything that `create_views` makes."""
+    for name, comment, query in _views():
+        yield name, "", comment
+        for column in query.selected_columns:
+            assert column.key is not None
+            yield name, column.key, _COLUMNS_OF.get(name, {}).get(column.key) or _COLUMNS[column.key]
+
+
+def view_names() -> tuple[str, ...]:
+    """Names of all views."""
+    return tuple(name for name, _, _ in _views())
+
+
+def create_views(connection: Connection) -> None:
+    """Drops and creates every view, with comments on PostgreSQL, in the caller's transaction.
+
+    Raises SinkError when this build of SQLite lacks the mathematical functions that the intervals need.
+    """
+    _require_mathematics(connection)
+    drop_views(connection)
+    for name, _, query in _views():
+        connection.execute(CreateView(query, name, metadata=MetaData()))
+    if connection.dialect.name == "postgresql":
+        for name, column, comment in view_comments():
+            what = f'COLUMN "{name}"."{column}"' if column else f'VIEW "{name}"'
+            quoted = comment.replace("'", "''")
+            connection.exec_driver_sql(f"COMMENT ON {what} IS '{quoted}'".replace("%", "%%"))
+
+
+def drop_views(connection: Connection) -> None:
+    """Drops every view of ours that is there, in the caller's transaction; others stay."""
+    present = set(inspect(connection).get_view_names())
+    for name in view_names():
+        if name in present:
+            connection.execute(text(f'DROP VIEW "{name}"'))
+
+
+def _require_mathematics(connection: Connection) -> None:
+    try:
+        connection.execute(select(func.sqrt(func.exp(func.ln(2.0))))).scalar_one()
+    except DBAPIError as error:
+        raise SinkError(
+            "this SQLite lacks ln, exp and sqrt, which the views need; use a build with SQLITE_ENABLE_MATH_FUNCTIONS "
+            "(the one inside CPython's own installers and in Debian has it) or a PostgreSQL warehouse"
+        ) from error

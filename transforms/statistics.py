@@ -111,7 +111,7 @@ def nps_interval(n: float, promoters: float, detractors: float) -> Interval:
 
 
 def wilson_interval(n: float, successes: float) -> Interval:
-    """Score interval of a proportion (Wilson 1927, JASA 22, 209–212); n may be an effective one. Unbounded for n ≤ 0."""
+    """Score interval of a proportion (Wilson 1927, JASA 22, 209–212); n may be effective. Unbounded for n ≤ 0."""
     if n <= 0:
         return UNBOUNDED
     share = successes / n
