@@ -20,7 +20,7 @@ Columns of `survey_answer` (times BIGINT UTC microseconds; ? = nullable):
     stage, department, topic, segment_1, segment_2, segment_3 TEXT, customer_key TEXT?
     sent_at?, event_time, event_id TEXT   of the version that counts
 Columns of `survey_response`:
-    source, survey_id, response_id TEXT, touchpoint TEXT?, status TEXT
+    source, survey_id, response_id TEXT, status TEXT
     stage, department, topic, segment_1, segment_2, segment_3 TEXT, customer_key TEXT?
     sent_at                          earliest sent_at, else earliest event_time
     event_time, event_id TEXT        of the greatest version
@@ -145,7 +145,6 @@ class ResponseRow(NamedTuple):
     source: str
     survey_id: str
     response_id: str
-    touchpoint: str | None
     status: str
     stage: str
     department: str
@@ -277,7 +276,6 @@ class ResponseRule:
             source=response.source,
             survey_id=response.survey_id,
             response_id=response.response_id,
-            touchpoint=response.touchpoint,
             status=_STATUS[response.rank],
             stage=response.stage,
             department=response.department,
