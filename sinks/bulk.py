@@ -13,7 +13,7 @@ STAGE_PREFIX = "stage_"
 Row = Sequence[Any]
 
 
-def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Row]) -> None:
+def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Inserts rows of `columns` into `table`; the caller knows that none is there yet.
 
     Driver errors come through unwrapped on both databases.
@@ -65,7 +65,7 @@ class Staging:
                 connection.execute(CreateTable(table, if_not_exists=True))
         connection.info["vocbeam_staging"] = self
 
-    def fill(self, connection: Connection, name: str, columns: Sequence[str], rows: Iterable[Row]) -> Table:
+    def fill(self, connection: Connection, name: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
         """Empties one staging table, fills it with `rows`, and returns it."""
         table = self._tables[name]
         connection.execute(table.delete())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def _activate(connection: Connection, governance: Governance, now: int) -> None:
 
 def _replace(connection: Connection, table: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     connection.execute(delete(table))
-    connection.execute(insert(table), list(rows))
+    if values := list(rows):
+        connection.execute(insert(table), values)
 
 
 def _departments(governance: Governance) -> Iterator[dict[str, Any]]:
@@ -215,7 +217,7 @@ def _targets_of(governance: Governance, entry: Metric, places: Iterable[tuple[st
     own = [t for t in governance.targets if t.metric == entry.id]
     turns = sorted({day for t in own for day in (t.valid_from, t.valid_to) if day is not None})
     for stage, owner in places:
-        for start, end in zip(turns, [*turns[1:], None], strict=True):
+        for start, end in pairwise([*turns, None]):
             found = governance.target_on(entry.id, stage, owner, start)
             if found is not None:
                 yield {
