@@ -1,4 +1,4 @@
-"""Maps the folders of this repository to the import package `vocbeam`, so that no generic top-level name is installed."""
+"""Maps the folders of this repository to the import package `vocbeam`; no generic top-level name is installed."""
 
 from pathlib import Path
 

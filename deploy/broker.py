@@ -132,10 +132,10 @@ def start_broker(options: BrokerOptions, progress: Progress | None = None) -> Br
         running = _find(home)
         if running is not None:
             return running
+        port, controller_port = _ports(options)
         java = find_java()
         jars = ensure_jars(options.cache or cache_folder(), repository=maven_repository(), progress=progress)
         command = [str(java), f"-Xmx{options.heap}", *_JVM, *_LOGGING, "-cp", ":".join(map(str, jars))]
-        port, controller_port = _ports(options)
         properties = home / "server.properties"
         properties.write_text(_properties(options, home, port, controller_port), encoding="utf-8")
         cluster_id = _format(command, properties, home, options.timeout_s)
@@ -154,7 +154,7 @@ def start_broker(options: BrokerOptions, progress: Progress | None = None) -> Br
             _write_state(broker)
             _wait_until_ready(broker, process, options.timeout_s)
         except BaseException:
-            _end(psutil.Process(process.pid), timeout_s=0)
+            _end(process.pid, timeout_s=0)
             (home / "state.json").unlink(missing_ok=True)
             raise
         return broker
@@ -171,7 +171,7 @@ def stop_broker(home: Path, timeout_s: float = 20.0) -> int | None:
     with locked(home / "lock"):
         broker = _find(home)
         if broker is not None:
-            _end(psutil.Process(broker.pid), timeout_s)
+            _end(broker.pid, timeout_s)
         (home / "state.json").unlink(missing_ok=True)
         return broker.pid if broker else None
 
@@ -365,18 +365,19 @@ def _write_state(broker: Broker) -> None:
     temporary.replace(broker.home / "state.json")
 
 
-def _end(process: psutil.Process, timeout_s: float) -> None:
+def _end(pid: int, timeout_s: float) -> None:
     try:
+        process = psutil.Process(pid)
         process.terminate()
-        process.wait(timeout_s)
+        try:
+            process.wait(timeout_s)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(_KILL_TIMEOUT_S)
     except psutil.NoSuchProcess:
         return
-    except psutil.TimeoutExpired:
-        process.kill()
-        try:
-            process.wait(_KILL_TIMEOUT_S)
-        except psutil.TimeoutExpired as error:
-            raise BrokerError(f"the broker with pid {process.pid} does not end, not even by SIGKILL") from error
+    except psutil.TimeoutExpired as error:
+        raise BrokerError(f"the broker with pid {pid} does not end, not even by SIGKILL") from error
 
 
 def _tail_of(log: Path) -> str:
