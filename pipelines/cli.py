@@ -13,7 +13,7 @@ from vocbeam.schemas.errors import VocbeamError
 COMMANDS: dict[str, str] = {
     "apply": "vocbeam.pipelines.apply:apply",
     "broker": "vocbeam.pipelines.broker:broker",
-    "check": "vocbeam.pipelines.check:check",
+    "check": "vocbeam.pipelines.check:check_command",
     "produce": "vocbeam.pipelines.produce:produce",
     "reconcile": "vocbeam.pipelines.reconcile:reconcile",
     "report": "vocbeam.pipelines.report:report",

@@ -143,28 +143,20 @@ def _parse_yaml(text: str, name: str) -> tuple[Any, dict[Place, int]]:
     if not isinstance(root, CommentedMap):
         raise GovernanceError(f"{name}:1: found no mapping of keys; start with version: 1")
     lines: dict[Place, int] = {(): 1}
-    return _plain(root, (), lines, name, ()), lines
+    return _plain(root, (), lines), lines
 
 
-def _plain(node: Any, path: Place, lines: dict[Place, int], name: str, above: tuple[int, ...]) -> Any:
-    """The YAML node as plain dicts, lists and scalars; fills `lines`. An alias into itself is refused."""
-    if id(node) in above:
-        raise GovernanceError(f"{name}:{lines[path]}: {_dotted(path)} is an alias of what encloses it; write it out")
-    inside = (*above, id(node))
-    if isinstance(node, CommentedMap):
-        result = {}
-        for key, value in node.items():
+def _plain(node: Any, path: Place, lines: dict[Place, int]) -> Any:
+    """The YAML node as plain dicts, lists and scalars; fills `lines`."""
+    if isinstance(node, CommentedMap | CommentedSeq):
+        named = node.items() if isinstance(node, CommentedMap) else enumerate(node)
+        plain = {}
+        for key, value in named:
+            # A merged key (<<) and what stands behind an alias have no position of their own.
             position = (node.lc.data or {}).get(key)
             lines[(*path, key)] = position[0] + 1 if position else lines[path]
-            result[key] = _plain(value, (*path, key), lines, name, inside)
-        return result
-    if isinstance(node, CommentedSeq):
-        items = []
-        for index, value in enumerate(node):
-            position = (node.lc.data or {}).get(index)
-            lines[(*path, index)] = position[0] + 1 if position else lines[path]
-            items.append(_plain(value, (*path, index), lines, name, inside))
-        return items
+            plain[key] = _plain(value, (*path, key), lines)
+        return plain if isinstance(node, CommentedMap) else list(plain.values())
     if isinstance(node, str):
         return str(node)
     if isinstance(node, float):
@@ -191,7 +183,8 @@ def _explain(details: ErrorDetails, data: Any, lines: Mapping[Place, int]) -> tu
     path: Place = ()
     node: Any = data
     for part in details["loc"]:
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
+        written = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if written:
             node, path = node[part], (*path, part)
     context: dict[str, Any] = details.get("ctx", {})
     match details["type"]:
@@ -211,6 +204,10 @@ def _explain(details: ErrorDetails, data: Any, lines: Mapping[Place, int]) -> tu
             return line_at(lines, path), f"{_dotted((*path, 'event'))}: missing; it is required"
         case "string_pattern_mismatch":
             message = "allowed: lower-case letters, digits, single _ or - between them, a letter first"
+        case "model_type":
+            message = "allowed: a mapping of keys"
+        case "tuple_type":
+            message = "allowed: a list"
         case "hit" | "selector":
             return line_at(lines, path), f"{_dotted(path)}: {details['msg']}"
         case _:

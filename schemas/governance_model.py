@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -115,14 +115,14 @@ def _day(value: object) -> object:
 
 
 def _timezone(value: str) -> str:
-    zones = available_timezones()
-    if value not in zones:
+    try:
+        return ZoneInfo(value).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         raise PydanticCustomError(
             "timezone",
             "allowed: a zone of the IANA database such as America/Sao_Paulo{hint}",
-            {"hint": did_you_mean(value, zones)},
-        )
-    return value
+            {"hint": did_you_mean(value, available_timezones())},
+        ) from None
 
 
 def _currency(value: str) -> str:
@@ -344,7 +344,7 @@ class Hit(_Model):
     in_: Annotated[Values | None, Field(alias="in")] = None
 
     _TESTS = {
-        "error_code": ("present",),
+        "error_code": ("present", "in"),
         "value": ("above", "at_least"),
         "duration_ms": ("above", "at_least"),
         "outcome_kind": ("in",),

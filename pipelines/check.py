@@ -1,0 +1,111 @@
+"""`vocbeam check`: what a governance file leaves ungoverned, and who is measured by what."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vocbeam.pipelines.settings import governance_option
+from vocbeam.schemas.errors import GovernanceError
+from vocbeam.schemas.governance import ANY, Finding, Governance, PlacedStage, check, load_governance, measured_by
+
+
+@click.command("check")
+@governance_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def check_command(governance: Path, as_json: bool) -> None:
+    """Check a governance file: every department measured, every stage owned, every metric tied, every rule alive.
+
+    Ends with exit code 2 when there is an error, with 0 when there are only warnings.
+    """
+    loaded = load_governance(governance)
+    findings = check(loaded)
+    if as_json:
+        click.echo(json.dumps(_as_json(loaded, findings), ensure_ascii=False, indent=2))
+    else:
+        _print(loaded, findings, governance, Console(width=None if sys.stdout.isatty() else 140))
+    errors = sum(finding.severity == "error" for finding in findings)
+    if errors:
+        raise GovernanceError(f"{governance}: {errors} {_plural(errors, 'error')}; see above for the lines")
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def _as_json(governance: Governance, findings: list[Finding]) -> dict[str, Any]:
+    return {
+        "company": governance.company,
+        "version": governance.version,
+        "digest": governance.digest,
+        "findings": [asdict(finding) for finding in findings],
+        "departments": measured_by(governance),
+        "stages": [
+            {"journey": s.journey, "position": s.position, "stage": s.id, "owner": s.owner, "targets": targets}
+            for s, targets in _stage_targets(governance)
+        ],
+    }
+
+
+def _stage_targets(governance: Governance) -> list[tuple[PlacedStage, list[str]]]:
+    """Each stage with the metrics that have a target for it or for its owner, in the order of the file."""
+    return [
+        (
+            stage,
+            list(
+                dict.fromkeys(
+                    target.metric
+                    for target in governance.targets
+                    if stage.id == target.stage or (target.stage == ANY and target.department == stage.owner)
+                )
+            ),
+        )
+        for stage in governance.stages
+    ]
+
+
+def _print(governance: Governance, findings: list[Finding], path: Path, console: Console) -> None:
+    console.print(
+        f"[bold]{escape(governance.company)}[/], taxonomy version {governance.version}: "
+        f"{len(governance.departments)} departments, {len(governance.stages)} stages, {len(governance.rules)} rules, "
+        f"{len(governance.metrics)} metrics, {len(governance.targets)} targets"
+    )
+    departments = Table(title="Who is measured by what", title_justify="left")
+    departments.add_column("department", no_wrap=True)
+    departments.add_column("metrics", justify="right")
+    departments.add_column("measured by")
+    for department, metrics in measured_by(governance).items():
+        departments.add_row(department, str(len(metrics)), ", ".join(metrics) or "[red]nothing[/]")
+    console.print(departments)
+
+    stages = Table(title="Who owns which stage", title_justify="left")
+    for heading in ("journey", "", "stage", "owner"):
+        stages.add_column(heading, no_wrap=True)
+    stages.add_column("own targets, beside those that hold everywhere")
+    for stage, targets in _stage_targets(governance):
+        stages.add_row(stage.journey, str(stage.position), stage.id, stage.owner, ", ".join(targets) or "–")
+    console.print(stages)
+    everywhere = dict.fromkeys(t.metric for t in governance.targets if t.stage == ANY and t.department == ANY)
+    console.print(f"Targets that hold everywhere: {', '.join(everywhere) or 'none'}\n")
+
+    for finding in findings:
+        style = "red" if finding.severity == "error" else "yellow"
+        console.print(
+            f"[{style}]{finding.severity}[/] {escape(f'{path}:{finding.line}: {finding.message}')}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    if not findings:
+        console.print("[green]Nothing is ungoverned.[/]")
+    else:
+        console.print(f"{errors} {_plural(errors, 'error')}, {warnings} {_plural(warnings, 'warning')}")
