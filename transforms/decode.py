@@ -338,7 +338,7 @@ def _checks(event_type: EventType, columns: Columns, limits: Limits, now: int) -
         yield _numbers("value", columns["value"], -MAX_EXACT, MAX_EXACT, "number_out_of_range")
     elif event_type == "outcome":
         yield _numbers("amount", columns["amount"], -MAX_EXACT, MAX_EXACT, "number_out_of_range")
-        yield _currencies(columns["amount"], columns["currency"])
+        yield _currencies(columns["currency"])
 
 
 def _times(name: str, values: list[int | None], earliest: int, latest: int) -> Found:
@@ -411,10 +411,8 @@ def _score(metric: str | None, score: float | None, scales: Mapping[str, tuple[i
     return None
 
 
-def _currencies(amounts: list[int | None], currencies: list[str | None]) -> Found:
-    unknown = {code for code in currencies if code is not None and not _CURRENCY.fullmatch(code)}
-    for i, (amount, currency) in enumerate(zip(amounts, currencies, strict=True)):
-        if currency in unknown:
-            yield i, Problem("unknown_currency", "currency is no ISO 4217 code of three capital letters")
-        elif amount is not None and currency is None:
-            yield i, Problem("missing_field", "an amount without a currency; currency is null")
+def _currencies(currencies: list[str | None]) -> Found:
+    unknown = {code for code in set(currencies) if code is not None and not _CURRENCY.fullmatch(code)}
+    if unknown:
+        problem = Problem("unknown_currency", "currency is no ISO 4217 code of three capital letters")
+        yield from ((i, problem) for i, code in enumerate(currencies) if code in unknown)

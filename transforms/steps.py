@@ -1,0 +1,157 @@
+"""The steps between source and warehouse as Beam DoFns over groups of chunks: decode, then redact and tag.
+
+Each worker loads schemas, governance and keys for itself; what is pickled into the job graph holds none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics.metric import Metrics
+
+from vocbeam.schemas import contracts
+from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
+from vocbeam.schemas.records import (
+    Columns,
+    Contribution,
+    DecodedChunk,
+    DecodedGroup,
+    EventType,
+    RawGroup,
+    SubjectVersion,
+    TaggedChunk,
+    TaggedGroup,
+)
+from vocbeam.schemas.secrets import SecretSource, pseudonym_key
+from vocbeam.transforms.answers import survey_versions
+from vocbeam.transforms.decode import Limits, SchemaById, Schemas, decode_chunk
+from vocbeam.transforms.measures import Measurer
+from vocbeam.transforms.pseudonym import Pseudonyms
+from vocbeam.transforms.redact import Redactor, phone_regions
+from vocbeam.transforms.tag import Tagger, TextModel
+from vocbeam.transforms.tickets import ticket_versions
+
+SUBJECT_VERSIONS: Mapping[EventType, Callable[[Columns], list[list[SubjectVersion]]]] = {
+    "survey": survey_versions,
+    "ticket": ticket_versions,
+}
+"""What each event says about its subjects; the other event types have none."""
+
+_NO_DEFAULT = object()
+"""Stands for the default of a required field: equal to no value, so the field always enters the digest."""
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """What a worker needs to decode. `event_types` maps topics; `now` gives UTC microseconds."""
+
+    governance_text: str
+    event_types: Mapping[str, EventType]
+    open_registry: Callable[[], SchemaById]
+    now: Callable[[], int]
+
+
+class DecodeChunks(beam.DoFn):
+    """RawGroup → DecodedGroup. Bad records become dead letters; raises SourceError without the schema registry."""
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        """Reads the governance file's limits and opens the registry once a worker."""
+        self._limits = Limits.of(parse_governance(self._config.governance_text))
+        self._schemas = Schemas(self._config.open_registry())
+
+    def process(self, element: RawGroup, *_args: Any, **_kwargs: Any) -> Iterator[DecodedGroup]:
+        """Decodes and validates one group."""
+        config = self._config
+        yield tuple(
+            decode_chunk(chunk, config.event_types[chunk.partition.topic], self._schemas, self._limits, config.now)
+            for chunk in element
+        )
+
+
+class ChunkTagger:
+    """Makes what the writer needs of a decoded chunk: redacted, pseudonymised, tagged and measured."""
+
+    def __init__(self, governance: Governance, key: bytes, model: TextModel | None = None) -> None:
+        self._tagger = Tagger(governance, model)
+        self._measurer = Measurer(governance)
+        self._pseudonyms = Pseudonyms(key)
+        self._redactor = Redactor(phone_regions(governance.timezone))
+
+    def tag(self, chunk: DecodedChunk) -> tuple[TaggedChunk, int]:
+        """(the tagged chunk, number of hints that named nothing of the governance file). `chunk` stays unchanged."""
+        event_type = chunk.event_type
+        columns = dict(chunk.columns)
+        # Digests see the content as it came: redaction may improve, and an event must still be recognised.
+        event_keys = self._pseudonyms.event_keys(event_type, columns)
+        defaults = contracts.defaults(event_type)
+        content_digests = self._pseudonyms.content_digests(
+            columns, {name: defaults.get(name, _NO_DEFAULT) for name in contracts.fields(event_type)}
+        )
+        columns["customer_key"] = self._pseudonyms.customer_keys(columns.pop("customer_id"))
+        for name in TEXT_FIELDS.get(event_type, ()):
+            columns[name] = self._redactor.redact_all(columns[name])
+        tags, ignored_hints = self._tagger.tag(event_type, columns)
+        columns |= tags
+        contributions: list[list[Contribution]] = self._measurer.contributions(event_type, columns)
+        versions = SUBJECT_VERSIONS.get(event_type)
+        tagged = TaggedChunk(
+            partition=chunk.partition,
+            first_offset=chunk.first_offset,
+            next_offset=chunk.next_offset,
+            lost=chunk.lost,
+            event_type=event_type,
+            taxonomy_version=self._tagger.taxonomy_version,
+            model_version=self._tagger.model_version,
+            offsets=chunk.offsets,
+            columns=columns,
+            event_keys=event_keys,
+            content_digests=content_digests,
+            contributions=contributions,
+            subjects=[[] for _ in chunk.offsets] if versions is None else versions(columns),
+            dead=chunk.dead,
+            dropped=chunk.dropped,
+            raw=chunk.raw,
+        )
+        return tagged, ignored_hints
+
+
+@dataclass(frozen=True)
+class TagConfig:
+    """What a worker needs to tag; the name of the secret, never the secret."""
+
+    governance_text: str
+    pseudonym_key: SecretSource
+    load_model: Callable[[], TextModel] | None = None
+
+
+class RedactAndTag(beam.DoFn):
+    """DecodedGroup → TaggedGroup. After this step no chunk holds personal data outside of `raw` and `dead`."""
+
+    def __init__(self, config: TagConfig) -> None:
+        self._config = config
+        self._ignored_hints = Metrics.counter("vocbeam", "ignored_hints")
+
+    def setup(self) -> None:
+        """Loads governance, key and model once a worker. Raises ConfigError where the key is missing."""
+        config = self._config
+        self._tagger = ChunkTagger(
+            parse_governance(config.governance_text),
+            pseudonym_key(config.pseudonym_key.load()),
+            None if config.load_model is None else config.load_model(),
+        )
+
+    def process(self, element: DecodedGroup, *_args: Any, **_kwargs: Any) -> Iterator[TaggedGroup]:
+        """Tags one group."""
+        tagged = []
+        for chunk in element:
+            result, ignored_hints = self._tagger.tag(chunk)
+            tagged.append(result)
+            if ignored_hints:
+                self._ignored_hints.inc(ignored_hints)
+        yield tuple(tagged)
