@@ -1,0 +1,192 @@
+"""How to reach Kafka: the settings of the source, secrets by reference, and clients made from them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from vocbeam.schemas.errors import ConfigError, SourceError
+from vocbeam.schemas.records import PartitionKey
+from vocbeam.transforms.chunking import Bounds
+
+CONNECT_TIMEOUT_MS = 8_000
+"""Longest wait for a first broker; below the 10 s within which a requested stop must end."""
+
+REQUEST_TIMEOUT_MS = 5_000
+"""Longest wait for an answer about metadata and offsets."""
+
+OWNED = frozenset(
+    {
+        "auto_offset_reset",
+        "bootstrap_servers",
+        "enable_auto_commit",
+        "group_id",
+        "group_instance_id",
+        "isolation_level",
+        "key_deserializer",
+        "value_deserializer",
+    }
+)
+"""Consumer settings that correctness rests on: the source sets them itself."""
+
+SECRETS = frozenset({"sasl_plain_password", "ssl_password"})
+"""Settings whose value must be a reference, since configuration travels in the job graph."""
+
+_REFERENCE = re.compile(r"\$\{(\w+)\}|file:(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """What to read and how. Picklable, and without secrets: they are read where a reader connects.
+
+    `consumer` holds further settings of kafka-python's consumer (SASL, TLS, timeouts), by its names; a value
+    `${NAME}` or `file:PATH` is replaced in the worker by that environment variable or by that file's content.
+    `group_id` names the group under which committed offsets are published for lag monitors; None publishes none.
+    `stop_at` maps (topic, partition) to the offset at which reading ends; None reads on for ever.
+    """
+
+    topics: tuple[str, ...]
+    bootstrap: str
+    consumer: Mapping[str, Any] = field(default_factory=dict)
+    group_id: str | None = "vocbeam"
+    shards: int = 1
+    bounds: Bounds = field(default_factory=Bounds)
+    bundle_seconds: float = 0.5
+    idle_wait_seconds: float = 0.1
+    metadata_refresh_seconds: float = 3.0
+    publish_seconds: float = 5.0
+    outage_seconds: float = 120.0
+    stop_at: Mapping[tuple[str, int], int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.topics:
+            raise ConfigError("no topics to read; name at least one")
+        if len(set(self.topics)) != len(self.topics):
+            raise ConfigError(f"topics {', '.join(self.topics)}: a topic is named twice")
+        if self.shards < 1:
+            raise ConfigError(f"shards is {self.shards}; it must be at least 1")
+        if not 0 < self.bundle_seconds <= 5:
+            raise ConfigError(f"bundle_seconds is {self.bundle_seconds}; it must be above 0 and at most 5")
+        for name, value in self.consumer.items():
+            check_setting(name, value)
+
+
+def check_setting(name: str, value: object) -> None:
+    """Raises ConfigError for a consumer setting that is unknown, owned by the source, or a secret in the clear."""
+    if name in OWNED:
+        raise ConfigError(f"consumer setting {name} is set by vocbeam itself; leave it out")
+    if name not in KafkaConsumer.DEFAULT_CONFIG:
+        raise ConfigError(f"kafka-python has no consumer setting {name}; its names are like security_protocol")
+    if name in SECRETS and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
+        raise ConfigError(
+            f"consumer setting {name} must be a reference, ${{ENV_NAME}} or file:PATH, not the secret itself"
+        )
+
+
+def resolve(settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Replaces `${NAME}` and `file:PATH` values by what they refer to; raises ConfigError when that is missing."""
+    resolved = {}
+    for name, value in settings.items():
+        match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            resolved[name] = value
+        elif match[1]:
+            if match[1] not in environ:
+                raise ConfigError(f"consumer setting {name} refers to {match[1]}, which is not in the environment")
+            resolved[name] = environ[match[1]]
+        else:
+            try:
+                resolved[name] = Path(match[2]).read_text(encoding="utf-8").rstrip("\r\n")
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                raise ConfigError(f"consumer setting {name} refers to {match[2]}: {reason}") from error
+    return resolved
+
+
+def connect_consumer(config: SourceConfig) -> KafkaConsumer:
+    """A consumer without a group, which decides nothing by itself: no reset, no commit, committed records only.
+
+    Raises SourceError when no broker answers within 8 s, ConfigError for a bad setting.
+    """
+    settings = {
+        "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "fetch_max_bytes": config.bounds.group_bytes,
+        **resolve(config.consumer, os.environ),
+        "auto_offset_reset": "none",
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        "group_id": None,
+        "allow_auto_create_topics": False,
+    }
+    return _connect(KafkaConsumer, config, settings)
+
+
+def connect_admin(config: SourceConfig) -> KafkaAdminClient:
+    """A client for metadata and for publishing group offsets; raises as `connect_consumer` does."""
+    settings = {
+        "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        **resolve(config.consumer, os.environ),
+    }
+    return _connect(
+        KafkaAdminClient, config, {k: v for k, v in settings.items() if k in KafkaAdminClient.DEFAULT_CONFIG}
+    )
+
+
+def _connect(client: type, config: SourceConfig, settings: Mapping[str, Any]) -> Any:
+    try:
+        return client(bootstrap_servers=config.bootstrap.split(","), **settings)
+    except KafkaTimeoutError as error:
+        raise SourceError(
+            f"no Kafka broker answered at {config.bootstrap}; start one (vocbeam broker start) or name another "
+            "(--bootstrap, VOCBEAM_BOOTSTRAP), and check security_protocol if it expects TLS or SASL"
+        ) from error
+    except KafkaError as error:
+        raise SourceError(
+            f"Kafka at {config.bootstrap} refused the connection: {type(error).__name__}; check --consumer-config"
+        ) from error
+
+
+def discover(admin: KafkaAdminClient, topics: tuple[str, ...]) -> dict[TopicPartition, PartitionKey]:
+    """Topic-partitions that exist now, with the identity of cluster and topic; topics that don't exist are left out."""
+    cluster_id = admin.describe_cluster()["cluster_id"]
+    return {
+        TopicPartition(topic["name"], partition["partition_index"]): PartitionKey(
+            cluster_id, str(topic["topic_id"]), topic["name"], partition["partition_index"]
+        )
+        for topic in admin.describe_topics(list(topics))
+        if topic["error_code"] == 0
+        for partition in topic["partitions"]
+    }
+
+
+def find_end_offsets(config: SourceConfig) -> dict[tuple[str, int], int]:
+    """End offset (of committed records) of every topic-partition that exists now, to be used as `stop_at`.
+
+    Raises SourceError when no broker answers or none of the topics exists.
+    """
+    admin = connect_admin(config)
+    try:
+        consumer = connect_consumer(config)
+        try:
+            partitions = list(discover(admin, config.topics))
+            if not partitions:
+                raise SourceError(
+                    f"none of the topics {', '.join(config.topics)} exists at {config.bootstrap}; create them "
+                    "(vocbeam produce or vocbeam simulate do) or check --topic-prefix"
+                )
+            ends = consumer.end_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise SourceError(f"Kafka at {config.bootstrap} gave no end offsets: {type(error).__name__}") from error
+    finally:
+        admin.close()
+    return {(partition.topic, partition.partition): end for partition, end in ends.items()}
