@@ -47,10 +47,12 @@ def kafka_topics(kafka_broker: Broker) -> Iterator[Topics]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(reaper: Reaper) -> Iterator[postgres.PostgresServer]:
+def postgres_server(reaper: Reaper, request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
     """A real PostgreSQL server for the session; skips where none can be had, except in continuous integration."""
     try:
-        server = postgres.start()
+        # An installation takes a while and changes the machine: it is shown.
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            server = postgres.start()
     except postgres.Unavailable as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
@@ -87,7 +89,7 @@ def warehouse_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real data sets: VOCBEAM_DATA, else `../shared/data` beside the project; skips where it is missing."""
+    """The folder of real data sets: VOCBEAM_DATA, else `../shared/data`; skips where it is missing."""
     folder = Path(os.environ.get("VOCBEAM_DATA") or PROJECT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; name its folder in VOCBEAM_DATA")

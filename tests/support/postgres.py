@@ -40,7 +40,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A running server; `VOCBEAM`'s superuser is trusted without a password."""
+    """A running server; its superuser USER is trusted without a password."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -70,15 +70,15 @@ def install() -> Path:
     """Install Debian's package without the cluster it would otherwise create and start. Needs root and apt-get."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise Unavailable("PostgreSQL is not installed (apt-get install postgresql)")
-    print("PostgreSQL is missing: installing Debian's package, without a system cluster", flush=True)
+    print("\nPostgreSQL is missing: installing Debian's package, without a system cluster", flush=True)
     no_cluster = Path("/etc/postgresql-common/createcluster.conf")
     no_cluster.parent.mkdir(parents=True, exist_ok=True)
     if not no_cluster.exists():
         no_cluster.write_text("create_main_cluster = false\n", encoding="utf-8")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
-    keep_config = ["-o", "Dpkg::Options::=--force-confold"]
-    subprocess.run(["apt-get", "install", "-qq", "-y", *keep_config, "postgresql"], check=True, env=quiet)
+    options = ["-qq", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"]
+    for command in (["update", "-qq"], ["install", *options, "postgresql"]):
+        subprocess.run(["apt-get", *command], check=True, env=quiet, stdout=subprocess.DEVNULL)
     found = find_binaries()
     if found is None:
         raise Unavailable("the package postgresql brought no server programs")

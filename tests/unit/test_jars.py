@@ -83,7 +83,7 @@ def test_ensure_jars__fetches_once_and_then_uses_the_cache(tmp_path: Path) -> No
 def test_ensure_jars__other_bytes_from_the_repository_are_refused(tmp_path: Path) -> None:
     with (
         repository(tmp_path / "repository", b"another jar") as url,
-        pytest.raises(BrokerError, match="thing-1.2.jar as fetched is not the org.example:thing:1.2 of our list"),
+        pytest.raises(BrokerError, match=r"thing-1\.2\.jar as fetched is not the org\.example:thing:1\.2 of our list"),
     ):
         ensure_jars(tmp_path / "cache", [JAR], url)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka.lock"]
@@ -151,5 +151,5 @@ def test_maven_repository__no_settings(tmp_path: Path) -> None:
 def test_maven_repository__unreadable_settings_are_named(tmp_path: Path) -> None:
     path = tmp_path / "settings.xml"
     path.write_text("<settings>")
-    with pytest.raises(BrokerError, match="settings.xml is not readable"):
+    with pytest.raises(BrokerError, match=r"settings\.xml is not readable"):
         maven_repository({}, path)
