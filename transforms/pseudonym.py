@@ -31,9 +31,9 @@ class Pseudonyms:
         return state.hexdigest()
 
     def customer_keys(self, customer_ids: Iterable[str | None]) -> list[str | None]:
-        """`customer_key` of each id; None stays None."""
+        """`customer_key` of each id; an absent or empty id stands for nobody and has None."""
         key = self.customer_key
-        return [None if customer_id is None else key(customer_id) for customer_id in customer_ids]
+        return [key(customer_id) if customer_id else None for customer_id in customer_ids]
 
     def event_keys(self, event_type: EventType, columns: Columns) -> list[bytes]:
         """16-byte digest of (event type, `source`, `event_id`) of each event, every part preceded by its length."""

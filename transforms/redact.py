@@ -26,7 +26,7 @@ MIN_DIGITS = 6
 
 Span = tuple[int, int]
 
-_SEP = r"[ .\-/_]{0,2}"
+_SEP = r"[ .\-/_]{0,3}"
 
 _PASSING = bytes(byte for byte in range(0xD9) if not (0x30 <= byte <= 0x39 or byte in (0x00, 0x40)))
 """UTF-8 bytes that can't be part of a finding: all but digits, `@`, the separator NUL, and bytes from 0xD9 on, which
@@ -49,10 +49,13 @@ _PHONE_LIKE = re.compile(r"[+(]?\d(?:[()\s.\-/~,x]{0,3}\d){6}")
 _TRUNK_00 = re.compile(r"(?<![\d+])00(?=[1-9]\d)")
 """The most common way to dial what is written `+`; two characters for two, so that positions stay the same."""
 
-_ISSUED_CARD = re.compile(r"(?:3[0457-9]|4|5[0-8]|2[2-7]|6)\d+")
-"""First digits under which payment cards are issued (ISO/IEC 7812, issuer lists of the card schemes)."""
+_ISSUED_CARD = re.compile(
+    r"3[47]\d{13}|3[0689]\d{12,17}|35\d{14,17}|4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2[2-7]\d{14}|(?:5[0678]|6\d)\d{11,17}"
+)
+"""First digits and lengths of payment cards: American Express, Diners, JCB, Visa, Mastercard, and the rest (Maestro,
+Discover, UnionPay, Elo), by ISO/IEC 7812 and the schemes' published issuer ranges."""
 
-_CARD_DIGITS = range(13, 20)
+_LONGEST_CARD = 19
 
 _NATIONAL_IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
     (re.compile(r"(?<![\d.])\d{3}[. ]?\d{3}[. ]?\d{3}[-. /]?\d{2}(?!\d)"), cpf.is_valid),
@@ -197,9 +200,9 @@ def _card_from(text: str, groups: list[Span], first: int) -> int | None:
     longest = None
     for last in range(first, len(groups)):
         digits += text[slice(*groups[last])]
-        if len(digits) > _CARD_DIGITS[-1]:
+        if len(digits) > _LONGEST_CARD:
             break
-        if len(digits) in _CARD_DIGITS and _ISSUED_CARD.fullmatch(digits) and luhn.is_valid(digits):
+        if _ISSUED_CARD.fullmatch(digits) and luhn.is_valid(digits):
             longest = last
     return longest
 
