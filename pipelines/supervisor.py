@@ -21,12 +21,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from vocbeam.schemas import errors
 from vocbeam.schemas.errors import (
     ConfigError,
     Fenced,
     GovernanceError,
-    SchemaError,
     TaxonomyChanged,
     TopicChanged,
     VocbeamError,
@@ -36,14 +34,14 @@ from vocbeam.transforms.progress import Progress
 
 log = logging.getLogger(__name__)
 
-PERMANENT = (ConfigError, GovernanceError, SchemaError, TopicChanged, Fenced, TaxonomyChanged, WrongKey)
+PERMANENT = (ConfigError, GovernanceError, TopicChanged, Fenced, TaxonomyChanged, WrongKey)
 """Errors that another attempt would meet again, or that forbid one."""
 
 STOP_GRACE_SECONDS = 10.0
 """From the request to stop to the forced end; orchestrators kill after 30 s by default."""
 
 _STEP = re.compile(r"\s*\[while running '([^']*)'\]")
-_IN_TRACEBACK = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): (.*)$", re.MULTILINE)
+_IN_TRACEBACK = re.compile(r"^vocbeam\.[\w.]*\b(\w+): (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +75,22 @@ def original_error(error: BaseException | None) -> VocbeamError | None:
         seen.add(id(link))
         if isinstance(link, VocbeamError):
             return type(link)(_STEP.sub("", str(link)))
-        found = _IN_TRACEBACK.findall(str(link))
-        if found:
-            name, message = found[-1]
-            kind = getattr(errors, name, None)
-            if isinstance(kind, type) and issubclass(kind, VocbeamError):
+        for name, message in reversed(_IN_TRACEBACK.findall(str(link))):
+            kind = _errors_of_ours().get(name)
+            if kind is not None:
                 return kind(_STEP.sub("", message))
         link = link.__cause__ or link.__context__
     return None
+
+
+def _errors_of_ours() -> dict[str, type[VocbeamError]]:
+    found: dict[str, type[VocbeamError]] = {}
+    new: list[type[VocbeamError]] = [VocbeamError]
+    while new:
+        kind = new.pop()
+        found[kind.__name__] = kind
+        new.extend(kind.__subclasses__())
+    return found
 
 
 def failing_step(error: BaseException) -> str | None:
@@ -98,7 +104,7 @@ def supervise(
     policy: RestartPolicy,
     *,
     stop_requested: Callable[[], bool],
-    sleep: Callable[[float], object],
+    sleep: Callable[[float], None],
     monotonic: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
 ) -> int:

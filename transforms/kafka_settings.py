@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -88,6 +89,31 @@ def check_setting(name: str, value: object) -> None:
         raise ConfigError(
             f"consumer setting {name} must be a reference, ${{ENV_NAME}} or file:PATH, not the secret itself"
         )
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """Consumer settings from the text of a file: a line each, `name = value`; `#` starts a comment line.
+
+    Names may be written with dots, as Kafka's own tools do. Values that are JSON (numbers, true, null) are read so, others
+    are text. Raises ConfigError naming the line.
+    """
+    settings: dict[str, Any] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not name:
+            raise ConfigError(f"line {number} of the consumer settings is not of the form name = value")
+        name = name.replace(".", "_")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+        try:
+            check_setting(name, settings[name])
+        except ConfigError as error:
+            raise ConfigError(f"line {number}: {error}") from error
+    return settings
 
 
 def resolve(settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -69,9 +69,9 @@ class Progress:
         """Whether the readers are asked to end."""
         return self._stop.is_set()
 
-    def wait_for_stop(self, seconds: float) -> bool:
-        """Sleeps for so long, or until a stop is requested; True when it is."""
-        return self._stop.wait(seconds)
+    def sleep(self, seconds: float) -> None:
+        """Sleeps for so long, or until a stop is requested."""
+        self._stop.wait(seconds)
 
     def reset(self) -> None:
         """Forgets everything, the request to stop too: for a process that runs one pipeline after another."""

@@ -1,0 +1,230 @@
+"""`vocbeam run`: the main job. Kafka → chunks → decode → redact and tag → one transaction a group."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import apache_beam as beam
+import click
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import PCollection
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from rich.console import Console
+
+from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.settings import (
+    Home,
+    bootstrap_option,
+    governance_option,
+    home_option,
+    registry_option,
+    topic_prefix_option,
+    warehouse_option,
+)
+from vocbeam.pipelines.supervisor import RestartPolicy, show_progress, stop_on_signals, supervise
+from vocbeam.schemas import contracts
+from vocbeam.schemas.errors import VocbeamError
+from vocbeam.schemas.governance import parse_governance
+from vocbeam.schemas.records import EVENT_TYPES, Committed, SubjectRule
+from vocbeam.schemas.registry import open_registry
+from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
+from vocbeam.sinks.steps import WriteChunks, WriterConfig
+from vocbeam.transforms.chunking import Bounds
+from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets, parse_settings
+from vocbeam.transforms.progress import PROGRESS, report_committed
+from vocbeam.transforms.source import ReadChunks
+from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
+from vocbeam.transforms.subject_rules import subject_rules
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How a pipeline is run: what the run is recorded as, and the call that runs it to its end."""
+
+    description: str
+    run: Callable[[Callable[[beam.Pipeline], None]], None]
+
+
+def run_in_process(compose: Callable[[beam.Pipeline], None]) -> None:
+    """Runs a pipeline in this process and thread, in memory; returns when all shards have ended."""
+    options = PipelineOptions(["--direct_running_mode=in_memory", "--direct_num_workers=1"])
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
+    compose(pipeline)
+    pipeline.run().wait_until_finish()
+
+
+RUNNERS: Mapping[str, Runner] = {
+    "inprocess": Runner("Apache Beam FnApiRunner, in memory, one worker", run_in_process),
+}
+
+
+def build(
+    pipeline: beam.Pipeline, source: ReadChunks, decode: beam.DoFn, tag: beam.DoFn, write: beam.DoFn
+) -> PCollection[Committed]:
+    """Composes the main job: RawGroup → DecodedGroup → TaggedGroup → Committed, fused into one stage."""
+    committed: PCollection[Committed] = (
+        pipeline
+        | "ReadChunks" >> source
+        | "DecodeChunks" >> beam.ParDo(decode)
+        | "RedactAndTag" >> beam.ParDo(tag)
+        | "WriteChunks" >> beam.ParDo(write)
+    )
+    return committed
+
+
+def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
+    """Subject rules of a governance file's text, for a worker that has no more than that."""
+    return subject_rules(parse_governance(governance_text))
+
+
+@click.command()
+@home_option
+@warehouse_option
+@governance_option
+@bootstrap_option
+@registry_option
+@topic_prefix_option
+@click.option(
+    "--until-caught-up", is_flag=True, help="End at the offsets that the topics have when the command starts."
+)
+@click.option(
+    "--runner", type=click.Choice(list(RUNNERS)), default="inprocess", show_default=True, help="What runs it."
+)
+@click.option(
+    "-X",
+    "--consumer-config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Settings of kafka-python's consumer (SASL, TLS…), name = value; secrets as ${ENV_NAME} or file:PATH.",
+)
+@click.option(
+    "--group-id", default="vocbeam", show_default=True, help="Group to publish committed offsets under; '' for none."
+)
+@click.option("--shards", default=1, show_default=True, type=click.IntRange(1), help="Readers, each with a consumer.")
+@click.option("--chunk-records", default=Bounds.chunk_records, show_default=True, type=click.IntRange(1))
+@click.option("--chunk-bytes", default=Bounds.chunk_bytes, show_default=True, type=click.IntRange(1))
+@click.option("--group-records", default=Bounds.group_records, show_default=True, type=click.IntRange(1))
+@click.option("--group-bytes", default=Bounds.group_bytes, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
+    help="Failures in a row after which the run is given up.",
+)  # fmt: skip
+@click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
+def run(
+    *,
+    home: Home,
+    warehouse: str | None,
+    governance: Path,
+    bootstrap: str,
+    registry: str | None,
+    topic_prefix: str,
+    until_caught_up: bool,
+    runner: str,
+    consumer_config: Path | None,
+    group_id: str,
+    shards: int,
+    chunk_records: int,
+    chunk_bytes: int,
+    group_records: int,
+    group_bytes: int,
+    max_restarts: int,
+    progress_seconds: float,
+    as_json: bool,
+) -> None:
+    """Load events from Kafka into the warehouse until SIGTERM or Ctrl-C, which end it cleanly.
+
+    A failure is retried from what is committed. Exit codes: 0 ended as asked, 4 a newer run took over, 5 a topic was
+    recreated or truncated, 6 another taxonomy is in force, 2 configuration, 1 anything else.
+    """
+    with stop_on_signals(PROGRESS):
+        started = time.monotonic()
+        event_types = {contracts.topic(event_type, topic_prefix): event_type for event_type in EVENT_TYPES}
+        source = SourceConfig(
+            topics=tuple(event_types),
+            bootstrap=bootstrap,
+            consumer=parse_settings(consumer_config.read_text(encoding="utf-8")) if consumer_config else {},
+            group_id=group_id or None,
+            shards=shards,
+            bounds=Bounds(chunk_records, chunk_bytes, group_records, group_bytes),
+        )
+        ends = find_end_offsets(source)
+        missing = [topic for topic in source.topics if all(topic != known for known, _ in ends)]
+        if missing:
+            click.echo(f"not there yet, read as soon as they are: {', '.join(missing)}", err=True)
+        if until_caught_up:
+            source = replace(source, stop_at=ends)
+
+        url = warehouse or home.warehouse_url
+        governance_text = governance.read_text(encoding="utf-8")
+        rules = parse_governance(governance_text)
+        folder = home.path.absolute()
+        dead_letter_source(folder).ensure()
+        engine = open_engine(url, write=True)
+        apply_to(engine, rules, home)
+        chosen = RUNNERS[runner]
+        epoch = draw_run_epoch(
+            engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
+        )
+        click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}", err=True)
+
+        def compose(pipeline: beam.Pipeline) -> None:
+            build(
+                pipeline,
+                ReadChunks(source, LedgerFactory(url)),
+                DecodeChunks(
+                    DecodeConfig(
+                        governance_text=governance_text,
+                        event_types=event_types,
+                        open_registry=partial(open_registry, registry, folder / "registry"),
+                        now=now_us,
+                    )
+                ),
+                RedactAndTag(TagConfig(governance_text=governance_text, pseudonym_key=pseudonym_source(folder))),
+                WriteChunks(
+                    WriterConfig(
+                        warehouse_url=url,
+                        timezone=rules.timezone,
+                        run_epoch=epoch,
+                        dead_letter_key=dead_letter_source(folder),
+                        rules=partial(rules_of, governance_text),
+                        now=now_us,
+                        committed=report_committed,
+                    )
+                ),
+            )
+
+        outcome, restarts = "failed", 0
+        try:
+            with show_progress(PROGRESS, progress_seconds, Console(stderr=True)):
+                restarts = supervise(
+                    lambda: chosen.run(compose),
+                    RestartPolicy(max_restarts=max_restarts),
+                    stop_requested=PROGRESS.stop_requested,
+                    sleep=PROGRESS.sleep,
+                )
+            outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
+        except VocbeamError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            close_run_epoch(engine, epoch, outcome, now_us)
+            engine.dispose()
+            snapshot = PROGRESS.snapshot()
+            seconds = time.monotonic() - started
+            if as_json:
+                summary = {"run_epoch": epoch, "runner": chosen.description, "outcome": outcome, "restarts": restarts}
+                click.echo(json.dumps({**summary, **asdict(snapshot), "seconds": round(seconds, 3)}))
+            else:
+                click.echo(
+                    f"run {epoch} {outcome}: {snapshot.records:,} records in {seconds:.1f} s, {snapshot.lag:,} behind",
+                    err=True,
+                )
