@@ -15,6 +15,7 @@ help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## Build .venv from the locked dependencies and install vocbeam in it
+	@:
 
 $(INSTALLED): requirements/dev.lock setup.py
 	@for python in "$(PYTHON)" python3.11 python3.12 python3; do \
@@ -25,7 +26,7 @@ $(INSTALLED): requirements/dev.lock setup.py
 	    echo "No Python 3.11 or 3.12 with venv and ensurepip found; install one, or name it: make setup PYTHON=…" >&2; exit 1; \
 	fi; \
 	if [ ! -x $(BIN)/python ]; then echo "Creating .venv with $$($$found --version)"; "$$found" -m venv .venv; fi
-	@echo "Installing the locked dependencies (about 600 MB on disk; a minute or two the first time)"
+	@echo "Installing the locked dependencies (1.3 GB on disk; two or three minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.lock
 	@echo "Installing vocbeam itself"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -131,6 +131,8 @@ def start_broker(options: BrokerOptions, progress: Progress | None = None) -> Br
     with locked(home / "lock"):
         running = _find(home)
         if running is not None:
+            # Whoever started it may have been killed before it was ready.
+            _wait_until_ready(running, options.timeout_s)
             return running
         port, controller_port = _ports(options)
         java = find_java()
@@ -152,7 +154,7 @@ def start_broker(options: BrokerOptions, progress: Progress | None = None) -> Br
         broker = Broker(home, process.pid, port, controller_port, cluster_id, log, started_now=True)
         try:
             _write_state(broker)
-            _wait_until_ready(broker, process, options.timeout_s)
+            _wait_until_ready(broker, options.timeout_s)
         except BaseException:
             _end(process.pid, timeout_s=0)
             (home / "state.json").unlink(missing_ok=True)
@@ -296,13 +298,11 @@ def _new_log(folder: Path) -> Path:
     return folder / f"broker-{stamp}.{now_us % 1_000_000:06d}Z.log"
 
 
-def _wait_until_ready(broker: Broker, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def _wait_until_ready(broker: Broker, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise BrokerError(
-                f"the broker ended with code {process.returncode}; its log {broker.log} ends:\n{_tail_of(broker.log)}"
-            )
+        if _find(broker.home) is None:
+            raise BrokerError(f"the broker ended by itself; its log {broker.log} ends:\n{_tail_of(broker.log)}")
         if _listening(broker.port) and _answers(broker):
             return
         time.sleep(_POLL_S)

@@ -31,7 +31,7 @@ def reaper() -> Iterator[Reaper]:
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Iterator[Broker]:
     """A real Kafka broker for the session, on free ports; its address is `kafka_broker.bootstrap`."""
     home = tmp_path_factory.mktemp("kafka")
-    broker = start_broker(BrokerOptions(home=home, port=0))
+    broker = start_broker(BrokerOptions(home=home, port=0, timeout_s=180))
     reaper.watch(broker.pid)
     yield broker
     stop_broker(home)
