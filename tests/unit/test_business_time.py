@@ -108,6 +108,19 @@ def test_elapsed__full_days_of_23_and_25_hours() -> None:
     assert calendar.elapsed(_at("2024-10-27T00:00+02:00"), _at("2024-10-28T00:00+01:00")) == 25 * HOUR_US
 
 
+@pytest.mark.parametrize(
+    ("zone", "offset"), [("Pacific/Kiritimati", "+14:00"), ("Pacific/Niue", "-11:00"), ("America/New_York", "-05:00")]
+)
+def test_elapsed__local_new_year_far_from_utc(zone: str, offset: str) -> None:
+    # Closed but for 31 December 2024 and 1 January 2025, a Tuesday and a Wednesday: two whole days, wherever the UTC
+    # year changes within them.
+    week = ((), ((0, 1440),), ((0, 1440),), (), (), (), ())
+    calendar = _calendar(CalendarVersion(date(2000, 1, 1), zone, week))
+    start, end = _at(f"2024-12-30T00:00{offset}"), _at(f"2025-01-03T00:00{offset}")
+    assert calendar.elapsed(start, end) == 2 * DAY_US
+    assert calendar.add(start, 2 * DAY_US) == _at(f"2025-01-02T00:00{offset}")
+
+
 def test_elapsed__local_date_that_never_was() -> None:
     # Samoa skipped 30 December 2011 when it crossed the date line: 29 December (UTC-10) is followed by 31 (UTC+14).
     # Both days last 24 h; the skipped Friday has none of its hours.
@@ -218,9 +231,11 @@ def test_calendar_version__refuses_a_week_of_six_days() -> None:
         CalendarVersion(date(2000, 1, 1), "UTC", ((),) * 6)
 
 
-def test_elapsed__skip_of_half_an_hour() -> None:
-    # Lord Howe Island: on 7 October 2018 02:00 becomes 02:30. Open 02:15-04:00: from the skip (02:30, UTC+11) 1 h 30.
-    calendar = _calendar(CalendarVersion(date(2000, 1, 1), "Australia/Lord_Howe", (((135, 240),),) * 7))
+@pytest.mark.parametrize("opening", range(120, 151))
+def test_elapsed__skip_of_half_an_hour(opening: int) -> None:
+    # Lord Howe Island: on 7 October 2018 02:00 becomes 02:30. Whatever of it is the opening time, open until 04:00 is
+    # from the skip (02:30, UTC+11) on, 1 h 30.
+    calendar = _calendar(CalendarVersion(date(2000, 1, 1), "Australia/Lord_Howe", (((opening, 240),),) * 7))
     day = _at("2018-10-07T00:00+10:30"), _at("2018-10-08T00:00+11:00")
     assert calendar.elapsed(*day) == 90 * MINUTE_US
     assert calendar.elapsed(day[0], _at("2018-10-07T02:30:01+11:00")) == SECOND_US
