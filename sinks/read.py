@@ -1,0 +1,400 @@
+"""What report and status read from the warehouse: one function a question, frozen rows as answers.
+
+All take an open connection, so that a caller can ask several questions of one snapshot. Times are UTC microseconds,
+dates local dates of the warehouse's time zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Connection, Date, case, column, func, inspect, select, table
+
+from vocbeam.schemas.errors import ConfigError, SinkError
+from vocbeam.sinks import tables
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """A stage of a journey, with its place in it from 1 and the department that owns it."""
+
+    stage: str
+    name: str
+    journey: str
+    position: int
+    owner: str | None
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DepartmentRow:
+    """A department and who answers for it."""
+
+    department: str
+    name: str
+    representative: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """A metric's definition; columns as in the table `metric`."""
+
+    metric: str
+    name: str
+    level: str
+    kind: str
+    definition: str
+    unit: str
+    direction: str
+    scale_min: int | None
+    scale_max: int | None
+    satisfied_from: int | None
+    satisfied_to: int | None
+    percentile: float | None
+    min_n: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """A dated target of a place; '*' for the whole company, both dates inclusive, `valid_to` None if open."""
+
+    metric: str
+    stage: str
+    department: str
+    value: float
+    valid_from: date
+    valid_to: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class CellRow:
+    """A cell of the histogram of one metric, unit and place, summed over a range of dates; bounds of its bin."""
+
+    metric: str
+    unit: str
+    stage: str
+    department: str
+    bin: int
+    n: int
+    weight: int
+    weight_sq: int
+    total: int
+    lower: float
+    upper: float
+    representative: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrendRow:
+    """One period of a metric at a stage: value with interval, as the view has it."""
+
+    stage: str
+    metric: str
+    unit: str
+    period_start: date
+    n: int
+    value: float
+    interval_low: float | None
+    interval_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelRow:
+    """Invitations sent in some months and how far they came."""
+
+    metric: str
+    sent: int
+    started: int
+    partial: int
+    complete: int
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogRow:
+    """Open tickets of a department now."""
+
+    department: str
+    open: int
+    unanswered: int
+    overdue_first_response: int
+    overdue_resolution: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlaRow:
+    """Service levels of a department for tickets opened in some months."""
+
+    department: str
+    promise: str
+    met: int
+    missed: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionRow:
+    """Kaplan–Meier percentile of the time to resolution in hours; None where too few are resolved to tell."""
+
+    period_start: date
+    department: str
+    percentile: int
+    n: int
+    open: int
+    hours: float | None
+    interval_low: float | None
+    interval_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """The books of one topic-partition."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int
+    loaded: int
+    duplicates: int
+    dead_lettered: int
+    dropped: int
+    lost: int
+    without_record: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """Dead letters of one cause."""
+
+    topic: str
+    step: str
+    error_class: str
+    records: int
+    example_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A submission of the pipeline; `ended_at` None while it runs, or if it was killed."""
+
+    run_epoch: int
+    started_at: int
+    ended_at: int | None
+    runner: str
+    host: str
+    outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventTypeRow:
+    """Events of one type: how many, how many without a stage, and how fresh."""
+
+    event_type: str
+    events: int
+    unassigned: int
+    newest_event_time: int
+    newest_loaded_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaxonomyRow:
+    """The governance file in force, and the model in force with it."""
+
+    taxonomy_version: int
+    model_version: str | None
+    governance_text: str
+    applied_at: int
+
+
+def require_warehouse(connection: Connection) -> None:
+    """Raises SinkError where the database holds no warehouse."""
+    if not inspect(connection).has_table(tables.active_tagging.name):
+        raise SinkError(
+            "this database holds no warehouse; name another (--warehouse, VOCBEAM_WAREHOUSE, --home), or create one: "
+            "vocbeam apply"
+        )
+
+
+def taxonomy(connection: Connection) -> TaxonomyRow:
+    """What is in force. Raises ConfigError where no governance file has been applied."""
+    active, version = tables.active_tagging.c, tables.taxonomy_version.c
+    row = connection.execute(
+        select(version.taxonomy_version, active.model_version, version.governance_text, version.applied_at).join_from(
+            tables.active_tagging, tables.taxonomy_version, version.taxonomy_version == active.taxonomy_version
+        )
+    ).one_or_none()
+    if row is None:
+        raise ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
+    return TaxonomyRow(*row)
+
+
+def stages(connection: Connection) -> list[StageRow]:
+    """Stages in the order of the journeys, `unassigned` last."""
+    c = tables.journey_stage.c
+    query = select(c.stage, c.name, c.journey, c.position, c.owner, c.description)
+    # The stage of no journey stands last.
+    return [StageRow(*row) for row in connection.execute(query.order_by(c.journey == "", c.position))]
+
+
+def departments(connection: Connection) -> list[DepartmentRow]:
+    """Departments by name."""
+    c = tables.department.c
+    query = select(c.department, c.name, c.representative).order_by(c.name)
+    return [DepartmentRow(*row) for row in connection.execute(query)]
+
+
+def metrics(connection: Connection) -> list[MetricRow]:
+    """Metrics: customer experience first, then operational, then financial; by name within."""
+    c = tables.metric.c
+    query = select(*(c[name] for name in MetricRow.__dataclass_fields__))
+    rank = case((c.level == "cx", 0), (c.level == "operational", 1), else_=2)
+    return [MetricRow(*row) for row in connection.execute(query.order_by(rank, c.name))]
+
+
+def targets_on(connection: Connection, day: date) -> dict[tuple[str, str, str], float]:
+    """(metric, stage, department) → target that holds on a local date; '*' for the whole company."""
+    c = tables.target.c
+    query = select(c.metric, c.stage, c.department, c.value).where(
+        c.valid_from <= day, c.valid_to.is_(None) | (c.valid_to >= day)
+    )
+    rows = connection.execute(query.order_by(c.valid_from))
+    return {(metric, stage, department): value for metric, stage, department, value in rows}
+
+
+def month_sizes(connection: Connection) -> dict[date, int]:
+    """First of each local month that has measures → contributions in it."""
+    m, calendar = tables.measure.c, tables.calendar_date.c
+    query = (
+        select(calendar.month_start, func.sum(m.n))
+        .join_from(tables.measure, tables.calendar_date, calendar.date == m.date)
+        .where(m.basis == "as_reported")
+        .group_by(calendar.month_start)
+        .having(func.sum(m.n) > 0)
+    )
+    return {month: int(n) for month, n in connection.execute(query.order_by(calendar.month_start))}
+
+
+def last_date(connection: Connection) -> date | None:
+    """Latest local date that has measures."""
+    m = tables.measure.c
+    latest: date | None = connection.execute(select(func.max(m.date)).where(m.n > 0)).scalar_one()
+    return latest
+
+
+def cells(connection: Connection, first: date, last: date) -> list[CellRow]:
+    """Histogram cells of local dates `first` to `last`, both inclusive, as reported; none that were taken back."""
+    m, k, b = tables.measure.c, tables.metric.c, tables.measure_bin.c
+    place = (m.metric, m.unit, m.stage, m.department, m.bin)
+    logarithmic = k.kind.in_(["duration", "amount"])
+    query = (
+        select(
+            *place,
+            *(func.sum(m[name]) for name in ("n", "weight", "weight_sq", "total")),
+            *(func.coalesce(b[name], m.bin) for name in ("lower", "upper", "representative")),
+        )
+        .join_from(tables.measure, tables.metric, k.metric == m.metric)
+        .outerjoin(tables.measure_bin, (b.bin == m.bin) & logarithmic)
+        .where(m.date.between(first, last), m.basis == "as_reported")
+        .group_by(*place, b.lower, b.upper, b.representative)
+        .having(func.sum(m.n) > 0)
+    )
+    return [
+        CellRow(*row[:5], *(int(part) for part in row[5:9]), *(float(edge) for edge in row[9:]))
+        for row in connection.execute(query)
+    ]
+
+
+def trends(connection: Connection, period: str, first: date, last: date) -> list[TrendRow]:
+    """Values per stage of the periods (`week` or `month`) that start within two local dates, in order of time."""
+    names = ("stage", "metric", "unit", "period_start", "n", "value", "interval_low", "interval_high")
+    view = table(f"stage_metric_by_{period}", *_columns(names))
+    query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
+    return [TrendRow(*row) for row in connection.execute(query.order_by(view.c.period_start)) if row.value is not None]
+
+
+def funnels(connection: Connection, first: date, last: date) -> list[FunnelRow]:
+    """Invitations of the whole company sent in the months that start within two local dates, by metric."""
+    names = ("sent", "started", "partial", "complete")
+    view = table("response_funnel_by_month", *_columns(("period_start", "metric", *names)))
+    query = _months(view, first, last, (view.c.metric,), names)
+    return [FunnelRow(row[0], *(int(n) for n in row[1:])) for row in connection.execute(query)]
+
+
+def backlog(connection: Connection) -> list[BacklogRow]:
+    """Open tickets now, by department, the longest backlog first."""
+    names = ("open", "unanswered", "overdue_first_response", "overdue_resolution")
+    view = table("ticket_backlog", *_columns(("department", *names)))
+    query = select(view.c.department, *(func.sum(view.c[name]) for name in names)).group_by(view.c.department)
+    rows = [BacklogRow(row[0], *(int(n) for n in row[1:])) for row in connection.execute(query)]
+    return sorted(rows, key=lambda row: (-row.open, row.department))
+
+
+def service_levels(connection: Connection, first: date, last: date) -> list[SlaRow]:
+    """Service levels as of now of tickets opened in the months that start within two local dates, by department."""
+    names = ("met", "missed", "pending")
+    view = table("ticket_sla", *_columns(("period_start", "department", "promise", *names)))
+    query = _months(view, first, last, (view.c.department, view.c.promise), names)
+    return [SlaRow(row[0], row[1], *(int(n) for n in row[2:])) for row in connection.execute(query)]
+
+
+def resolution_times(connection: Connection, first: date, last: date) -> list[ResolutionRow]:
+    """Kaplan–Meier percentiles of the cohorts opened in the months that start within two local dates."""
+    names = tuple(ResolutionRow.__dataclass_fields__)
+    view = table("ticket_resolution_km", *_columns(names))
+    query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
+    ordered = query.order_by(view.c.period_start, view.c.department, view.c.percentile)
+    return [ResolutionRow(*row) for row in connection.execute(ordered)]
+
+
+def ledger(connection: Connection) -> list[LedgerRow]:
+    """The books, by topic and partition."""
+    c = tables.ingest_ledger.c
+    query = select(*(c[name] for name in LedgerRow.__dataclass_fields__)).order_by(c.topic, c.partition)
+    return [LedgerRow(*row) for row in connection.execute(query)]
+
+
+def dead_letters(connection: Connection) -> list[DeadLetterRow]:
+    """Dead letters by cause, the most frequent first."""
+    d, books = tables.dead_letter.c, tables.ingest_ledger.c
+    n = func.count()
+    query = (
+        select(books.topic, d.step, d.error_class, n, func.min(d.message))
+        .join_from(tables.dead_letter, tables.ingest_ledger, books.ledger_id == d.ledger_id)
+        .group_by(books.topic, d.step, d.error_class)
+        .order_by(n.desc(), books.topic, d.error_class)
+    )
+    return [DeadLetterRow(*row) for row in connection.execute(query)]
+
+
+def last_runs(connection: Connection, count: int) -> list[RunRow]:
+    """The latest submissions, newest first."""
+    c = tables.run_epoch.c
+    query = select(*(c[name] for name in RunRow.__dataclass_fields__)).order_by(c.run_epoch.desc()).limit(count)
+    return [RunRow(*row) for row in connection.execute(query)]
+
+
+def event_types(connection: Connection) -> list[EventTypeRow]:
+    """Events by type, with the newest times."""
+    c = tables.event.c
+    query = select(
+        c.event_type,
+        func.count(),
+        func.sum(case((c.tag_method == "unassigned", 1), else_=0)),
+        func.max(c.event_time),
+        func.max(c.loaded_at),
+    ).group_by(c.event_type)
+    rows = connection.execute(query.order_by(c.event_type))
+    return [EventTypeRow(row[0], row[1], int(row[2]), row[3], row[4]) for row in rows]
+
+
+def _months(view: Any, first: date, last: date, by: Sequence[Any], names: Sequence[str]) -> Any:
+    sums = (func.sum(view.c[name]) for name in names)
+    return select(*by, *sums).where(view.c.period_start.between(first, last)).group_by(*by).order_by(*by)
+
+
+def _columns(names: Sequence[str]) -> list[Any]:
+    """Columns of a view; the type of dates is told, so that either database's values become `date`."""
+    return [column(name, Date if name == "period_start" else None) for name in names]
