@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+
+from vocbeam.schemas import contracts, wire
+from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.records import EVENT_TYPES, EventType, PartitionKey, RawChunk, TaggedChunk
+from vocbeam.schemas.registry import FileRegistry
+from vocbeam.schemas.secrets import pseudonym_key, pseudonym_source
+from vocbeam.transforms.pseudonym import Pseudonyms
+from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
+
+MINI = (Path(__file__).parents[1] / "support" / "mini.yaml").read_text(encoding="utf-8")
+MOMENT = 1_500_000_000_000_000
+COMMON = {"event_id": "e1", "event_time": MOMENT, "source": "shop", "customer_id": "customer-77"}
+
+
+def now() -> int:
+    return MOMENT + 1
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Callable[[], FileRegistry]:
+    folder = tmp_path / "registry"
+    for event_type in EVENT_TYPES:
+        FileRegistry(folder).register(f"voc.{event_type}-value", contracts.schema_text(event_type))
+    return lambda: FileRegistry(folder)
+
+
+def chunk(event_type: EventType, *records: dict[str, Any]) -> RawChunk:
+    schema_id = EVENT_TYPES.index(event_type) + 1
+    values: list[bytes | None] = [wire.encode(event_type, {**COMMON, **record}, schema_id) for record in records]
+    partition = PartitionKey("cluster", "id", f"voc.{event_type}", 0)
+    return RawChunk(partition, 0, len(values) + 1, list(range(len(values) + 1)), [*values, b"?"])
+
+
+def run(groups: list[tuple[RawChunk, ...]], registry: Callable[[], FileRegistry], home: Path) -> list[TaggedChunk]:
+    decode = DecodeChunks(DecodeConfig(MINI, {f"voc.{name}": name for name in EVENT_TYPES}, registry, now))
+    tag = RedactAndTag(TagConfig(MINI, pseudonym_source(home)))
+    decode.setup()
+    tag.setup()
+    return [
+        chunk
+        for group in groups
+        for decoded in decode.process(group)
+        for tagged in tag.process(decoded)
+        for chunk in tagged
+    ]
+
+
+def test_steps__ticket_is_redacted_pseudonymised_tagged(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
+    secret = pseudonym_source(tmp_path).ensure({})
+    record = {
+        "ticket_id": "t1",
+        "status": "opened",
+        "subject": "refund for ana@example.com",
+        "body": "card 4111 1111 1111 1111",
+        "segments": {"region": "SP"},
+    }
+    [tagged] = run([(chunk("ticket", record),)], registry, tmp_path)
+    pseudonyms = Pseudonyms(pseudonym_key(secret))
+    columns = {name: column[0] for name, column in tagged.columns.items()}
+    assert columns["subject"] == "refund for [email]"
+    assert columns["body"] == "card [card]"
+    assert columns["customer_key"] == pseudonyms.customer_key("customer-77")
+    assert "customer_id" not in columns
+    assert [columns[name] for name in ("stage", "department", "topic", "tag_method", "tag_confidence")] == [
+        "help", "care", "refund", "rule", 1.0,
+    ]  # fmt: skip
+    assert [columns[f"segment_{n}"] for n in (1, 2, 3)] == ["SP", "", ""]
+    assert tagged.event_keys == pseudonyms.event_keys("ticket", {"source": ["shop"], "event_id": ["e1"]})
+    assert (tagged.taxonomy_version, tagged.model_version) == (1, None)
+    assert [version.table for version in tagged.subjects[0]] == ["ticket"]
+    assert tagged.contributions == [[]]
+    assert [(letter.offset, letter.error_class) for letter in tagged.dead] == [(1, "wrong_magic_byte")]
+    stored = repr((tagged.columns, tagged.subjects, tagged.contributions))
+    assert not any(personal in stored for personal in ("customer-77", "ana@example.com", "4111"))
+
+
+def test_steps__every_event_type_in_one_group(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    group = (
+        chunk("survey", {"survey_id": "s", "response_id": "r", "metric": "nps", "score": 9.0, "comment": "a@b.io"}),
+        chunk("ticket", {"ticket_id": "t", "status": "opened"}),
+        chunk("telemetry", {"name": "delivered", "value": 2.0}),
+        chunk("flag", {"flag_kind": "red_flag", "text": "tell a@b.io"}),
+        chunk("outcome", {"outcome_kind": "purchase", "amount": 100}),
+    )
+    tagged = {part.event_type: part for part in run([group], registry, tmp_path)}
+    assert tagged["survey"].columns["comment"] == ["[email]"]
+    assert tagged["flag"].columns["text"] == ["tell [email]"]
+    assert {name: len(part.subjects[0]) for name, part in tagged.items()} == {
+        "survey": 2, "ticket": 1, "telemetry": 0, "flag": 0, "outcome": 0,
+    }  # fmt: skip
+    assert {name: [c.metric for c in part.contributions[0]] for name, part in tagged.items()} == {
+        "survey": [], "ticket": [], "telemetry": ["late"], "flag": ["red_flags"], "outcome": ["revenue"],
+    }  # fmt: skip
+    assert len({part.event_keys[0] for part in tagged.values()}) == 5
+
+
+def test_steps__digest_tells_redacted_contents_apart(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    records = [{"flag_kind": "idea", "text": text} for text in ("ask a@b.io", "ask c@d.io", "ask a@b.io")]
+    [tagged] = run([(chunk("flag", *records),)], registry, tmp_path)
+    assert tagged.columns["text"] == ["ask [email]"] * 3
+    first, second, third = tagged.content_digests
+    assert first == third != second
+
+
+def test_setup__without_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VOCBEAM_PSEUDONYM_KEY", raising=False)
+    with pytest.raises(ConfigError, match="no secret"):
+        RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path))).setup()
+
+
+def test_steps__pickle_holds_no_secret(tmp_path: Path) -> None:
+    secret = pseudonym_source(tmp_path).ensure({})
+    step = RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path)))
+    assert secret.encode() not in pickle.dumps(TagConfig(MINI, pseudonym_source(tmp_path)))
+    assert secret not in repr(vars(step))
+
+
+def test_steps__on_the_runner(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    group = (chunk("telemetry", {"name": "delivered", "journey_stage": "nowhere"}, {"name": "x", "event_id": "e2"}),)
+    config = DecodeConfig(MINI, {"voc.telemetry": "telemetry"}, registry, now)
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    stages = (
+        pipeline
+        | "Groups" >> beam.Create([group])
+        | "Decode" >> beam.ParDo(DecodeChunks(config))
+        | "Tag" >> beam.ParDo(RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path))))
+        | "Stages" >> beam.FlatMap(lambda tagged: [stage for part in tagged for stage in part.columns["stage"]])
+    )
+    assert_that(stages, equal_to(["deliver", "unassigned"]))
+    result = pipeline.run()
+    result.wait_until_finish()
+    [counter] = result.metrics().query(MetricsFilter().with_name("ignored_hints"))["counters"]
+    assert counter.committed == 1
