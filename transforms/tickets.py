@@ -285,9 +285,18 @@ class TicketRule:
 
 def _timeline(versions: Iterable[Version]) -> list[TicketVersion]:
     """Different events in order; of versions with one `event_id` the greatest."""
-    ordered = sorted((TicketVersion(*version) for version in versions), key=order_key)
-    unique = {event.event_id: event for event in ordered}
-    return sorted(unique.values(), key=order_key) if len(unique) < len(ordered) else ordered
+    unique: dict[str, TicketVersion] = {}
+    for version in versions:
+        event = TicketVersion(*version)
+        known = unique.setdefault(event.event_id, event)
+        if known != event:
+            unique[event.event_id] = max(known, event, key=order_key)
+    return sorted(unique.values(), key=_place)
+
+
+def _place(event: TicketVersion) -> tuple[bool, int | None, int, str]:
+    """Sort key of different events: by sequence, null first, then time, then id."""
+    return event.sequence is not None, event.sequence, event.event_time, event.event_id
 
 
 def _live(timeline: Sequence[TicketVersion]) -> _Life:
