@@ -133,12 +133,14 @@ def supervise(
     def announce(state: tenacity.RetryCallState) -> None:
         assert state.outcome is not None, "called after an attempt"
         error = state.outcome.exception()
+        cause = original_error(error)
         log.warning(
             "the pipeline failed (%s) and is started again in %.1f s (%d of %d restarts)",
-            original_error(error) or type(error).__name__,
+            cause or type(error).__name__,
             state.upcoming_sleep,
             in_a_row,
             policy.max_restarts,
+            exc_info=error if cause is None else None,
         )
 
     retrying = tenacity.Retrying(
@@ -161,6 +163,7 @@ def _final(error: Exception, in_a_row: int, policy: RestartPolicy) -> VocbeamErr
     given_up = f" (given up after {policy.max_restarts} restarts)" if in_a_row > policy.max_restarts else ""
     if cause is not None:
         return type(cause)(f"{cause}{given_up}")
+    log.error("the pipeline failed", exc_info=error)
     step = failing_step(error)
     where = f" in step {step}" if step else ""
     return VocbeamError(

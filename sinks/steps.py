@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 
@@ -51,7 +50,7 @@ class WriteChunks(beam.DoFn):
         """Opens the warehouse once a worker."""
         self._writer = self._config.open_writer()
 
-    def process(self, element: TaggedGroup, *_args: Any, **_kwargs: Any) -> Iterator[Committed]:
+    def process(self, element: TaggedGroup) -> Iterator[Committed]:
         """Writes one group; raises what ChunkWriter.write raises."""
         assert self._writer is not None, "setup() opens the writer"
         for committed in self._writer.write(element):

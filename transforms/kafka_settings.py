@@ -94,8 +94,8 @@ def check_setting(name: str, value: object) -> None:
 def parse_settings(text: str) -> dict[str, Any]:
     """Consumer settings from the text of a file: a line each, `name = value`; `#` starts a comment line.
 
-    Names may be written with dots, as Kafka's own tools do. Values that are JSON (numbers, true, null) are read so, others
-    are text. Raises ConfigError naming the line.
+    Names may be written with dots, as Kafka's own tools do. Values that are JSON (numbers, true, null) are read so,
+    others are text. Raises ConfigError naming the line.
     """
     settings: dict[str, Any] = {}
     for number, line in enumerate(text.splitlines(), start=1):

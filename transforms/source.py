@@ -483,6 +483,6 @@ class ReadChunks(beam.PTransform[PBegin, PCollection[RawGroup]]):
         groups: PCollection[RawGroup] = (
             begin
             | "Shards" >> beam.Create([Shard(number, total) for number in range(total)])
-            | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger)).with_output_types(object)
+            | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger)).with_output_types(RawGroup)
         )
         return groups

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
@@ -65,7 +64,7 @@ class DecodeChunks(beam.DoFn):
         self._limits = Limits.of(parse_governance(self._config.governance_text))
         self._schemas = Schemas(self._config.open_registry())
 
-    def process(self, element: RawGroup, *_args: Any, **_kwargs: Any) -> Iterator[DecodedGroup]:
+    def process(self, element: RawGroup) -> Iterator[DecodedGroup]:
         """Decodes and validates one group."""
         config = self._config
         yield tuple(
@@ -146,7 +145,7 @@ class RedactAndTag(beam.DoFn):
             None if config.load_model is None else config.load_model(),
         )
 
-    def process(self, element: DecodedGroup, *_args: Any, **_kwargs: Any) -> Iterator[TaggedGroup]:
+    def process(self, element: DecodedGroup) -> Iterator[TaggedGroup]:
         """Tags one group."""
         tagged = []
         for chunk in element:
