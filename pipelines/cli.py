@@ -19,7 +19,7 @@ COMMANDS: dict[str, str] = {
     "report": "vocbeam.pipelines.report:report",
     "run": "vocbeam.pipelines.ingest:run",
     "schemas": "vocbeam.pipelines.schemas:schemas",
-    "simulate": "vocbeam.pipelines.simulate:simulate",
+    "simulate": "vocbeam.pipelines.simulate:simulate_command",
     "status": "vocbeam.pipelines.status:status",
     "verify": "vocbeam.pipelines.verify:verify",
 }
