@@ -65,7 +65,7 @@ def apply_governance(
     """
     migrate(engine)
     with engine.begin() as connection:
-        known = dict(connection.execute(select(warehouse_setting.c.name, warehouse_setting.c.value)).tuples().all())
+        known = dict(connection.execute(select(warehouse_setting.c.name, warehouse_setting.c.value)).all())
         _keep(connection, known, KEY_FINGERPRINT, key_fingerprint, _wrong_key)
         _keep(connection, known, TIMEZONE, governance.timezone, _other_timezone)
         _activate(connection, governance, now())

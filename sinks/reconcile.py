@@ -77,7 +77,7 @@ def _ledger_checks(connection: Connection) -> list[Check]:
 
 def _count_by_ledger(connection: Connection, table: Table) -> Counter[int]:
     query = select(table.c.ledger_id, func.count()).group_by(table.c.ledger_id)
-    return Counter(dict(connection.execute(query).tuples().all()))
+    return Counter(dict(connection.execute(query).all()))
 
 
 def _measure_checks(connection: Connection) -> list[Check]:

@@ -1,0 +1,347 @@
+"""The ledgered writer on both databases: what is written once, what is refused, and that the books always balance."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+
+from tests.support.warehouse import chunk, contents, mini, new_warehouse, partition, writer
+from vocbeam.schemas.errors import ConfigError, Fenced, TaxonomyChanged, TopicChanged, WrongKey
+from vocbeam.schemas.governance import parse_governance
+from vocbeam.schemas.records import Committed, DeadLetter
+from vocbeam.sinks.catalog import apply_governance, check_key
+from vocbeam.sinks.ledger import WarehouseLedger, draw_run_epoch
+from vocbeam.sinks.reconcile import reconcile
+from vocbeam.sinks.tables import dead_letter, event, ingest_ledger, measure, ticket
+
+GOVERNANCE = mini()
+T0 = 1_500_000_000_000_000
+"""2017-07-14 02:40 UTC, 13 July 23:40 in São Paulo."""
+HOUR = 3_600_000_000
+
+
+def deliveries(first: int, n: int) -> list[dict[str, Any]]:
+    """Deliveries one minute apart, every second one late, for four customers."""
+    return [
+        {
+            "event_id": f"d{i}",
+            "event_time": T0 + i * 60_000_000,
+            "name": "delivered",
+            "duration_ms": 86_400_000.0 + i,
+            "value": float(i % 2),
+            "customer_key": f"customer-{i % 4}",
+        }
+        for i in range(first, first + n)
+    ]
+
+
+def update(number: int, ticket_id: str, status: str, at: int, **more: Any) -> dict[str, Any]:
+    """One ticket event."""
+    return {
+        "event_id": f"{ticket_id}-{number}",
+        "event_time": at,
+        "ticket_id": ticket_id,
+        "sequence": number,
+        "status": status,
+        "actor": "agent",
+        "stage": "help",
+        "department": "care",
+        **more,
+    }
+
+
+def unbalanced(engine: Engine) -> list[str]:
+    """Comparisons of reconcile that fail."""
+    return [
+        f"{check.what} {check.where} {check.expected}≠{check.found}"
+        for check in reconcile(engine)
+        if not check.balances
+    ]
+
+
+def rows(engine: Engine, statement: str) -> list[tuple[Any, ...]]:
+    """Result of a query."""
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def test_write__books_events_and_measures_in_one_go(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    committed = writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 10)),))
+
+    assert committed == [Committed(partition("telemetry"), 10, 10, 0, 0, 0, 0, 0)]
+    assert unbalanced(engine) == []
+    # Ten deliveries within ten minutes fall into two 5-minute buckets, both on 13 July in São Paulo; five were late.
+    assert rows(engine, "SELECT sum(n), sum(total), min(date), max(date) FROM measure WHERE metric = 'late'")[0][
+        :2
+    ] == (10, 5)
+    assert {str(day) for (day,) in rows(engine, "SELECT date FROM measure")} == {"2017-07-13"}
+    # 86,400,000 ms and a few are 86,400 s each.
+    assert rows(engine, "SELECT sum(total) FROM measure WHERE metric = 'delivery_time'") == [(864_000,)]
+    assert rows(engine, "SELECT count(*), sum(n) FROM customer_day") == [(4, 10)]
+
+
+def test_write__same_chunk_again_changes_nothing(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    group = (chunk(GOVERNANCE, "telemetry", deliveries(0, 10)),)
+    writer(warehouse_url, GOVERNANCE).write(group)
+    before = contents(engine)
+
+    assert writer(warehouse_url, GOVERNANCE).write(group) == [Committed(partition("telemetry"), 10, 0, 0, 0, 0, 0, 0)]
+    assert contents(engine) == before
+    assert unbalanced(engine) == []
+
+
+def test_write__overlap_is_trimmed(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    out = writer(warehouse_url, GOVERNANCE)
+    out.write((chunk(GOVERNANCE, "telemetry", deliveries(0, 6)),))
+
+    assert out.write((chunk(GOVERNANCE, "telemetry", deliveries(3, 7), first_offset=3),))[0].loaded == 4
+    assert unbalanced(engine) == []
+    assert len(contents(engine)["event"]) == 10
+
+
+def test_write__gap_is_refused(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    out = writer(warehouse_url, GOVERNANCE)
+    out.write((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))
+
+    assert out.write((chunk(GOVERNANCE, "telemetry", deliveries(7, 3), first_offset=7),))[0].next_offset == 5
+    assert len(contents(engine)["event"]) == 5
+
+
+def test_write__same_event_twice_is_a_duplicate(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    once = deliveries(0, 3)
+    here = chunk(GOVERNANCE, "telemetry", [*once, once[0]])
+    there = chunk(GOVERNANCE, "telemetry", [once[1], once[2]], number=1)
+    first, second = writer(warehouse_url, GOVERNANCE).write((here, there))
+
+    assert (first.loaded, first.duplicates, second.loaded, second.duplicates) == (3, 1, 0, 2)
+    assert rows(engine, "SELECT sum(n) FROM measure WHERE metric = 'late'") == [(3,)]
+    assert unbalanced(engine) == []
+
+
+def test_write__same_id_other_content_is_a_dead_letter(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    out = writer(warehouse_url, GOVERNANCE)
+    out.write((chunk(GOVERNANCE, "telemetry", deliveries(0, 2)),))
+    forged = {**deliveries(0, 1)[0], "value": 99.0}
+    (committed,) = out.write((chunk(GOVERNANCE, "telemetry", [forged], first_offset=2),))
+
+    assert (committed.loaded, committed.dead_lettered) == (0, 1)
+    with engine.connect() as connection:
+        letter = connection.execute(select(dead_letter)).one()
+    assert (letter.step, letter.error_class, letter.kafka_offset) == ("deduplicate", "conflicting_duplicate", 2)
+    assert letter.raw.startswith(b"sealed:")
+    assert unbalanced(engine) == []
+
+
+def test_write__every_kind_of_offset_is_accounted_for(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    # Offsets 0-4 lost, 5 and 8 loaded, 6 dead, 7 null, 9-11 without a record.
+    part = chunk(GOVERNANCE, "telemetry", deliveries(0, 2), offsets=[5, 8], next_offset=12, lost=5)
+    part.dead.append(DeadLetter(6, "decode", "wrong_magic_byte", "first byte is 0x7b", b"{}"))
+    part.dropped.append(7)
+
+    assert writer(warehouse_url, GOVERNANCE).write((part,)) == [Committed(partition("telemetry"), 12, 2, 0, 1, 1, 5, 3)]
+    assert unbalanced(engine) == []
+
+
+def test_write__empty_range_advances_the_ledger(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", [], next_offset=4),))
+
+    assert WarehouseLedger(engine).position(partition("telemetry")) == 4
+    assert unbalanced(engine) == []
+
+
+def test_write__value_the_database_refuses_is_found_and_dead_lettered(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    good = [update(1, f"t{i}", "opened", T0 + i) for i in range(9)]
+    bad = update(2**63, "t0", "responded", T0 + 99)
+    (committed,) = writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "ticket", [*good[:4], bad, *good[4:]]),))
+
+    assert (committed.next_offset, committed.loaded, committed.dead_lettered) == (10, 9, 1)
+    with engine.connect() as connection:
+        letter = connection.execute(select(dead_letter)).one()
+    assert (letter.kafka_offset, letter.step, letter.error_class) == (4, "write", "refused_by_warehouse")
+    assert unbalanced(engine) == []
+
+
+@pytest.mark.parametrize("moment", ["in_transaction", "before_commit"])
+def test_write__death_before_the_commit_leaves_nothing(warehouse_url: str, moment: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    untouched = contents(engine)
+
+    def die(reached: str) -> None:
+        if reached == moment:
+            raise KeyboardInterrupt
+
+    group = (chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),)
+    with pytest.raises(KeyboardInterrupt):
+        writer(warehouse_url, GOVERNANCE, reach=die).write(group)
+    assert contents(engine) == untouched
+    assert writer(warehouse_url, GOVERNANCE).write(group)[0].loaded == 5
+
+
+def test_write__death_after_the_commit_is_not_written_again(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+
+    def die(reached: str) -> None:
+        if reached == "after_commit":
+            raise KeyboardInterrupt
+
+    group = (chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),)
+    with pytest.raises(KeyboardInterrupt):
+        writer(warehouse_url, GOVERNANCE, reach=die).write(group)
+    assert writer(warehouse_url, GOVERNANCE).write(group)[0].loaded == 0
+    assert len(contents(engine)["event"]) == 5
+    assert unbalanced(engine) == []
+
+
+def test_write__older_run_is_fenced(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    older, newer = (draw_run_epoch(engine, runner="r", host="h", vocbeam_version="v", now=lambda: 0) for _ in range(2))
+    zombie = writer(warehouse_url, GOVERNANCE, run_epoch=older)
+    zombie.write((chunk(GOVERNANCE, "telemetry", deliveries(0, 2)),))
+    writer(warehouse_url, GOVERNANCE, run_epoch=newer).write(
+        (chunk(GOVERNANCE, "telemetry", deliveries(2, 2), first_offset=2),)
+    )
+
+    with pytest.raises(Fenced, match=rf"voc\.telemetry\[0\] belongs to run {newer}"):
+        zombie.write((chunk(GOVERNANCE, "telemetry", deliveries(4, 2), first_offset=4),))
+    assert unbalanced(engine) == []
+
+
+def test_write__other_taxonomy_is_refused(warehouse_url: str) -> None:
+    new_warehouse(warehouse_url, GOVERNANCE)
+    stale = chunk(GOVERNANCE, "telemetry", deliveries(0, 1))
+    stale.taxonomy_version = 7
+
+    with pytest.raises(TaxonomyChanged, match=r"tagged under taxonomy 7 .* works under taxonomy 1"):
+        writer(warehouse_url, GOVERNANCE).write((stale,))
+
+
+def test_write__later_events_correct_a_ticket_and_leave_no_empty_cells(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    out = writer(warehouse_url, GOVERNANCE)
+    out.write((chunk(GOVERNANCE, "ticket", [update(1, "t", "opened", T0), update(2, "t", "resolved", T0 + HOUR)]),))
+    assert rows(engine, "SELECT n, total FROM measure WHERE metric = 'resolution'") == [(1, 3_600)]
+
+    out.write((chunk(GOVERNANCE, "ticket", [update(3, "t", "reopened", T0 + 2 * HOUR)], first_offset=2),))
+    assert rows(engine, "SELECT n, total FROM measure WHERE metric = 'resolution'") == []
+    assert rows(engine, "SELECT is_open, reopen_count, events FROM ticket") == [(1, 1, 3)]
+
+    out.write((chunk(GOVERNANCE, "ticket", [update(4, "t", "resolved", T0 + 3 * HOUR)], first_offset=3),))
+    assert rows(engine, "SELECT n, total FROM measure WHERE metric = 'resolution'") == [(1, 3 * 3_600)]
+    assert unbalanced(engine) == []
+
+
+def test_write__two_writers_share_tickets_in_opposite_order(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    tickets = [f"t{i}" for i in range(40)]
+    openings = [update(1, name, "opened", T0) for name in tickets]
+    endings = [update(2, name, "resolved", T0 + HOUR) for name in reversed(tickets)]
+    out = writer(warehouse_url, GOVERNANCE)
+    out.write((chunk(GOVERNANCE, "ticket", []), chunk(GOVERNANCE, "ticket", [], number=1)))
+    errors: list[BaseException] = []
+    start = threading.Barrier(2)
+
+    def work(number: int, events: list[dict[str, Any]]) -> None:
+        mine = writer(warehouse_url, GOVERNANCE)
+        start.wait()
+        try:
+            for i in range(0, 40, 4):
+                mine.write((chunk(GOVERNANCE, "ticket", events[i : i + 4], number=number, first_offset=i),))
+        except BaseException as error:  # noqa: BLE001 - shown by the main thread
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(i, events)) for i, events in enumerate((openings, endings))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+
+    assert errors == []
+    assert rows(engine, "SELECT n, total FROM measure WHERE metric = 'resolution'") == [(40, 40 * 3_600)]
+    assert unbalanced(engine) == []
+
+
+def test_reconcile__finds_what_does_not_balance(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))
+    tamperings = {
+        "UPDATE measure SET total = total + 1 WHERE metric = 'late' AND bin = 1": "cells of measure that differ",
+        "UPDATE measure SET n = n + 1 WHERE metric = 'delivery_time'": "contributions of rows = n of measure",
+        "DELETE FROM event WHERE event_id = 'd1'": "events loaded = events present",
+        "DELETE FROM event_key": "events loaded = event keys present",
+        "UPDATE ingest_ledger SET duplicates = 1": "offsets read = offsets accounted for",
+        "UPDATE ingest_ledger SET dead_lettered = 1": "dead-lettered = dead letters present",
+        "DELETE FROM measure WHERE metric = 'late'": "cells of rows that measure lacks",
+    }
+    assert unbalanced(engine) == []
+    for statement, finding in tamperings.items():
+        with engine.connect() as connection, connection.begin() as transaction:
+            connection.execute(text(statement))
+            transaction.commit()
+        assert any(finding in line for line in unbalanced(engine)), statement
+
+
+def test_ledger__other_incarnation_of_a_topic_is_recognised(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 1)),))
+    ledger = WarehouseLedger(engine)
+
+    assert ledger.position(partition("telemetry")) == 1
+    assert ledger.position(partition("telemetry", 5)) is None
+    with pytest.raises(TopicChanged, match="was recreated or this is another cluster"):
+        ledger.position(partition("telemetry")._replace(topic_id="new"))
+
+
+def test_apply__is_repeatable_and_keeps_facts(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))
+    before = contents(engine)
+    new_warehouse(warehouse_url, GOVERNANCE)
+
+    assert contents(engine) == before
+    assert unbalanced(engine) == []
+
+
+def test_apply__refuses_what_must_not_change(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    text_of = GOVERNANCE.to_yaml_text()
+    elsewhere = parse_governance(text_of.replace("America/Sao_Paulo", "Europe/Berlin"), name="moved.yaml")
+    reordered = parse_governance(text_of.replace("owner: logistics", "owner: care"), name="owners.yaml")
+
+    def apply(governance: Any, key: str = "fingerprint") -> None:
+        apply_governance(engine, governance, key_fingerprint=key, bins=[], now=lambda: 0)
+
+    with pytest.raises(ConfigError, match="keeps its days in America/Sao_Paulo"):
+        apply(elsewhere)
+    with pytest.raises(ConfigError, match="raise its version"):
+        apply(reordered)
+    with pytest.raises(WrongKey, match="pseudonyms made with the key of fingerprint fingerprint"):
+        apply(GOVERNANCE, key="another")
+    with pytest.raises(WrongKey):
+        check_key(engine, "another")
+
+
+def test_tables__each_table_and_column_is_commented(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    objects = rows(engine, "SELECT object, comment FROM data_dictionary")
+
+    assert {"measure", "event", "ticket", "ingest_ledger", "metric_by_day"} <= {name for name, _ in objects}
+    assert [name for name, comment in objects if not comment] == []
+
+
+def test_counters__nothing_written_without_the_ledger(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    with engine.connect() as connection:
+        for table in (event, ticket, measure, dead_letter, ingest_ledger):
+            assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0
