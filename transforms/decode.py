@@ -388,12 +388,8 @@ def _numbers(name: str, values: list[float | None], low: float, high: float, out
 
 def _scores(metrics: list[str | None], scores: list[float | None], scales: Mapping[str, tuple[int, int]]) -> Found:
     pairs = list(zip(metrics, scores, strict=True))
-    refused = {pair: problem for pair in set(pairs) if (problem := _score(*pair, scales))}
-    if refused or any(score != score for score in scores):
-        for i, (metric, score) in enumerate(pairs):
-            problem = refused.get((metric, score)) or _score(metric, score, scales)
-            if problem:
-                yield i, problem
+    if any(_score(*pair, scales) for pair in set(pairs)):
+        yield from ((i, problem) for i, pair in enumerate(pairs) if (problem := _score(*pair, scales)))
 
 
 def _score(metric: str | None, score: float | None, scales: Mapping[str, tuple[int, int]]) -> Problem | None:
