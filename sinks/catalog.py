@@ -10,12 +10,13 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 
 from vocbeam.schemas.errors import ConfigError, WrongKey
 from vocbeam.schemas.governance import ANY, Governance, Metric
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import LocalCalendar
+from vocbeam.sinks.bulk import insert_rows
 from vocbeam.sinks.tables import (
     active_tagging,
     calendar_date,
@@ -146,10 +147,10 @@ def _activate(connection: Connection, governance: Governance, now: int) -> None:
         connection.execute(update(active_tagging).values(taxonomy_version=governance.version))
 
 
-def _replace(connection: Connection, table: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+def _replace(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
     connection.execute(delete(table))
-    if values := list(rows):
-        connection.execute(insert(table), values)
+    columns = table.columns.keys()
+    insert_rows(connection, table, columns, [[row.get(name) for name in columns] for row in rows])
 
 
 def _departments(governance: Governance) -> Iterator[dict[str, Any]]:
@@ -224,8 +225,8 @@ def _targets_of(governance: Governance, entry: Metric, places: Iterable[tuple[st
                     "metric": entry.id,
                     "stage": stage,
                     "department": owner,
-                    "valid_from": start,
-                    "valid_to": end,
+                    "valid_from": start.isoformat(),
+                    "valid_to": end.isoformat() if end else None,
                     "value": found.value,
                 }
 
@@ -236,12 +237,12 @@ def _dates(calendar: LocalCalendar) -> Iterator[dict[str, Any]]:
         iso = day.isocalendar()
         starts_at, ends_at = calendar.day_bounds(day)
         yield {
-            "date": day,
-            "week_start": day - timedelta(days=day.weekday()),
+            "date": day.isoformat(),
+            "week_start": (day - timedelta(days=day.weekday())).isoformat(),
             "iso_year": iso.year,
             "iso_week": iso.week,
-            "month_start": day.replace(day=1),
-            "quarter_start": day.replace(month=(day.month - 1) // 3 * 3 + 1, day=1),
+            "month_start": day.replace(day=1).isoformat(),
+            "quarter_start": day.replace(month=(day.month - 1) // 3 * 3 + 1, day=1).isoformat(),
             "year": day.year,
             "weekday": iso.weekday,
             "starts_at": starts_at,
