@@ -13,7 +13,7 @@ files:
 events:
   - event: survey
     rows: orders                     # the table that an event's row number belongs to
-    select: SELECT _row, id AS event_id, CAST(at AS TIMESTAMP) AS event_time, … FROM orders
+    select: SELECT _row, id AS event_id, CAST(created AS TIMESTAMP) AS event_time, … FROM orders
 ```
 
 * `_row` must be selected: the number of the record in that file, the first record after a header being 1.
@@ -34,6 +34,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -134,6 +135,8 @@ class MappedEvent(NamedTuple):
 
     event_type: EventType
     record: dict[str, Any]
+    place: str
+    """File and row or line that it comes from."""
 
 
 class BadRow(NamedTuple):
@@ -203,7 +206,7 @@ class MappedFiles:
         self._zone = ZoneInfo(mapping.timezone)
         self.rejected: list[BadRow] = []
         """Records of the files that could not be read; they are in no table."""
-        connection.create_function("utc_us", self._utc_us, ["TIMESTAMP"], "BIGINT")
+        connection.create_function("utc_us", lru_cache(maxsize=1 << 16)(self._utc_us), ["TIMESTAMP"], "BIGINT")
         for name, file in mapping.files.items():
             path = data / file.path
             if not path.is_file():
@@ -324,7 +327,8 @@ class _Builder:
 
     def __init__(self, event_type: EventType, mapping: EventMapping, names: Sequence[str]) -> None:
         self._event_type = event_type
-        self._mapping = mapping
+        self._source = mapping.source
+        self._files = [mapping.files[query.rows].path for query in mapping.events]
         self._row, self._query = names.index("_row"), names.index("_query")
         self._problem = names.index("_problem") if "_problem" in names else None
         types = contracts.field_types(event_type)
@@ -334,7 +338,7 @@ class _Builder:
         ]
 
     def build(self, row: Sequence[Any]) -> MappedEvent | BadRow:
-        record: dict[str, Any] = {"source": self._mapping.source}
+        record: dict[str, Any] = {"source": self._source}
         for position, name, is_double in self._fields:
             value = row[position]
             if value is not None:
@@ -343,12 +347,10 @@ class _Builder:
             record["segments"] = {name: row[i] for i, name in self._segments if row[i] is not None}
         missing = contracts.required(self._event_type) - {name for name, value in record.items() if value != ""}
         problem = None if self._problem is None else row[self._problem]
+        place = f"{self._files[row[self._query]]} row {row[self._row]}"
         if not missing and problem is None:
-            return MappedEvent(self._event_type, record)
-        file = self._mapping.files[self._mapping.events[row[self._query]].rows]
-        return BadRow(
-            f"{file.path} row {row[self._row]}", f"the {self._event_type} has no {', '.join(sorted(missing))}"
-        )
+            return MappedEvent(self._event_type, record, place)
+        return BadRow(place, problem or f"the {self._event_type} has no {', '.join(sorted(missing))}")
 
 
 def _header(file: FileTable, path: Path) -> list[str]:
