@@ -36,6 +36,7 @@ _LOCAL = r"[\w.+'%-]"
 _EMAIL = re.compile(rf"(?<!{_LOCAL}){_LOCAL}++(?:@| @ )(?P<domain>[\w-]++(?:\.[\w-]++)++)")
 _IBAN = re.compile(rf"(?<![A-Z0-9])[A-Z]{{2}}\d\d(?:{_SEP}[A-Z0-9]){{11,30}}(?![A-Z0-9])", re.IGNORECASE)
 _CARD = re.compile(rf"(?<!\d)\d(?:{_SEP}\d){{11,}}(?!\d)")
+_DIGIT = re.compile("[0-9]")
 _DIGITS = re.compile(r"\d+")
 _NAMED_ACCOUNT = re.compile(
     r"(?<![^\W_])(?:a/c|acc(?:oun)?t|bank(?:ing)?|conta(?: corrente)?|c/c|cuenta|compte|conto|konto(?:nummer)?|kto|"
@@ -88,6 +89,10 @@ def _folding() -> dict[int, str]:
     return table
 
 
+def _fold(text: str) -> str:
+    return text if text.isascii() else text.translate(_folding())
+
+
 def phone_regions(timezone: str) -> tuple[str, ...]:
     """ISO 3166 regions whose national phone numbers are written in an IANA time zone; none for UTC and the like.
 
@@ -123,16 +128,17 @@ class Redactor:
         return text
 
     def _once(self, text: str) -> str:
+        text = _replace(text, _emails(_fold(text)), EMAIL)
+        if len(_DIGIT.findall(_fold(text))) < MIN_DIGITS:
+            return text
         for find, token in (
-            (_emails, EMAIL),
             (_ibans, ACCOUNT),
             (_cards, CARD),
             (_national_ids, NATIONAL_ID),
             (_named_accounts, ACCOUNT),
             (self._phones, PHONE),
         ):
-            folded = text if text.isascii() else text.translate(_folding())
-            text = _replace(text, find(folded), token)
+            text = _replace(text, find(_fold(text)), token)
         return text
 
     def _phones(self, text: str) -> Iterator[Span]:
