@@ -5,40 +5,55 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from typing import NamedTuple
 
 import click
 
 from vocbeam.schemas.errors import VocbeamError
 
-COMMANDS: dict[str, str] = {
-    "apply": "vocbeam.pipelines.apply:apply",
-    "broker": "vocbeam.pipelines.broker:broker",
-    "check": "vocbeam.pipelines.check:check_command",
-    "produce": "vocbeam.pipelines.produce:produce",
-    "reconcile": "vocbeam.pipelines.reconcile:reconcile",
-    "report": "vocbeam.pipelines.report:report",
-    "run": "vocbeam.pipelines.ingest:run",
-    "schemas": "vocbeam.pipelines.schemas:schemas",
-    "simulate": "vocbeam.pipelines.simulate:simulate_command",
-    "status": "vocbeam.pipelines.status:status",
-    "verify": "vocbeam.pipelines.verify:verify",
+class Entry(NamedTuple):
+    """Where a subcommand is, and the line that `vocbeam --help` shows without importing it."""
+
+    target: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
+    "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
+    "check": Entry("vocbeam.pipelines.check:check", "Find what a governance file leaves ungoverned."),
+    "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
+    "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
+    "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
+    "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
+    "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),
+    "simulate": Entry("vocbeam.pipelines.simulate:simulate", "Make the events of a company with a planted truth."),
+    "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
+    "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
 }
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand's module when it is asked for, so that `vocbeam --help` needs neither Beam nor Kafka."""
+    """Imports a subcommand's module when it is called, so that `vocbeam --help` needs neither Beam nor Kafka."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all subcommands."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(cmd_name)
-        if target is None:
+        """The subcommand, imported; None where there is none of this name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
             return None
-        module, attribute = target.split(":")
+        module, attribute = entry.target.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the subcommands from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -47,13 +62,17 @@ class LazyGroup(click.Group):
 def vocbeam(verbose: int) -> None:
     """Voice-of-customer pipeline: Kafka events in, governed and reconciled customer-experience metrics out."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # What Beam says through the root logger while it is imported is about optional packages we don't use.
+    handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.ERROR)
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def main() -> None:
     """Entry point: an error of ours is one sentence on stderr and its own exit code, without a traceback."""
     try:
-        vocbeam(standalone_mode=False)
+        code = vocbeam(standalone_mode=False)
     except VocbeamError as error:
         click.echo(f"vocbeam: {error}", err=True)
         sys.exit(error.exit_code)
@@ -62,6 +81,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":
