@@ -11,6 +11,7 @@ import click
 
 from vocbeam.schemas.errors import VocbeamError
 
+
 class Entry(NamedTuple):
     """Where a subcommand is, and the line that `vocbeam --help` shows without importing it."""
 
@@ -21,7 +22,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
-    "check": Entry("vocbeam.pipelines.check:check", "Find what a governance file leaves ungoverned."),
+    "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
