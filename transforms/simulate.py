@@ -78,8 +78,8 @@ class Planted:
     wait_if_gap: float = 0.20
     repeat: float = 0.05
     repeat_if_gap: float = 0.25
-    base_satisfaction: float = 4.4
-    satisfaction_sd: float = 0.7
+    base_satisfaction: float = 4.1
+    satisfaction_sd: float = 0.8
     remote_effect: float = -0.2
     paid_effect: float = 0.2
     late_effect: float = -1.6
@@ -112,12 +112,16 @@ ISSUES = ("late_delivery", "stock_out", "payment_failure", "app_error", "long_wa
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """What to simulate: `customers`, local days from `start`, share of events that are sent twice."""
+    """What to simulate: `customers`, local days from `start`, share of events that are sent twice.
+
+    `counterfactual_orders` are drawn for the effects without a closed form.
+    """
 
     customers: int
     days: int
     start: date
     duplicates: float = 0.0
+    counterfactual_orders: int = COUNTERFACTUAL_ORDERS
     planted: Planted = field(default_factory=Planted)
 
     def __post_init__(self) -> None:
@@ -486,7 +490,7 @@ class _Company:
         handed_on = rng.random(count) < 0.15
         by_bot = rng.random(count) < 0.4
         numbered = rng.random(count) < 0.9
-        tickets = np.char.replace(order_ids[at], "order-", "ticket-")
+        tickets = [order_id.replace("order-", "ticket-") for order_id in order_ids[at].tolist()]
         channel = np.array(["email", "phone", "chat"])[rng.choice(3, count, p=[0.5, 0.2, 0.3])].tolist()
         person = self._person(who[at])
         person["segments"] = [{**own, "channel": by} for own, by in zip(person["segments"], channel, strict=True)]
@@ -676,7 +680,7 @@ def _truth(
     company: Company, rng: np.random.Generator, events: list[dict[str, Any]], plans: Counter[str], seed: int | None
 ) -> dict[str, Any]:
     planted = company.planted
-    count = COUNTERFACTUAL_ORDERS
+    count = company.counterfactual_orders
     draws = _draw(
         rng,
         planted,
@@ -779,6 +783,8 @@ def _issue_effects(
     )
     for outcome, quantity, difference, horizon in differences:
         chosen = difference[among]
+        if len(chosen) < 2:
+            continue  # nobody to have an effect on
         yield {
             "cause": issue,
             "cause_in_events": _ISSUE_IN_EVENTS[issue],
@@ -787,7 +793,7 @@ def _issue_effects(
             "quantity": quantity,
             "horizon_days": horizon,
             "value": float(chosen.mean()),
-            "adjust_for": ["segments.region"] if issue == "late_delivery" else [],
+            "adjust_for": ["segments.region", "stock_out"] if issue == "late_delivery" else [],
             "method": "counterfactual",
             "standard_error": float(chosen.std(ddof=1) / np.sqrt(len(chosen))),
         }
