@@ -1,0 +1,81 @@
+"""Settings of the Kafka source: files, references to secrets, refusals."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from vocbeam.schemas.errors import ConfigError, SourceError
+from vocbeam.transforms.kafka_settings import SourceConfig, connect_consumer, parse_settings, resolve
+
+
+def test_parse_settings__names_values_and_comments() -> None:
+    text = "# how we log in\nsecurity.protocol = SASL_SSL\nssl_check_hostname=false\n\nfetch_max_wait_ms=250\n"
+    assert parse_settings(text + "sasl_plain_password = ${KAFKA_PASSWORD}") == {
+        "security_protocol": "SASL_SSL",
+        "ssl_check_hostname": False,
+        "fetch_max_wait_ms": 250,
+        "sasl_plain_password": "${KAFKA_PASSWORD}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no equals sign", "line 2 .* name = value"),
+        ("group.id = mine", "line 2: .* group_id is set by vocbeam itself"),
+        ("isolation_level = read_uncommitted", "isolation_level is set by vocbeam itself"),
+        ("sasl.jaas.config = x", "no consumer setting sasl_jaas_config"),
+        ("sasl_plain_password = hunter2", "sasl_plain_password must be a reference"),
+    ],
+)
+def test_parse_settings__refuses(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refusal:
+        parse_settings(f"fetch_max_wait_ms=250\n{line}")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_source_config__pickle_holds_the_reference_and_not_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "hunter2")
+    config = SourceConfig(topics=("t",), bootstrap="h:1", consumer={"sasl_plain_password": "${KAFKA_PASSWORD}"})
+    pickled = pickle.dumps(config)
+    assert b"hunter2" not in pickled
+    assert pickle.loads(pickled) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topics": ()}, "no topics"),
+        ({"topics": ("a", "a")}, "named twice"),
+        ({"shards": 0}, "shards is 0"),
+        ({"bundle_seconds": 60}, "bundle_seconds is 60"),
+        ({"consumer": {"enable_auto_commit": True}}, "enable_auto_commit is set by vocbeam"),
+    ],
+)
+def test_source_config__refuses(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SourceConfig(**{"topics": ("t",), "bootstrap": "h:1", **settings})  # type: ignore[arg-type]
+
+
+def test_resolve__environment_and_file(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("p w\n", encoding="utf-8")
+    settings = {"sasl_plain_username": "${WHO}", "sasl_plain_password": f"file:{secret}", "fetch_max_wait_ms": 250}
+    assert resolve(settings, {"WHO": "reader"}) == {
+        "sasl_plain_username": "reader",
+        "sasl_plain_password": "p w",
+        "fetch_max_wait_ms": 250,
+    }
+
+
+@pytest.mark.parametrize("reference", ["${NOT_THERE}", "file:/not/there"])
+def test_resolve__missing_reference(reference: str) -> None:
+    with pytest.raises(ConfigError, match="sasl_plain_password refers to"):
+        resolve({"sasl_plain_password": reference}, {})
+
+
+def test_connect_consumer__no_broker() -> None:
+    config = SourceConfig(topics=("t",), bootstrap="127.0.0.1:1", consumer={"bootstrap_timeout_ms": 300})
+    with pytest.raises(SourceError, match=r"no Kafka broker answered at 127\.0\.0\.1:1"):
+        connect_consumer(config)
