@@ -28,7 +28,9 @@ COMMANDS: dict[str, Entry] = {
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
     "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
     "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),
-    "simulate": Entry("vocbeam.pipelines.simulate:simulate", "Make the events of a company with a planted truth."),
+    "simulate": Entry(
+        "vocbeam.pipelines.simulate:simulate_command", "Make the events of a company with a planted truth."
+    ),
     "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
 }
@@ -62,16 +64,21 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="vocbeam")
 def vocbeam(verbose: int) -> None:
     """Voice-of-customer pipeline: Kafka events in, governed and reconciled customer-experience metrics out."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.getLogger().setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+
+
+def _log_to_stderr() -> None:
+    """Logs warnings; before any subcommand is imported, since Beam logs while it is."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # What Beam says through the root logger while it is imported is about optional packages we don't use.
+    # What Beam says through the root logger is about optional packages that vocbeam doesn't use.
     handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.ERROR)
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def main() -> None:
     """Entry point: an error of ours is one sentence on stderr and its own exit code, without a traceback."""
+    _log_to_stderr()
     try:
         code = vocbeam(standalone_mode=False)
     except VocbeamError as error:
