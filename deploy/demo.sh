@@ -26,7 +26,7 @@ vocbeam produce --events "$home/simulated/events.jsonl"
 
 if [ -d "$data/olist" ]; then
     say "Events: real orders, reviews and payments of a Brazilian marketplace ($data/olist)"
-    vocbeam produce examples/mappings/olist.yaml --data "$data/olist"
+    vocbeam produce examples/mappings/olist.yaml --data "$data"
 else
     say "No real data at $data (VOCBEAM_DATA names its folder): going on with the simulated events alone"
 fi

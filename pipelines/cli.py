@@ -65,6 +65,9 @@ class LazyGroup(click.Group):
 def vocbeam(verbose: int) -> None:
     """Voice-of-customer pipeline: Kafka events in, governed and reconciled customer-experience metrics out."""
     logging.getLogger().setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    if not verbose:
+        # kafka-python warns of everything that it then retries by itself; what it gives up reaches us as an exception.
+        logging.getLogger("kafka").setLevel(logging.ERROR)
 
 
 def _log_to_stderr() -> None:
