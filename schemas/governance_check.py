@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -451,21 +452,26 @@ def _words(phrase: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", phrase.casefold()))
 
 
-def _contains(phrase: tuple[str, ...], part: tuple[str, ...]) -> bool:
-    return any(phrase[i : i + len(part)] == part for i in range(len(phrase) - len(part) + 1))
+def _folded(phrase: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", phrase.casefold()).split())
+
+
+def _contains(phrase: str, part: str) -> bool:
+    """Whether a text with `phrase` also has `part` as whole words."""
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", phrase) is not None
 
 
 class _Case(NamedTuple):
-    """One way to satisfy a rule: an event type, one value for each tested field, one phrase (empty: no words)."""
+    """One way to satisfy a rule: an event type, one value for each tested field, one folded phrase (empty: no words)."""
 
     event: EventType
     fields: dict[str, str]
-    phrase: tuple[str, ...]
+    phrase: str
 
 
 def _cases(governance: Governance, when: When) -> Iterator[_Case]:
     """Every way to satisfy the conditions that an event of the contracts can have."""
-    phrases = [_words(phrase) for phrase in when.words] if when.words else [()]
+    phrases = [_folded(phrase) for phrase in when.words or ("",)]
     for event in when.event:
         if when.applies_to(event):
             possible = [
@@ -489,7 +495,7 @@ def _covers(when: When, case: _Case) -> bool:
     return (
         when.applies_to(case.event)
         and all(case.fields.get(field) in values for field, values in when.fields.items())
-        and (when.words is None or any(_contains(case.phrase, _words(phrase)) for phrase in when.words))
+        and (when.words is None or any(_contains(case.phrase, _folded(phrase)) for phrase in when.words))
     )
 
 

@@ -140,6 +140,7 @@ def test_check__finds_what_is_ungoverned(text: str, on_line: str, severity: str,
         "event: [telemetry], name: [order_delivered, stock_checked]",  # one value is left
         "event: [survey, flag], words: [answer]",  # one event type is left
         "event: [survey], words: [answers]",  # another whole word
+        "event: [survey], words: [re_answer]",  # part of a longer word
         "event: [ticket], queue: [orders]",  # the earlier rule wants a word as well
     ],
 )
