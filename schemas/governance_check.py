@@ -462,7 +462,7 @@ def _contains(phrase: str, part: str) -> bool:
 
 
 class _Case(NamedTuple):
-    """One way to satisfy a rule: an event type, one value for each tested field, one folded phrase (empty: no words)."""
+    """One way to satisfy a rule: an event type, one value for each tested field, a folded phrase (empty: no words)."""
 
     event: EventType
     fields: dict[str, str]
