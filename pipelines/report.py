@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -119,9 +120,8 @@ def latest_month(sizes: dict[date, int], last: date) -> Period:
 def build_report(connection: Connection, period: Period | None, now: Callable[[], int]) -> Report:
     """Reads and computes a report for a period; None takes the latest month of the data.
 
-    Raises SinkError where there is no warehouse, ConfigError where nothing has been loaded.
+    Raises ConfigError where no governance file is in force or nothing has been loaded.
     """
-    read.require_warehouse(connection)
     taxonomy = read.taxonomy(connection)
     governance = parse_governance(taxonomy.governance_text)
     if period is None:
@@ -264,7 +264,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _table(title: str, lines: Sequence[Line], departments: dict[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     if departments:
         table.add_column("department")
     table.add_column("metric", min_width=16)
@@ -327,7 +327,7 @@ def report(
 ) -> None:
     """Show each metric by stage and department: value, 95 % interval, n, target and status."""
     period = chosen_period(month, week, since, until)
-    with open_engine(warehouse or home.warehouse_url).connect() as connection:
+    with read.snapshot(open_engine(warehouse or home.warehouse_url)) as connection:
         found = build_report(connection, period, now_us)
     if json_:
         click.echo(json.dumps(as_json(found), indent=2, default=str))

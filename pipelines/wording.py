@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vocbeam.schemas.timebase import SECOND_US
 from vocbeam.sinks.read import MetricRow
 from vocbeam.transforms.statistics import Interval
 from vocbeam.transforms.tickets import DURATION_UNITS
@@ -21,7 +22,7 @@ def format_value(metric: MetricRow, unit: str, value: float | None) -> str:
     if value is None:
         return NOTHING
     if metric.kind == "nps":
-        return f"{value:+.1f}"
+        return f"{value:+.1f}".replace("-", "−")
     if metric.kind in ("share", "rate", "funnel"):
         return f"{100 * value:.1f} %"
     if metric.kind == "duration":
@@ -36,7 +37,12 @@ def format_duration(value: float, unit: str) -> str:
     """A duration in the largest unit that leaves at least 1; as it is for a unit that measures no time."""
     if unit not in DURATION_UNITS:
         return f"{value:,.0f} {unit}"
-    seconds = value * DURATION_UNITS[unit] / DURATION_UNITS["second"]
+    return format_micros(value * DURATION_UNITS[unit])
+
+
+def format_micros(micros: float) -> str:
+    """A span of microseconds in the largest unit that leaves at least 1: 3.2 d, 4.0 h, 12.0 min, 1.5 s, 80 ms."""
+    seconds = micros / SECOND_US
     for name, length in _STEPS:
         if abs(seconds) >= length:
             return f"{seconds / length:,.1f} {name}"
@@ -60,9 +66,4 @@ def format_target(metric: MetricRow, unit: str, target: float | None) -> str:
     """The target with the side that is good."""
     if target is None:
         return NOTHING
-    return ("≥ " if metric.direction == "higher" else "≤ ") + format_value(metric, unit, target)
-
-
-def format_age(micros: int) -> str:
-    """An age in microseconds, roughly."""
-    return "0 s" if micros < DURATION_UNITS["second"] else format_duration(float(micros), "microsecond")
+    return ("≥\u00a0" if metric.direction == "higher" else "≤\u00a0") + format_value(metric, unit, target)

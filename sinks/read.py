@@ -6,15 +6,19 @@ dates local dates of the warehouse's time zone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Date, case, column, func, inspect, select, table
+from sqlalchemy import Connection, Date, Engine, case, column, func, inspect, select, table
+from sqlalchemy.exc import DBAPIError
 
 from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.sinks import tables
+from vocbeam.sinks.engine import driver_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +213,31 @@ class TaxonomyRow:
     applied_at: int
 
 
-def require_warehouse(connection: Connection) -> None:
-    """Raises SinkError where the database holds no warehouse."""
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection whose questions are all answered from one state of the warehouse.
+
+    Raises SinkError where the database can't be reached or read, or holds no warehouse; never creates a SQLite file.
+    """
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    if file and not Path(file).is_file():
+        raise SinkError(
+            f"there is no warehouse at {file}; name another (--warehouse, --home), or create it: vocbeam apply"
+        )
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    try:
+        with engine.connect() as connection:
+            _require_warehouse(connection)
+            yield connection
+    except DBAPIError as error:
+        raise SinkError(
+            f"the warehouse at {engine.url.render_as_string()} can't be read: {str(driver_error(error)).splitlines()[0]}; check the URL, "
+            "that the server runs, and that this account may read"
+        ) from error
+
+
+def _require_warehouse(connection: Connection) -> None:
     if not inspect(connection).has_table(tables.active_tagging.name):
         raise SinkError(
             "this database holds no warehouse; name another (--warehouse, VOCBEAM_WAREHOUSE, --home), or create one: "
