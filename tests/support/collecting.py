@@ -65,6 +65,9 @@ def open_ledger() -> Warehouse:
 class PassOn(beam.DoFn):
     """A step between source and writer that changes nothing."""
 
+    def __init__(self) -> None:
+        """Has no state of its own."""
+
     def process(self, element: RawGroup) -> Iterator[RawGroup]:
         """Yields the group."""
         WAREHOUSE.threads.add(threading.get_ident())
@@ -73,6 +76,9 @@ class PassOn(beam.DoFn):
 
 class Collect(beam.DoFn):
     """Applies each group to the warehouse and tells the reader."""
+
+    def __init__(self) -> None:
+        """Its state is `WAREHOUSE`."""
 
     def process(self, element: RawGroup) -> Iterator[int]:
         """Yields the number of chunks; raises what `fail_with` makes."""

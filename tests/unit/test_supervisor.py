@@ -94,7 +94,7 @@ def test_supervise__stop_while_waiting_starts_nothing_more() -> None:
     def stop(_seconds: float) -> None:
         world.stopped = True
 
-    world.sleep = stop  # type: ignore[method-assign]
+    world.sleep = stop  # type: ignore[method-assign,assignment]
     assert world.supervise(RestartPolicy()) == 1
     assert len(world.runs) == 1
 
