@@ -21,7 +21,7 @@ VOCBEAM_BOOTSTRAP=$(vocbeam broker status --json | python -c 'import json, sys; 
 export VOCBEAM_BOOTSTRAP
 
 say "Events: a simulated retailer with $customers customers, whose truth is written beside them"
-vocbeam simulate --out "$home/simulated" --customers "$customers" --days 60 --seed 7 --start 2018-06-01
+vocbeam simulate --out "$home/simulated" --customers "$customers" --days 60 --seed 7 --start 2018-07-03
 vocbeam produce --events "$home/simulated/events.jsonl"
 
 if [ -d "$data/olist" ]; then

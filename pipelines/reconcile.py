@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 
 import click
@@ -29,7 +30,7 @@ def reconcile(home: Home, warehouse: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([{**asdict(check), "balances": check.balances} for check in checks], indent=2))
     else:
-        Console().print(_table(checks))
+        Console(width=None if sys.stdout.isatty() else 120).print(_table(checks))
     failed = [check for check in checks if not check.balances]
     if failed:
         raise BooksDontBalance(
@@ -39,13 +40,21 @@ def reconcile(home: Home, warehouse: str | None, as_json: bool) -> None:
 
 
 def _table(checks: list[Check]) -> Table:
-    table = Table(title="Books")
+    """One row a comparison, summed over the places where it balances; a row of its own for each where it does not."""
+    table = Table(title="Books", title_justify="left")
     for heading in ("comparison", "where"):
         table.add_column(heading)
     for heading in ("expected", "found"):
         table.add_column(heading, justify="right")
     table.add_column("")
+    balanced: dict[str, list[Check]] = {}
     for check in checks:
-        verdict = "[green]balances[/]" if check.balances else "[bold red]DIFFERS[/]"
-        table.add_row(check.what, check.where, f"{check.expected:,}", f"{check.found:,}", verdict)
+        if check.balances:
+            balanced.setdefault(check.what, []).append(check)
+        else:
+            table.add_row(check.what, check.where, f"{check.expected:,}", f"{check.found:,}", "[bold red]DIFFERS[/]")
+    for what, places in balanced.items():
+        where = places[0].where if len(places) == 1 else f"{len(places)} topic-partitions"
+        total = f"{sum(check.found for check in places):,}"
+        table.add_row(what, where, total, total, "[green]balances[/]")
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def _targets_of(governance: Governance, entry: Metric, places: Iterable[tuple[st
     own = [t for t in governance.targets if t.metric == entry.id]
     turns = sorted({day for t in own for day in (t.valid_from, t.valid_to) if day is not None})
     for stage, owner in places:
-        for start, end in pairwise([*turns, None]):
+        for start, end in zip_longest(turns, turns[1:]):
             found = governance.target_on(entry.id, stage, owner, start)
             if found is not None:
                 yield {

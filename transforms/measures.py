@@ -69,7 +69,7 @@ class Measurer:
                 kept, bins, totals = self._measured(metric, columns, selected)
                 units = self._units(metric, columns, kept)
                 for i, unit, bin_, total in zip(kept, units, bins, totals, strict=True):
-                    booked[i].append(Contribution(*cells[i], metric.id, unit, bin_, WEIGHT_SCALE, total))
+                    booked[i].append(Contribution._make((*cells[i], metric.id, unit, bin_, WEIGHT_SCALE, total)))
         return booked
 
     def _measured(
