@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vocbeam.pipelines.report import EVERYWHERE, STATUSES, Line, Report, overall
-from vocbeam.pipelines.wording import format_interval, format_target, format_value
+from vocbeam.pipelines.wording import format_interval, format_target, format_value, minor_digits, step_of
 from vocbeam.schemas.records import UNASSIGNED
-from vocbeam.schemas.timebase import from_micros
+from vocbeam.schemas.timebase import SECOND_US, from_micros
 from vocbeam.sinks.read import StageRow, TrendRow
 from vocbeam.transforms.statistics import Status, wilson_interval
+from vocbeam.transforms.tickets import DURATION_UNITS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -168,6 +169,7 @@ def _plot(line: Line, rows: Sequence[TrendRow], target: float | None, period: st
     """Value over time with its interval as a band and the target as a dashed line."""
     days: list[date] = [row.period_start for row in rows]
     values = [row.value for row in rows]
+    scale, label = _axis(line, rows)
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 8.0, "axes.linewidth": 0.6}):
         figure = Figure(figsize=(3.3, 1.75), layout="constrained")
         figure.patch.set_visible(False)
@@ -176,15 +178,17 @@ def _plot(line: Line, rows: Sequence[TrendRow], target: float | None, period: st
         banded = [row for row in rows if row.interval_low is not None and row.interval_high is not None]
         axes.fill_between(
             _numbers([row.period_start for row in banded]),
-            [row.interval_low or 0.0 for row in banded],
-            [row.interval_high or 0.0 for row in banded],
+            [(row.interval_low or 0.0) / scale for row in banded],
+            [(row.interval_high or 0.0) / scale for row in banded],
             color=_LINE,
             alpha=0.18,
             linewidth=0,
         )
-        axes.plot(_numbers(days), values, color=_LINE, linewidth=1.4, marker="o", markersize=2.4)
+        axes.plot(
+            _numbers(days), [value / scale for value in values], color=_LINE, linewidth=1.4, marker="o", markersize=2.4
+        )
         if target is not None:
-            axes.axhline(target, color=_TARGET, linewidth=1.0, linestyle=(0, (4, 3)))
+            axes.axhline(target / scale, color=_TARGET, linewidth=1.0, linestyle=(0, (4, 3)))
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         for side in ("left", "bottom"):
@@ -195,7 +199,7 @@ def _plot(line: Line, rows: Sequence[TrendRow], target: float | None, period: st
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(line, y)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: label(y)))
         svg = _svg(figure, f"p{number}")
     latest = format_value(line.metric, line.unit, values[-1])
     summary = (
@@ -211,11 +215,16 @@ def _numbers(days: Sequence[date]) -> Any:
     return date2num(list(days))
 
 
-def _tick(line: Line, height: float) -> str:
-    """A short label of the value axis."""
+def _axis(line: Line, rows: Sequence[TrendRow]) -> tuple[float, Callable[[float], str]]:
+    """What to divide the values by, and how a tick of the value axis is written."""
     if line.metric.kind == "amount":
-        return f"{height / 100:,.0f}"
-    return format_value(line.metric, line.unit, height).replace(".0 ", " ").removesuffix(".0")
+        scale = 10.0 ** minor_digits(line.unit)
+        return scale, lambda y: f"{y:,.0f}"
+    if line.metric.kind == "duration" and line.unit in DURATION_UNITS:
+        seconds = DURATION_UNITS[line.unit] / SECOND_US
+        name, length = step_of(seconds * max(abs(row.value) for row in rows))
+        return length / seconds, lambda y: f"{y:g} {name}"
+    return 1.0, lambda y: format_value(line.metric, line.unit, y).replace(".0 ", " ").removesuffix(".0")
 
 
 def _svg(figure: Figure, prefix: str) -> Markup:

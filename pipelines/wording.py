@@ -22,15 +22,20 @@ def format_value(metric: MetricRow, unit: str, value: float | None) -> str:
     if value is None:
         return NOTHING
     if metric.kind == "nps":
-        return f"{value:+.1f}".replace("-", "−")
+        return f"{value:+.1f}".replace("-", "−") if value else "0.0"
     if metric.kind in ("share", "rate", "funnel"):
         return f"{100 * value:.1f} %"
     if metric.kind == "duration":
         return format_duration(value, unit)
     if metric.kind == "amount":
-        digits = _MINOR_DIGITS.get(unit, 2)
+        digits = minor_digits(unit)
         return f"{unit} {value / 10**digits:,.{digits}f}"
     return f"{value:,.2f}" if metric.kind == "mean" else f"{value:,.0f}"
+
+
+def minor_digits(currency: str) -> int:
+    """Digits of a currency's minor unit."""
+    return _MINOR_DIGITS.get(currency, 2)
 
 
 def format_duration(value: float, unit: str) -> str:
@@ -43,10 +48,13 @@ def format_duration(value: float, unit: str) -> str:
 def format_micros(micros: float) -> str:
     """A span of microseconds in the largest unit that leaves at least 1: 3.2 d, 4.0 h, 12.0 min, 1.5 s, 80 ms."""
     seconds = micros / SECOND_US
-    for name, length in _STEPS:
-        if abs(seconds) >= length:
-            return f"{seconds / length:,.1f} {name}"
-    return f"{1_000 * seconds:,.0f} ms"
+    name, length = step_of(seconds)
+    return f"{seconds / length:,.{0 if name == 'ms' else 1}f} {name}"
+
+
+def step_of(seconds: float) -> tuple[str, float]:
+    """Name and length in seconds of the largest unit that leaves at least 1."""
+    return next((step for step in _STEPS if abs(seconds) >= step[1]), ("ms", 0.001))
 
 
 def format_interval(metric: MetricRow, unit: str, interval: Interval) -> str:

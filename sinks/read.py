@@ -231,9 +231,10 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
             _require_warehouse(connection)
             yield connection
     except DBAPIError as error:
+        reason = str(driver_error(error)).splitlines()[0]
         raise SinkError(
-            f"the warehouse at {engine.url.render_as_string()} can't be read: {str(driver_error(error)).splitlines()[0]}; check the URL, "
-            "that the server runs, and that this account may read"
+            f"the warehouse at {engine.url.render_as_string()} can't be read: {reason}; check the URL, that the server "
+            "runs, and that this account may read"
         ) from error
 
 
