@@ -86,6 +86,7 @@ def render_page(report: Report) -> str:
         created_at=f"{from_micros(report.created_at):%Y-%m-%d %H:%M} UTC",
         names=names,
         stage_names=stage_names,
+        metric_names={row.metric: row.name for row in report.metrics},
         counts=_count(report.lines),
         cards=_cards(report, names),
         by_department=by_department,
