@@ -206,10 +206,10 @@ def _metrics(governance: Governance) -> Iterator[dict[str, Any]]:
 
 
 def _targets(governance: Governance) -> Iterator[dict[str, Any]]:
-    """Targets spelled out: for each stage and department, and for the whole company, who is held to what and when."""
+    """Targets spelled out for each stage and department, for either alone, and for the whole company, with dates."""
     stages = [*governance.stage_owner, UNASSIGNED]
     departments = [*governance.department_ids, UNASSIGNED]
-    places = [(ANY, ANY), *((s, d) for s in stages for d in departments)]
+    places = [(s, d) for s in [ANY, *stages] for d in [ANY, *departments]]
     for entry in governance.metrics:
         yield from _targets_of(governance, entry, places)
 

@@ -390,13 +390,13 @@ target = Table(
     "target",
     metadata,
     _text("metric", "Metric.", primary_key=True),
-    _text("stage", "Stage; '*' for the whole company.", primary_key=True),
-    _text("department", "Department; '*' for the whole company.", primary_key=True),
+    _text("stage", "Stage; '*' for all of them together.", primary_key=True),
+    _text("department", "Department; '*' for all of them together.", primary_key=True),
     Column("valid_from", Date, primary_key=True, comment="First local date on which it holds."),
     Column("valid_to", Date, comment="First local date on which it no longer holds; NULL if open."),
     Column("value", Double, nullable=False, comment="Target, in the unit of the metric's value."),
-    comment="Dated targets: one row for each stage and department (the most specific line of the governance file), "
-    "and one for the whole company.",
+    comment="Dated targets, spelled out for each stage and department, for either alone and for the whole company from "
+    "the most specific line of the governance file.",
 )
 
 calendar_date = Table(
@@ -412,6 +412,7 @@ calendar_date = Table(
     Column("weekday", Integer, nullable=False, comment="1 = Monday to 7 = Sunday."),
     _big("starts_at", "When the date begins."),
     _big("ends_at", "When it ends."),
+    Index("ix_calendar_date_starts_at", "starts_at"),
     comment="Calendar of the governance file's time zone.",
 )
 

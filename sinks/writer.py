@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import tenacity
@@ -388,6 +389,8 @@ class ChunkWriter:
                             now,
                         )
                     )
+            # In key order the index is filled page by page.
+            rows.sort(key=itemgetter(0))
             insert_rows(connection, event, columns, rows)
 
     def _insert_dead_letters(

@@ -28,6 +28,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("date", name=op.f("pk_calendar_date")),
         comment="Calendar of the governance file's time zone.",
     )
+    with op.batch_alter_table("calendar_date", schema=None) as batch_op:
+        batch_op.create_index("ix_calendar_date_starts_at", ["starts_at"], unique=False)
+
     op.create_table(
         "customer_day",
         sa.Column("date", sa.Date(), nullable=False, comment="Local date."),
@@ -456,15 +459,15 @@ def upgrade() -> None:
     op.create_table(
         "target",
         sa.Column("metric", sa.Text(), nullable=False, comment="Metric."),
-        sa.Column("stage", sa.Text(), nullable=False, comment="Stage; '*' for the whole company."),
-        sa.Column("department", sa.Text(), nullable=False, comment="Department; '*' for the whole company."),
+        sa.Column("stage", sa.Text(), nullable=False, comment="Stage; '*' for all of them together."),
+        sa.Column("department", sa.Text(), nullable=False, comment="Department; '*' for all of them together."),
         sa.Column("valid_from", sa.Date(), nullable=False, comment="First local date on which it holds."),
         sa.Column(
             "valid_to", sa.Date(), nullable=True, comment="First local date on which it no longer holds; NULL if open."
         ),
         sa.Column("value", sa.Double(), nullable=False, comment="Target, in the unit of the metric's value."),
         sa.PrimaryKeyConstraint("metric", "stage", "department", "valid_from", name=op.f("pk_target")),
-        comment="Dated targets: one row for each stage and department (the most specific line of the governance file), and one for the whole company.",
+        comment="Dated targets, spelled out for each stage and department, for either alone and for the whole company from the most specific line of the governance file.",
     )
     op.create_table(
         "taxonomy_version",
@@ -670,4 +673,7 @@ def downgrade() -> None:
     op.drop_table("dead_letter")
     op.drop_table("data_dictionary")
     op.drop_table("customer_day")
+    with op.batch_alter_table("calendar_date", schema=None) as batch_op:
+        batch_op.drop_index("ix_calendar_date_starts_at")
+
     op.drop_table("calendar_date")
