@@ -1,0 +1,114 @@
+"""`vocbeam run` killed, stopped and overtaken while it loads: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import ENDS_WITHIN_S, Books, Vocbeam
+from tests.support.kafka import Topics
+from tests.support.warehouse import contents
+from vocbeam.deploy.broker import Broker, list_topics
+from vocbeam.schemas.errors import Fenced
+from vocbeam.sinks.engine import open_engine
+
+STOPS_WITHIN_S = 10
+MANY_TRANSACTIONS = ("--group-records", "100", "--chunk-records", "50", "--progress-seconds", "1")
+"""Over a hundred transactions for the events of these tests, so that a kill finds one in hand."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Events that lie in Kafka, and the warehouse that an undisturbed run made of them."""
+
+    vocbeam: Vocbeam
+    events: Path
+    records: int
+    rows: dict[str, list[tuple[object, ...]]]
+
+
+@pytest.fixture(scope="module")
+def loaded(kafka_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    """One month of a simulated retailer, some events sent twice, in topics of this module alone."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    url = f"sqlite:///{home / 'undisturbed.db'}"
+    topics = Topics(kafka_broker.bootstrap, prefix=f"t{uuid.uuid4().hex[:12]}")
+    vocbeam = Vocbeam(home, kafka_broker.bootstrap, topics.prefix, url)
+    vocbeam.call("simulate", "--out", home, "--customers", "450", "--days", "60", "--duplicates", "0.05")
+    events = home / "events.jsonl"
+    records = vocbeam.call_json("produce", "--events", events, "--partitions", "3")["events"]
+    topics.created = [name for name in list_topics(kafka_broker.bootstrap) if name.startswith(topics.prefix)]
+    assert vocbeam.call_json("run", "--until-caught-up")["records"] == records
+    rows = contents(open_engine(url))
+    assert all(rows.values())
+    yield Loaded(vocbeam, events, records, rows)
+    topics.remove()
+
+
+def test_run__killed_three_times_at_random_moments(
+    loaded: Loaded, warehouse_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random()
+    vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
+    killed_at = []
+    for part in range(3):
+        goal = loaded.records * (part + chance.uniform(0.1, 0.6)) / 3
+        with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
+            books.wait_for(int(goal), running)
+            time.sleep(chance.uniform(0, 0.05))
+            running.process.kill()
+            assert running.process.wait() == -signal.SIGKILL
+        killed_at.append(books.records())
+    assert killed_at == sorted(set(killed_at))
+    assert killed_at[-1] < loaded.records
+
+    summary = vocbeam.call_json("run", "--until-caught-up")
+    with capsys.disabled():
+        print(f"\n{books.engine.dialect.name}: 3 kills at {killed_at} of {loaded.records} records, "
+              f"{summary['records']} after the last, {summary['restarts']} restarts inside")  # fmt: skip
+    assert (summary["outcome"], summary["lag"], summary["run_epoch"]) == ("caught up", 0, 4)
+    assert summary["records"] == loaded.records - killed_at[-1]
+    vocbeam.reconcile()
+    rows = contents(books.engine)
+    for table, expected in loaded.rows.items():
+        assert rows[table] == expected, table
+
+
+def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str) -> None:
+    vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
+    with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
+        books.wait_for(loaded.records // 10, running)
+        told = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+        assert time.monotonic() - told < STOPS_WITHIN_S
+    assert " stopped: " in running.said()
+    assert "Traceback" not in running.said()
+    assert loaded.records // 10 <= books.records() < loaded.records
+    vocbeam.reconcile()
+
+
+def test_run__newer_run_shuts_the_older_one_out(loaded: Loaded, warehouse_url: str) -> None:
+    vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
+    with vocbeam.started("run") as older:
+        books.wait_for(loaded.records, older)
+        with vocbeam.started("run", *MANY_TRANSACTIONS) as newer:
+            while books.runs() < 2:
+                assert newer.process.poll() is None, newer.said()
+                time.sleep(0.05)
+            sent = vocbeam.call_json("produce", "--events", loaded.events)["events"]
+            assert older.process.wait(ENDS_WITHIN_S) == Fenced.exit_code, older.said()
+            books.wait_for(loaded.records + sent, newer)
+            newer.process.send_signal(signal.SIGTERM)
+            assert newer.process.wait(STOPS_WITHIN_S) == 0, newer.said()
+    assert "belongs to run 2, which started after this one (run 1); this pipeline ends" in older.said()
+    assert "Traceback" not in older.said()
+    vocbeam.reconcile()
+    assert contents(books.engine) == loaded.rows

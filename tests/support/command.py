@@ -1,0 +1,133 @@
+"""The `vocbeam` command as people start it: a process with its own home folder, found by its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.tables import ingest_ledger, run_epoch
+
+ENDS_WITHIN_S = 110
+"""Longest wait for a command: half a minute of work and starting Beam on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that was started; what it printed is in two files, which can't fill up as pipes do."""
+
+    process: subprocess.Popen[bytes]
+    stdout: Path
+    stderr: Path
+
+    def said(self) -> str:
+        """Everything printed so far."""
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in (self.stdout, self.stderr))
+
+
+@dataclass(frozen=True)
+class Vocbeam:
+    """Runs commands against one home folder, one Kafka and one warehouse."""
+
+    home: Path
+    bootstrap: str
+    prefix: str
+    warehouse: str
+    governance: Path = EXAMPLE_GOVERNANCE
+
+    def into(self, warehouse: str) -> Vocbeam:
+        """The same installation, keys and topics, with another warehouse."""
+        return replace(self, warehouse=warehouse)
+
+    def call(self, *arguments: str | Path, code: int = 0) -> str:
+        """Run a command to its end; its stdout. Fails where it ends with another code."""
+        ended = subprocess.run(
+            self._command(arguments),
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=ENDS_WITHIN_S,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def call_json(self, *arguments: str | Path) -> Any:
+        """What a command prints with --json."""
+        return json.loads(self.call(*arguments, "--json"))
+
+    @contextmanager
+    def started(self, *arguments: str | Path) -> Iterator[Running]:
+        """A command that goes on running; it is killed when the context ends."""
+        folder = self.home / "printed"
+        folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(folder.iterdir()))
+        stdout, stderr = folder / f"{number}.out", folder / f"{number + 1}.err"
+        with stdout.open("wb") as out, stderr.open("wb") as err:
+            process = subprocess.Popen(self._command(arguments), env=self._environment(), stdout=out, stderr=err)
+        try:
+            yield Running(process, stdout, stderr)
+        finally:
+            process.kill()
+            process.wait()
+
+    def reconcile(self) -> None:
+        """Fails unless the books balance."""
+        checks = self.call_json("reconcile")
+        assert checks
+        assert [check for check in checks if not check["balances"]] == []
+
+    @staticmethod
+    def _command(arguments: Sequence[str | Path]) -> list[str]:
+        return [sys.executable, "-m", "vocbeam.pipelines.cli", *map(str, arguments)]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "VOCBEAM_HOME": str(self.home),
+            "VOCBEAM_BOOTSTRAP": self.bootstrap,
+            "VOCBEAM_TOPIC_PREFIX": self.prefix,
+            "VOCBEAM_WAREHOUSE": self.warehouse,
+            "VOCBEAM_GOVERNANCE": str(self.governance),
+        }
+
+
+class Books:
+    """A look at the ledger of a warehouse while something else writes it."""
+
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = open_engine(url)
+
+    def records(self) -> int:
+        """Offsets accounted for; 0 while the warehouse is empty."""
+        with self.engine.connect() as connection:
+            if not self.engine.dialect.has_table(connection, ingest_ledger.name):
+                return 0
+            c = ingest_ledger.c
+            total = connection.execute(select(func.sum(c.next_offset - c.first_offset))).scalar()
+        return int(total or 0)
+
+    def runs(self) -> int:
+        """Runs that have drawn a number."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(select(func.count()).select_from(run_epoch)).scalar_one())
+
+    def wait_for(self, records: int, running: Running) -> int:
+        """Returns as soon as so many offsets are accounted for; the number then."""
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while (now := self.records()) < records:
+            assert running.process.poll() is None, running.said()
+            assert time.monotonic() < deadline, f"{now} of {records} records after {ENDS_WITHIN_S} s"
+            time.sleep(0.02)
+        return now
