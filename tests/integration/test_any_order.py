@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
@@ -21,7 +21,7 @@ from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.records import EVENT_TYPES, PartitionKey, RawChunk, RawGroup
 from vocbeam.schemas.registry import FileRegistry
 from vocbeam.sinks.reconcile import reconcile
-from vocbeam.sinks.tables import event_key, ingest_ledger
+from vocbeam.sinks.tables import dead_letter, event_key, ingest_ledger
 from vocbeam.transforms.decode import Limits, Schemas, decode_chunk
 from vocbeam.transforms.steps import ChunkTagger
 
@@ -45,7 +45,7 @@ class Installation:
     def empty(self) -> None:
         """Forget all that was loaded, the ledger too."""
         with self.engine.begin() as connection:
-            for table in (*CONTENT, event_key, ingest_ledger):
+            for table in (*CONTENT, event_key, dead_letter, ingest_ledger):
                 connection.execute(delete(table))
 
     def load(self, groups: Sequence[RawGroup]) -> None:
@@ -130,6 +130,8 @@ def cut(log: Log, longest: int, chance: random.Random) -> Iterator[RawGroup]:
     max_examples=8,
     deadline=None,
     derandomize=os.environ.get("CI") == "true",
+    # A seed can't be made simpler, so a failure is shown at once.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
