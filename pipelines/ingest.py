@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import click
@@ -23,6 +24,7 @@ from vocbeam.pipelines.apply import apply_to, now_us
 from vocbeam.pipelines.settings import (
     Home,
     bootstrap_option,
+    consumer_config_option,
     governance_option,
     home_option,
     registry_option,
@@ -40,7 +42,7 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.transforms.chunking import Bounds
-from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets, parse_settings
+from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
 from vocbeam.transforms.progress import PROGRESS, report_committed
 from vocbeam.transforms.source import ReadChunks
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
@@ -106,12 +108,7 @@ def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
 @click.option(
     "--runner", type=click.Choice(list(RUNNERS)), default="inprocess", show_default=True, help="What runs it."
 )
-@click.option(
-    "-X",
-    "--consumer-config",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Settings of kafka-python's consumer (SASL, TLS…), name = value; secrets as ${ENV_NAME} or file:PATH.",
-)
+@consumer_config_option
 @click.option(
     "--group-id", default="vocbeam", show_default=True, help="Group to publish committed offsets under; '' for none."
 )
@@ -136,7 +133,7 @@ def run(
     topic_prefix: str,
     until_caught_up: bool,
     runner: str,
-    consumer_config: Path | None,
+    consumer: Mapping[str, Any],
     group_id: str,
     shards: int,
     chunk_records: int,
@@ -158,7 +155,7 @@ def run(
         source = SourceConfig(
             topics=tuple(event_types),
             bootstrap=bootstrap,
-            consumer=parse_settings(consumer_config.read_text(encoding="utf-8")) if consumer_config else {},
+            consumer=consumer,
             group_id=group_id or None,
             shards=shards,
             bounds=Bounds(chunk_records, chunk_bytes, group_records, group_bytes),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.transforms.kafka_settings import parse_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,6 +90,19 @@ def bootstrap_option(command: F) -> F:
         default="127.0.0.1:9092",
         show_default=True,
         help="Kafka bootstrap servers, host:port, comma separated.",
+    )(command)
+
+
+def consumer_config_option(command: F) -> F:
+    """`--consumer-config`: settings of kafka-python's consumer as a mapping, empty where no file is given."""
+    return click.option(
+        "-X",
+        "--consumer-config",
+        "consumer",
+        envvar="VOCBEAM_CONSUMER_CONFIG",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        callback=lambda _context, _option, path: parse_settings(path.read_text(encoding="utf-8")) if path else {},
+        help="Settings of kafka-python's consumer (SASL, TLS…), name = value; secrets as ${ENV_NAME} or file:PATH.",
     )(command)
 
 

@@ -15,7 +15,14 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import now_us
-from vocbeam.pipelines.settings import Home, bootstrap_option, home_option, topic_prefix_option, warehouse_option
+from vocbeam.pipelines.settings import (
+    Home,
+    bootstrap_option,
+    consumer_config_option,
+    home_option,
+    topic_prefix_option,
+    warehouse_option,
+)
 from vocbeam.pipelines.wording import NOTHING, format_micros
 from vocbeam.schemas.errors import SourceError
 from vocbeam.schemas.records import EVENT_TYPES
@@ -173,14 +180,25 @@ def _ago(status: Status, moment: int) -> str:
 @home_option
 @warehouse_option
 @bootstrap_option
+@consumer_config_option
 @topic_prefix_option
 @click.option("--json", "json_", is_flag=True, help="Print everything as JSON, times in UTC microseconds.")
-def status(home: Home, warehouse: str | None, bootstrap: str, topic_prefix: str, json_: bool) -> None:
+def status(
+    *,
+    home: Home,
+    warehouse: str | None,
+    bootstrap: str,
+    consumer: Mapping[str, Any],
+    topic_prefix: str,
+    json_: bool,
+) -> None:
     """Show lag, freshness, counts, unassigned share, dead letters and the last runs.
 
     Without Kafka the lag is unknown and the rest is shown; ends with exit code 1 if the warehouse can't be read.
     """
-    config = SourceConfig(topics=tuple(f"{topic_prefix}.{kind}" for kind in EVENT_TYPES), bootstrap=bootstrap)
+    config = SourceConfig(
+        topics=tuple(f"{topic_prefix}.{kind}" for kind in EVENT_TYPES), bootstrap=bootstrap, consumer=consumer
+    )
     if not logging.getLogger().isEnabledFor(logging.INFO):
         # A broker that is down is told in a sentence; the client's own log would tell it a dozen times.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)

@@ -21,7 +21,13 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 from kafka import TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, RetriableError
+from kafka.errors import (
+    CoordinatorNotAvailableError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    RetriableError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from vocbeam.schemas.errors import SourceError, TopicChanged
@@ -336,7 +342,9 @@ class ShardReader:
                 self._config.group_id, {tp: OffsetAndMetadata(at, "", None) for tp, at in changed.items()}
             )
         except KafkaError as error:
-            log.warning("offsets of group %s are not published: %s", self._config.group_id, type(error).__name__)
+            # A young broker creates its group coordinator at the first call; the next one finds it.
+            level = logging.INFO if isinstance(error, CoordinatorNotAvailableError) else logging.WARNING
+            log.log(level, "offsets of group %s are not published: %s", self._config.group_id, type(error).__name__)
             return
         for tp, result in results.items():
             if result.errno == 0:
