@@ -274,7 +274,7 @@ def _table(title: str, lines: Sequence[Line], departments: dict[str, str]) -> Ta
     for line in lines:
         row: list[str | Text] = [departments.get(line.department, line.department)] if departments else []
         row += [
-            line.metric.name,
+            line.metric.name + (f" (p{line.metric.percentile:g})" if line.metric.percentile else ""),
             format_value(line.metric, line.unit, line.estimate.value),
             format_interval(line.metric, line.unit, line.estimate.interval),
             f"{line.estimate.n:,}",

@@ -63,7 +63,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class TargetRow:
-    """A dated target of a place; '*' for the whole company, both dates inclusive, `valid_to` None if open."""
+    """A dated target of a place; '*' for the whole company, from `valid_from` up to, not including, `valid_to`."""
 
     metric: str
     stage: str
@@ -286,7 +286,7 @@ def targets_on(connection: Connection, day: date) -> dict[tuple[str, str, str], 
     """(metric, stage, department) → target that holds on a local date; '*' for the whole company."""
     c = tables.target.c
     query = select(c.metric, c.stage, c.department, c.value).where(
-        c.valid_from <= day, c.valid_to.is_(None) | (c.valid_to >= day)
+        c.valid_from <= day, c.valid_to.is_(None) | (c.valid_to > day)
     )
     rows = connection.execute(query.order_by(c.valid_from))
     return {(metric, stage, department): value for metric, stage, department, value in rows}

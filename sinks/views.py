@@ -377,7 +377,7 @@ def _margins(means: Subquery) -> Subquery:
             t.stage == m.stage,
             t.department == m.department,
             t.valid_from <= m.day,
-            or_(t.valid_to.is_(None), t.valid_to >= m.day),
+            or_(t.valid_to.is_(None), t.valid_to > m.day),
         )
         .order_by(t.valid_from.desc())
         .limit(1)
