@@ -52,16 +52,10 @@ class Vocbeam:
 
     def call(self, *arguments: str | Path, code: int = 0) -> str:
         """Run a command to its end; its stdout. Fails where it ends with another code."""
-        ended = subprocess.run(
-            self._command(arguments),
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            timeout=ENDS_WITHIN_S,
-            check=False,
-        )
-        assert ended.returncode == code, ended.stdout + ended.stderr
-        return ended.stdout
+        with self.started(*arguments) as running:
+            ended_with = running.process.wait(ENDS_WITHIN_S)
+        assert ended_with == code, running.said()
+        return running.stdout.read_text(encoding="utf-8")
 
     def call_json(self, *arguments: str | Path) -> Any:
         """What a command prints with --json."""
@@ -81,6 +75,11 @@ class Vocbeam:
         finally:
             process.kill()
             process.wait()
+
+    def printed(self) -> str:
+        """All that commands of this home folder have printed."""
+        files = sorted((self.home / "printed").iterdir())
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
 
     def reconcile(self) -> None:
         """Fails unless the books balance."""
