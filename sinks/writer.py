@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, compress, repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import tenacity
 from sqlalchemy import Connection, Engine, Table, and_, delete, select, true, tuple_, update
@@ -53,6 +54,8 @@ from vocbeam.sinks.tables import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 AS_REPORTED = "as_reported"
 BUCKET_GRAIN = "bucket"
@@ -112,6 +115,18 @@ class _Books:
             self.next_offset,
             **{name: self.counts[name] for name in COUNTERS},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A chunk and, aligned with its offsets, which of its events are new to the warehouse."""
+
+    chunk: TaggedChunk
+    new: list[bool]
+
+    def new_of(self, values: Iterable[T]) -> Iterator[T]:
+        """Those of the aligned values that belong to new events."""
+        return compress(values, self.new)
 
 
 COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
@@ -300,31 +315,31 @@ class ChunkWriter:
 
     def _deduplicate(
         self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
-    ) -> tuple[list[tuple[TaggedChunk, list[int]]], list[tuple[TaggedChunk, DeadLetter]]]:
-        """Keys that are really new, as (chunk, indices of its new events); same id, other content as dead letters."""
+    ) -> tuple[list[_Loaded], list[tuple[TaggedChunk, DeadLetter]]]:
+        """Which events of each chunk are really new; and, as dead letters, those with a known id and other content."""
         first: dict[bytes, bytes] = {}
         for chunk in chunks:
             for key, content in zip(chunk.event_keys, chunk.content_digests, strict=True):
                 first.setdefault(key, content)
         inserted = self._insert_keys(connection, first)
-        stored = first if len(inserted) == len(first) else self._stored_contents(connection, first)
+        stored = first if len(inserted) == len(first) else self._stored_contents(connection)
 
-        loaded: list[tuple[TaggedChunk, list[int]]] = []
+        loaded: list[_Loaded] = []
         conflicts: list[tuple[TaggedChunk, DeadLetter]] = []
         for chunk in chunks:
-            new: list[int] = []
+            new: list[bool] = []
             counts = books[chunk.partition].counts
             for i, key in enumerate(chunk.event_keys):
-                if key in inserted:
+                new.append(key in inserted)
+                if new[i]:
                     inserted.remove(key)
-                    new.append(i)
                 elif stored[key] == chunk.content_digests[i]:
                     counts["duplicates"] += 1
                 else:
                     conflicts.append((chunk, _conflict(chunk, i)))
                     counts["dead_lettered"] += 1
-            counts["loaded"] += len(new)
-            loaded.append((chunk, new))
+            counts["loaded"] += sum(new)
+            loaded.append(_Loaded(chunk, new))
         return loaded, conflicts
 
     def _insert_keys(self, connection: Connection, contents: Mapping[bytes, bytes]) -> set[bytes]:
@@ -345,7 +360,7 @@ class ChunkWriter:
         )
         return {bytes(key) for key in connection.execute(statement).scalars()}
 
-    def _stored_contents(self, connection: Connection, contents: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    def _stored_contents(self, connection: Connection) -> dict[bytes, bytes]:
         stage = self._staging[event_key.name]
         query = select(event_key.c.event_key, event_key.c.content_digest).join(
             stage, stage.c.event_key == event_key.c.event_key
@@ -355,43 +370,40 @@ class ChunkWriter:
     def _insert_events(
         self,
         connection: Connection,
-        loaded: Sequence[tuple[TaggedChunk, list[int]]],
+        loaded: Sequence[_Loaded],
         books: Mapping[PartitionKey, _Books],
         delta: dict[Cell, list[int]],
     ) -> None:
         now = self._now()
         for event_type in EVENT_TYPES:
-            parts = [(chunk, new) for chunk, new in loaded if chunk.event_type == event_type and new]
-            if not parts:
-                continue
             own = EVENT_COLUMNS[event_type]
             columns = (
                 "event_key", "event_type", *_COMMON, *own, "taxonomy_version", "model_version", "contributions",
                 "ledger_id", "kafka_offset", "loaded_at",
             )  # fmt: skip
             rows: list[tuple[Any, ...]] = []
-            for chunk, new in parts:
-                ledger_id = books[chunk.partition].ledger_id
-                fields = [chunk.columns[name] for name in (*_COMMON, *own.values())]
-                for i in new:
-                    contributions = chunk.contributions[i]
+            for part in loaded:
+                chunk = part.chunk
+                if chunk.event_type != event_type:
+                    continue
+                for contributions in part.new_of(chunk.contributions):
                     _add(delta, contributions, 1)
-                    rows.append(
-                        (
-                            chunk.event_keys[i],
-                            event_type,
-                            *[values[i] for values in fields],
-                            chunk.taxonomy_version,
-                            chunk.model_version,
-                            contributions_json(contributions) if contributions else None,
-                            ledger_id,
-                            chunk.offsets[i],
-                            now,
-                        )
-                    )
-            # In key order the index is filled page by page.
-            rows.sort(key=itemgetter(0))
-            insert_rows(connection, event, columns, rows)
+                values = zip(
+                    chunk.event_keys,
+                    repeat(event_type),
+                    *[chunk.columns[name] for name in (*_COMMON, *own.values())],
+                    repeat(chunk.taxonomy_version),
+                    repeat(chunk.model_version),
+                    [contributions_json(made) if made else None for made in chunk.contributions],
+                    repeat(books[chunk.partition].ledger_id),
+                    chunk.offsets,
+                    repeat(now),
+                )
+                rows += part.new_of(values)
+            if rows:
+                # In key order the index is filled page by page.
+                rows.sort(key=itemgetter(0))
+                insert_rows(connection, event, columns, rows)
 
     def _insert_dead_letters(
         self,
@@ -429,15 +441,14 @@ class ChunkWriter:
     def _fold_subjects(
         self,
         connection: Connection,
-        loaded: Sequence[tuple[TaggedChunk, list[int]]],
+        loaded: Sequence[_Loaded],
         delta: dict[Cell, list[int]],
     ) -> None:
         """Folds the new events' versions into their subjects, replacing the contributions these had made."""
         arrived: dict[str, dict[bytes, list[Version]]] = defaultdict(lambda: defaultdict(list))
-        for chunk, new in loaded:
-            for i in new:
-                for table, subject_key, version in chunk.subjects[i]:
-                    arrived[table][subject_key].append(version)
+        for part in loaded:
+            for table, subject_key, version in chain.from_iterable(part.new_of(part.chunk.subjects)):
+                arrived[table][subject_key].append(version)
         for name in self._rules:
             if arrived[name]:
                 self._fold_table(connection, metadata.tables[name], self._rules[name], arrived[name], delta)
@@ -492,16 +503,15 @@ class ChunkWriter:
             self._staging.fill(connection, table.name, columns, rows)
             connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
 
-    def _count_customers(self, connection: Connection, loaded: Sequence[tuple[TaggedChunk, list[int]]]) -> None:
+    def _count_customers(self, connection: Connection, loaded: Sequence[_Loaded]) -> None:
         seen: Counter[tuple[str, str, str, str]] = Counter()
-        for chunk, new in loaded:
-            c = chunk.columns
-            times, stages, departments, customers = c["event_time"], c["stage"], c["department"], c["customer_key"]
-            seen.update(
-                (self._calendar.day(times[i]), stages[i], departments[i], customers[i])
-                for i in new
-                if customers[i] is not None
-            )
+        for part in loaded:
+            c = part.chunk.columns
+            for time, stage, owner, customer in part.new_of(
+                zip(c["event_time"], c["stage"], c["department"], c["customer_key"], strict=True)
+            ):
+                if customer is not None:
+                    seen[self._calendar.day(time), stage, owner, customer] += 1
         if seen:
             self._add_rows(
                 connection,
