@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
+from hashlib import blake2b
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -29,7 +30,7 @@ from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, SECOND_US, to_micros
 from vocbeam.transforms.simulated_texts import CONTACT_NOTES, FLAG_TEXTS, LANGUAGES, TEXTS
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised with every change after which the same seed gives other events."""
 
 TIMEZONE = "America/Sao_Paulo"
@@ -374,7 +375,7 @@ class _Company:
         opened_week = np.minimum((begin - self.start) // (7 * DAY_US) + 1, self.weeks - 1)
         draws = _draw(rng, planted, self.remote[who], self.paid[who], self.gaps[agent, opened_week])
         orders = _respond(planted, draws)
-        order_ids = np.char.add(np.char.add("order-", self.customer[who]), np.char.add("-", begin.astype(str)))
+        order_ids = np.array(_ids("order", who, begin), dtype=np.str_)
 
         value = np.exp(rng.normal(planted.order_amount_log_mean, planted.order_amount_log_sd, len(who)))
         amount = np.maximum(100, np.rint(value)).astype(np.int64)
@@ -533,7 +534,7 @@ class _Company:
         answers = self.rng.random(len(at)) < 0.35
         effort = 2.2 + 2.0 * orders.wait[at] + 2.0 * orders.repeat[at] + self.rng.normal(0, 0.9, len(at))
         score = np.clip(np.rint(effort), 1, 7)
-        ids = [f"ces-{self.customer[i]}-{time}" for i, time in zip(who.tolist(), asked.tolist(), strict=True)]
+        ids = _ids("ces", who, asked)
         fixed: dict[str, Any] = {"survey_id": "contact", "response_id": ids, "sent_at": asked, "touchpoint": "contact"}
         fixed |= self._person(who)
         self.log.add("survey", asked, status="sent", **fixed)
@@ -544,7 +545,7 @@ class _Company:
         rng, count = self.rng, len(who)
         touchpoint = np.where(orders.cancelled, "shop", "delivery")
         progress = rng.choice(4, count, p=[0.50, 0.05, 0.07, 0.38])  # only sent, started, partial, complete
-        ids = [f"order-{self.customer[i]}-{time}" for i, time in zip(who.tolist(), asked.tolist(), strict=True)]
+        ids = _ids("survey", who, asked)
         fixed: dict[str, Any] = {"survey_id": "order", "response_id": ids, "sent_at": asked, **self._person(who)}
         begun = self._after(asked, 10 * MINUTE_US, 1.5 * DAY_US)
         halfway = self._after(begun, 20 * SECOND_US, MINUTE_US)
@@ -650,6 +651,12 @@ _QUEUES = {
     "question": "orders",
     "legal": "delivery",
 }
+
+
+def _ids(kind: str, who: Ints, times: Ints) -> list[str]:
+    """An id for each pair of customer and time that does not tell the customer: ids are stored as they come."""
+    pairs = zip(who.tolist(), times.tolist(), strict=True)
+    return [f"{kind}-{blake2b(f'{i} {time}'.encode(), digest_size=8).hexdigest()}" for i, time in pairs]
 
 
 def _only(where: Bools, value: Any) -> NDArray[np.object_]:
