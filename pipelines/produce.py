@@ -29,7 +29,7 @@ from vocbeam.schemas.registry import Registry, open_registry
 from vocbeam.schemas.timebase import from_micros
 from vocbeam.transforms.event_files import read_events
 from vocbeam.transforms.kafka_settings import SECRETS
-from vocbeam.transforms.mapping import BadRow, MappedEvent, load_mapping, open_mapping
+from vocbeam.transforms.mapping import BadRow, EventMapping, MappedEvent, load_mapping, open_mapping
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 """Largest request of the producer; the broker's own limit is what refuses a record."""
@@ -121,6 +121,7 @@ class Sender(Protocol):
 @click.option(
     "--on-error", default="stop", show_default=True, type=click.Choice(["stop", "skip"]), help="At a bad row."
 )
+@click.option("--only", multiple=True, metavar="TABLE", help="Only events from the rows of this table. Repeatable.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many events of each type.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many events a second.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, print the first events, send nothing.")
@@ -143,6 +144,7 @@ def produce(
     topic_prefix: str,
     partitions: int,
     on_error: Literal["stop", "skip"],
+    only: tuple[str, ...],
     limit: int | None,
     rate: float | None,
     dry_run: bool,
@@ -158,10 +160,12 @@ def produce(
     """
     if (mapping is None) == (not event_files):
         raise click.UsageError("give either a MAPPING file or --events")
+    if only and mapping is None:
+        raise click.UsageError("--only chooses among the tables of a MAPPING file")
     producer_settings = _producer_settings(producer_config, settings, os.environ)
     reporter = _Reporter(on_error)
     summary = Summary()
-    with _events(mapping, data, event_files, limit, reporter) as events:
+    with _events(mapping, data, event_files, only, limit, reporter) as events:
         if dry_run:
             _preview(events, topic_prefix, summary, reporter)
         else:
@@ -225,7 +229,12 @@ class _Reporter:
 
 @contextmanager
 def _events(
-    mapping: Path | None, data: Path, event_files: tuple[Path, ...], limit: int | None, reporter: _Reporter
+    mapping: Path | None,
+    data: Path,
+    event_files: tuple[Path, ...],
+    only: tuple[str, ...],
+    limit: int | None,
+    reporter: _Reporter,
 ) -> Iterator[Iterator[MappedEvent]]:
     """The good events of all inputs, at most `limit` of each type."""
     if mapping is None:
@@ -233,6 +242,8 @@ def _events(
         yield _limited(ready_made, limit)
         return
     loaded = load_mapping(mapping)
+    if only:
+        loaded = _restricted(loaded, only)
     with open_mapping(loaded, data) as files:
         for bad in files.rejected:
             reporter.report(bad)
@@ -241,6 +252,16 @@ def _events(
             for event_type in loaded.event_types
             for event in islice(reporter.filter(files.events(event_type)), limit)
         )
+
+
+def _restricted(mapping: EventMapping, only: tuple[str, ...]) -> EventMapping:
+    """The mapping with events from the rows of some tables alone; its files stay, since SELECTs may join them."""
+    queries = tuple(query for query in mapping.events if query.rows in only)
+    missing = set(only) - {query.rows for query in queries}
+    if missing:
+        known = ", ".join(dict.fromkeys(query.rows for query in mapping.events))
+        raise ConfigError(f"--only {min(missing)}: the mapping makes no events from such a table; there are {known}")
+    return mapping.model_copy(update={"events": queries})
 
 
 def _limited(events: Iterator[MappedEvent], limit: int | None) -> Iterator[MappedEvent]:
