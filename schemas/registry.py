@@ -41,6 +41,10 @@ class UnknownSchema(SchemaError):
     """The registry has no schema with this id."""
 
 
+class NotAvro(SchemaError):
+    """The schema with this id is of another kind (JSON Schema, Protobuf)."""
+
+
 class IncompatibleSchema(SchemaError):
     """The schema can't read what an older version of its subject wrote."""
 
@@ -72,7 +76,7 @@ class Registry(Protocol):
         ...
 
     def schema_by_id(self, schema_id: int) -> str:
-        """Schema text of an id. Raises UnknownSchema."""
+        """Schema text of an id. Raises UnknownSchema, or NotAvro."""
         ...
 
     def latest(self, subject: str) -> Registered | None:
@@ -241,7 +245,7 @@ class ConfluentRegistry:
             if answer is None:
                 raise UnknownSchema(f"schema id {schema_id} is not in the registry at {self.url}")
             if answer.get("schemaType", "AVRO") != "AVRO":
-                raise SchemaError(f"schema id {schema_id} is {answer['schemaType']}, not Avro")
+                raise NotAvro(f"schema id {schema_id} is {answer['schemaType']}, not Avro")
             self._by_id[schema_id] = str(answer["schema"])
         return self._by_id[schema_id]
 

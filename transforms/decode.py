@@ -24,7 +24,7 @@ from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError, SourceError
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance
 from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
-from vocbeam.schemas.registry import RegistryUnavailable, UnknownSchema
+from vocbeam.schemas.registry import NotAvro, RegistryUnavailable, UnknownSchema
 from vocbeam.schemas.timebase import SECOND_US, from_micros
 
 MAX_KEY_CHARS = 200
@@ -80,7 +80,7 @@ class SchemaById(Protocol):
     """The part of a schema registry that decoding needs."""
 
     def schema_by_id(self, schema_id: int) -> str:
-        """Schema text of an id. Raises UnknownSchema, or RegistryUnavailable."""
+        """Schema text of an id. Raises UnknownSchema, NotAvro, or RegistryUnavailable."""
         ...
 
 
@@ -153,6 +153,9 @@ class Schemas:
             except UnknownSchema:
                 self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
                 return _unknown(schema_id)
+            except NotAvro as error:
+                self._known[key] = Problem("unusable_schema", str(error))
+                return self._known[key]
             except RegistryUnavailable as error:
                 raise SourceError(f"records can't be decoded without the schema registry: {error}") from error
             self._known[key] = _resolve(event_type, schema_id, text)
@@ -180,6 +183,8 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
         writer = contracts.writer_schema(event_type, text)
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
+    except (LookupError, TypeError, AttributeError, RecursionError):
+        return Problem("unusable_schema", f"schema id {schema_id} is JSON but no Avro schema")
     return _Writer(writer, None if writer == contract else contract)
 
 

@@ -29,6 +29,8 @@ class RegistryServer:
     failures: list[int] = field(default_factory=list)
     """HTTP statuses with which the next requests are answered."""
     credentials: tuple[str, str] | None = None
+    schema_type: str | None = None
+    """What schemas asked for by id are said to be, if not Avro."""
 
 
 @contextmanager
@@ -55,6 +57,8 @@ def serve_registry(registry: FileRegistry) -> Iterator[RegistryServer]:
                 if self.headers.get("Authorization") != f"Basic {expected}":
                     return self._answer(401, {"error_code": 401, "message": "Unauthorized"})
             status, answer = _respond(registry, self.command, urlsplit(self.path).path, body)
+            if state.schema_type is not None and SCHEMA.match(self.path):
+                answer["schemaType"] = state.schema_type
             return self._answer(status, answer)
 
         def _answer(self, status: int, answer: Any) -> None:

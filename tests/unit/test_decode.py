@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.registry_server import serve_registry
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SourceError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, EventType, PartitionKey, RawChunk
-from vocbeam.schemas.registry import FileRegistry, RegistryUnavailable, UnknownSchema
-from vocbeam.transforms.decode import Limits, Schemas, decode_chunk
+from vocbeam.schemas.registry import ConfluentRegistry, FileRegistry, RegistryUnavailable, UnknownSchema
+from vocbeam.transforms.decode import Limits, Problem, Schemas, decode_chunk
 
 NOW = 1_600_000_000_000_000  # 2020-09-13 12:26:40 UTC
 EARLIEST = 1_262_304_000_000_000  # 2010-01-01
@@ -204,6 +205,32 @@ def test_decode_chunk__writer_schema_that_does_not_fit() -> None:
     assert cause("telemetry", value, registry=Registry({77: millis}))[1] == "unusable_schema"
     assert cause("telemetry", value, registry=Registry({77: "no JSON"}))[1] == "unusable_schema"
     assert cause("telemetry", value, registry=Registry({77: '"string"'}))[1] == "wrong_event_type"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Telemetry"}',
+        '{"name": "Telemetry", "type": "record"}',
+        '{"name": "Telemetry", "type": "record", "fields": [{"name": "x", "type": null}]}',
+        '{"name": 5, "type": "record"}',
+        "[" * 3_000 + "]" * 3_000,
+    ],
+)
+def test_decode_chunk__registered_text_is_no_avro_schema(text: str) -> None:
+    value = wire.HEADER.pack(0, 77) + encoded("telemetry")[5:]
+    assert cause("telemetry", value, registry=Registry({77: text}))[1] == "unusable_schema"
+
+
+def test_find__schema_of_another_kind_is_asked_for_once(tmp_path: Path) -> None:
+    folder = FileRegistry(tmp_path)
+    folder.register("voc.telemetry-value", contracts.schema_text("telemetry"))
+    with serve_registry(folder) as server:
+        server.schema_type = "PROTOBUF"
+        schemas = Schemas(ConfluentRegistry(server.url, environment={}))
+        problem = Problem("unusable_schema", "schema id 1 is PROTOBUF, not Avro")
+        assert [schemas.find("telemetry", 1), schemas.find("telemetry", 1)] == [problem, problem]
+        assert server.requests == ["GET /schemas/ids/1"]
 
 
 def test_schemas__unknown_id_is_asked_again_after_a_while() -> None:
