@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -124,3 +125,33 @@ def test_produce__no_broker(tmp_path: Path) -> None:
     result = run("--events", path, "--bootstrap", "127.0.0.1:1", "--home", tmp_path, "-X", "bootstrap_timeout_ms=300")
     assert isinstance(result.exception, SourceError)
     assert "vocbeam broker start" in str(result.exception)
+
+
+MAPPING = """\
+source: shop
+timezone: UTC
+notes: none
+files:
+  views: {path: views.csv}
+  clicks: {path: clicks.csv}
+events:
+  - event: telemetry
+    rows: views
+    select: SELECT _row, id AS event_id, 1::BIGINT AS event_time, 'view' AS name FROM views
+  - event: telemetry
+    rows: clicks
+    select: SELECT _row, id AS event_id, 2::BIGINT AS event_time, 'click' AS name FROM clicks
+"""
+
+
+def test_produce__only_events_of_some_tables(tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_text(MAPPING)
+    (tmp_path / "views.csv").write_text("id,page\na,home\n")
+    (tmp_path / "clicks.csv").write_text("id,page\nb,home\n")
+    arguments = (tmp_path / "mapping.yaml", "--data", tmp_path, "--dry-run", "--json")
+    *events, _ = [json.loads(line) for line in run(*arguments, "--only", "clicks").output.splitlines()]
+    assert [(event["event_id"], event["name"]) for event in events] == [("b", "click")]
+    unknown = run(*arguments, "--only", "clicks", "--only", "orders").exception
+    assert isinstance(unknown, ConfigError)
+    assert str(unknown) == "--only orders: the mapping makes no events from such a table; there are views, clicks"
+    assert isinstance(run("--events", write_flags(tmp_path, {}), "--only", "views").exception, click.UsageError)
