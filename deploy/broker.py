@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def start_broker(options: BrokerOptions, progress: Progress | None = None) -> Br
         running = _find(home)
         if running is not None:
             # Whoever started it may have been killed before it was ready.
-            _wait_until_ready(running, options.timeout_s)
+            _wait_until_ready(running, options.timeout_s, lambda: _find(home) is not None)
             return running
         port, controller_port = _ports(options)
         java = find_java()
@@ -154,7 +154,8 @@ def start_broker(options: BrokerOptions, progress: Progress | None = None) -> Br
         broker = Broker(home, process.pid, port, controller_port, cluster_id, log, started_now=True)
         try:
             _write_state(broker)
-            _wait_until_ready(broker, options.timeout_s)
+            # Not by `_find`: for a moment after its start a process has no command line.
+            _wait_until_ready(broker, options.timeout_s, lambda: process.poll() is None)
         except BaseException:
             _end(process.pid, timeout_s=0)
             (home / "state.json").unlink(missing_ok=True)
@@ -298,10 +299,10 @@ def _new_log(folder: Path) -> Path:
     return folder / f"broker-{stamp}.{now_us % 1_000_000:06d}Z.log"
 
 
-def _wait_until_ready(broker: Broker, timeout_s: float) -> None:
+def _wait_until_ready(broker: Broker, timeout_s: float, is_running: Callable[[], bool]) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if _find(broker.home) is None:
+        if not is_running():
             raise BrokerError(f"the broker ended by itself; its log {broker.log} ends:\n{_tail_of(broker.log)}")
         if _listening(broker.port) and _answers(broker):
             return
