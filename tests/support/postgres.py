@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +86,11 @@ def install() -> Path:
     return found
 
 
-def start() -> PostgresServer:
-    """Create and start a server on a free port. Raises Unavailable where there is none to be had."""
+def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
+    """Create and start a server on a free port; `settings` override those of tests.
+
+    Raises Unavailable where there is none to be had.
+    """
     binaries = find_binaries() or install()
     # PostgreSQL refuses to run as root.
     account = {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -100,10 +104,10 @@ def start() -> PostgresServer:
         [*initdb, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
     )
     port = free_port()
-    settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+    options = [f"--{name}={value}" for name, value in {**_SETTINGS, **(settings or {})}.items()]
     with (folder / "postgres.log").open("wb") as log:
         process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, f"--port={port}", *settings],
+            [binaries / "postgres", "-D", data, f"--port={port}", *options],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

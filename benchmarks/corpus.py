@@ -1,0 +1,61 @@
+"""The events that are measured: a part of a simulated company's, in a fixed mix of types, the same for one seed."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SHARES = {"ticket": 0.15, "survey": 0.042, "outcome": 0.005, "flag": 0.003}
+"""Of all events; the rest is telemetry, which is the most in every company that records it."""
+
+CUSTOMERS_PER_EVENT = 0.25
+"""Simulated customers for each event: over 60 days one has 0.7 ticket events, the scarcest for their share."""
+
+FEWEST_CUSTOMERS = 400
+"""Enough for some flags, which are rare."""
+
+DAYS = 60
+
+
+def quotas(events: int) -> dict[str, int]:
+    """Event type → how many of `events`."""
+    rare = {event_type: max(1, int(events * share)) for event_type, share in SHARES.items()}
+    return {"telemetry": events - sum(rare.values()), **rare}
+
+
+def make_corpus(folder: Path, events: int, seed: int) -> Path:
+    """JSON lines for `vocbeam produce`: the first events of each type, in the order in which a company sent them.
+
+    Ticket updates without a text get one that another update of the simulation had, so that each is read, redacted and
+    searched for words.
+    """
+    customers = max(FEWEST_CUSTOMERS, int(events * CUSTOMERS_PER_EVENT))
+    simulate = ["simulate", "--out", folder, "--customers", customers, "--days", DAYS, "--seed", seed]
+    subprocess.run(
+        [sys.executable, "-m", "vocbeam.pipelines.cli", *map(str, simulate)], check=True, stdout=subprocess.DEVNULL
+    )
+    left = Counter(quotas(events))
+    chance = random.Random(seed)
+    bodies: list[str] = []
+    corpus = folder / "corpus.jsonl"
+    with (folder / "events.jsonl").open(encoding="utf-8") as simulated, corpus.open("w", encoding="utf-8") as chosen:
+        for line in simulated:
+            event: dict[str, Any] = json.loads(line)
+            event_type = event["event_type"]
+            if not left[event_type]:
+                continue
+            left[event_type] -= 1
+            if event_type == "ticket":
+                if "body" in event:
+                    bodies.append(event["body"])
+                else:
+                    event["body"] = chance.choice(bodies)
+            chosen.write(json.dumps(event, ensure_ascii=False) + "\n")
+    if left.total():
+        raise SystemExit(f"the simulation had too few events: {dict(+left)} are missing; choose another --seed")
+    return corpus

@@ -1,0 +1,185 @@
+"""What each step of the main job costs alone: the same functions, called in this process over the same topics."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.floor import poll_all
+from benchmarks.warehouses import fresh_warehouse
+from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.ingest import GC_THRESHOLD, rules_of
+from vocbeam.pipelines.settings import Home
+from vocbeam.schemas import contracts
+from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
+from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, PartitionKey, RawGroup
+from vocbeam.schemas.registry import open_registry
+from vocbeam.schemas.secrets import dead_letter_source, pseudonym_key, pseudonym_source
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.ledger import draw_run_epoch
+from vocbeam.sinks.steps import WriterConfig
+from vocbeam.sinks.writer import ChunkWriter
+from vocbeam.transforms.chunking import Bounds, cut_chunks, pack_groups
+from vocbeam.transforms.decode import Limits, Schemas, decode_chunk
+from vocbeam.transforms.measures import Measurer
+from vocbeam.transforms.progress import report_committed
+from vocbeam.transforms.pseudonym import Pseudonyms
+from vocbeam.transforms.redact import Redactor, phone_regions
+from vocbeam.transforms.steps import SUBJECT_VERSIONS, ChunkTagger
+from vocbeam.transforms.tag import Tagger
+
+
+class Stopwatch:
+    """Sums of wall and CPU seconds by name."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = defaultdict(float)
+        self.cpu: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Adds what the context takes."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall[name] += time.perf_counter() - wall
+        self.cpu[name] += time.process_time() - cpu
+
+
+class TagParts:
+    """The parts of ChunkTagger.tag one by one, each timed."""
+
+    def __init__(self, governance: Governance, key: bytes) -> None:
+        self._pseudonyms = Pseudonyms(key)
+        self._redactor = Redactor(phone_regions(governance.timezone))
+        self._tagger = Tagger(governance)
+        self._measurer = Measurer(governance)
+
+    def tag(self, chunk: DecodedChunk, stopwatch: Stopwatch) -> None:
+        """Does the work and forgets the result."""
+        event_type, columns = chunk.event_type, dict(chunk.columns)
+        no_default = object()
+        defaults = {name: contracts.defaults(event_type).get(name, no_default) for name in contracts.fields(event_type)}
+        with stopwatch.time("event keys"):
+            self._pseudonyms.event_keys(event_type, columns)
+        with stopwatch.time("content digests"):
+            self._pseudonyms.content_digests(columns, defaults)
+        with stopwatch.time("customer keys"):
+            columns["customer_key"] = self._pseudonyms.customer_keys(columns.pop("customer_id"))
+        with stopwatch.time("redaction"):
+            for name in TEXT_FIELDS.get(event_type, ()):
+                columns[name] = self._redactor.redact_all(columns[name])
+        with stopwatch.time("tags"):
+            columns |= self._tagger.tag(event_type, columns).columns
+        with stopwatch.time("measures"):
+            self._measurer.contributions(event_type, columns)
+        with stopwatch.time("subjects"):
+            versions = SUBJECT_VERSIONS.get(event_type)
+            if versions is not None:
+                versions(columns)
+
+
+def read_groups(bootstrap: str, prefix: str) -> list[RawGroup]:
+    """Everything in the topics, cut and packed as the main job does it."""
+    records: dict[PartitionKey, list[Any]] = defaultdict(list)
+    for tp, polled in poll_all(bootstrap, prefix):
+        records[PartitionKey("benchmark", "benchmark", tp.topic, tp.partition)] += polled
+    chunks = [
+        chunk
+        for partition, found in records.items()
+        for chunk in cut_chunks(partition, found[0].offset, found[-1].offset + 1, 0, found, Bounds())
+    ]
+    return list(pack_groups(chunks, Bounds()))
+
+
+def open_writer(url: str, governance_text: str, home: Path) -> ChunkWriter:
+    """A writer into a warehouse that is empty so far."""
+    governance = parse_governance(governance_text)
+    engine = open_engine(url, write=True)
+    apply_to(engine, governance, Home(home))
+    epoch = draw_run_epoch(engine, runner="none", host="localhost", vocbeam_version="", now=now_us)
+    engine.dispose()
+    return WriterConfig(
+        warehouse_url=url,
+        timezone=governance.timezone,
+        run_epoch=epoch,
+        dead_letter_key=dead_letter_source(home),
+        rules=partial(rules_of, governance_text),
+        now=now_us,
+        committed=report_committed,
+    ).open_writer()
+
+
+def measure_once(
+    bootstrap: str, prefix: str, governance_text: str, home: Path, warehouses: dict[str, str]
+) -> tuple[Stopwatch, int]:
+    """One pass over all events; caches begin empty, as in a new worker. The stopwatch, and the number of events."""
+    stopwatch = Stopwatch()
+    governance = parse_governance(governance_text)
+    key = pseudonym_key(pseudonym_source(home).load())
+    event_types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
+    schemas, limits = Schemas(open_registry(None, home / "registry")), Limits.of(governance)
+    tagger, parts = ChunkTagger(governance, key), TagParts(governance, key)
+    writers = {kind: open_writer(url, governance_text, home) for kind, url in warehouses.items()}
+    with stopwatch.time("poll"):
+        groups = read_groups(bootstrap, prefix)
+    events = 0
+    for group in groups:
+        with stopwatch.time("decode"):
+            decoded = [
+                decode_chunk(chunk, event_types[chunk.partition.topic], schemas, limits, now_us) for chunk in group
+            ]
+        for chunk in decoded:
+            parts.tag(chunk, stopwatch)
+        with stopwatch.time("tag"):
+            tagged = tuple(tagger.tag(chunk)[0] for chunk in decoded)
+        for kind, writer in writers.items():
+            with stopwatch.time(f"write {kind}"):
+                writer.write(tagged)
+        events += sum(len(chunk.offsets) for chunk in group)
+    for writer in writers.values():
+        writer.close()
+    return stopwatch, events
+
+
+@click.command()
+@click.option("--bootstrap", required=True)
+@click.option("--prefix", required=True)
+@click.option("--governance", required=True, type=click.Path(path_type=Path))
+@click.option("--home", required=True, type=click.Path(path_type=Path), help="Keys and registry of the producer.")
+@click.option("--runs", required=True, type=int)
+@click.option("--warehouse", "kinds", multiple=True)
+@click.option("--postgres", help="URL of a server that may get new databases.")
+def main(
+    bootstrap: str, prefix: str, governance: Path, home: Path, runs: int, kinds: tuple[str, ...], postgres: str | None
+) -> None:
+    """Print, as JSON, step → microseconds an event of each run, wall and CPU of this process."""
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 50, 100)
+    dead_letter_source(home).ensure()
+    pseudonym_source(home).ensure()
+    wall: dict[str, list[float]] = defaultdict(list)
+    cpu: dict[str, list[float]] = defaultdict(list)
+    for _ in range(runs):
+        with ExitStack() as stack:
+            warehouses = {kind: stack.enter_context(fresh_warehouse(kind, home, postgres)) for kind in kinds}
+            stopwatch, events = measure_once(
+                bootstrap, prefix, governance.read_text(encoding="utf-8"), home, warehouses
+            )
+        for step in stopwatch.wall:
+            wall[step].append(stopwatch.wall[step] * 1e6 / events)
+            cpu[step].append(stopwatch.cpu[step] * 1e6 / events)
+        gc.collect()
+    print(json.dumps({step: {"wall_us": wall[step], "cpu_us": cpu[step]} for step in wall}))
+
+
+if __name__ == "__main__":
+    main()

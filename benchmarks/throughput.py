@@ -1,0 +1,359 @@
+"""Throughput, CPU and memory of the main job from Kafka to the warehouse on this machine; see docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.corpus import make_corpus, quotas
+from benchmarks.floor import peak_rss_mib
+from benchmarks.warehouses import fresh_warehouse
+from tests.support import postgres
+from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
+from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
+
+PROJECT = Path(__file__).resolve().parents[1]
+WAREHOUSES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+PREFIX = "benchmark"
+
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
+"""PostgreSQL's own defaults, which the server of the tests gives up for speed."""
+
+QUIET_LOAD = 0.5
+"""Load average before the start above which the figures are marked as disturbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One process over all events.
+
+    `steady_s` is from the first transaction to the last, in which `steady_events` were loaded (the floor: after its
+    first batch). `reading_s` is from composing the pipeline to the last update of the ledger (the floor: from opening
+    the consumer to the last record). `reading_cpu_s` is the process's CPU time without start-up: less that of the same
+    command with nothing to read.
+    """
+
+    events: int
+    steady_events: float
+    steady_s: float
+    reading_s: float
+    process_s: float
+    reading_cpu_s: float
+    process_cpu_s: float
+    rss_mib: float
+    ratio: float | None = None
+    """Time an event over that of the floor that ran just before, both steady; None where all is one transaction."""
+
+    def figures(self) -> dict[str, float]:
+        """Name of a row → the figure in it; what can't be told from so few events is left out."""
+        rows = {
+            "events/s, first to last transaction": self.steady_events / self.steady_s if self.steady_events else None,
+            "events/s, start of pipeline to last commit": self.events / self.reading_s,
+            "events/s, whole process": self.events / self.process_s,
+            "CPU-s per million events, without start-up": self.reading_cpu_s * 1e6 / self.events,
+            "CPU-s per million events, whole process": self.process_cpu_s * 1e6 / self.events,
+            "peak memory, MiB": self.rss_mib,
+            "time an event ÷ that of the floor": self.ratio,
+        }
+        return {name: value for name, value in rows.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended well, and what it took."""
+
+    stdout: str
+    wall_s: float
+    cpu_s: float
+    rss_mib: float
+
+
+def run_process(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> Ended:
+    """Runs a command of ours to its end; raises SystemExit with what it said where it fails."""
+    with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], env={**os.environ, **environment}, cwd=PROJECT, stdout=out, stderr=err
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        wall_s = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{err.read().decode()}")
+        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One broker with the events in it, and the installation that loads them."""
+
+    folder: Path
+    bootstrap: str
+    events: int
+    postgres_url: str | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For every `vocbeam` command."""
+        return {
+            "VOCBEAM_HOME": str(self.folder / "home"),
+            "VOCBEAM_BOOTSTRAP": self.bootstrap,
+            "VOCBEAM_TOPIC_PREFIX": PREFIX,
+            "VOCBEAM_GOVERNANCE": str(EXAMPLE_GOVERNANCE),
+        }
+
+    def vocbeam(self, *arguments: str | Path, warehouse: str = "") -> Ended:
+        """Runs one command of vocbeam."""
+        environment = {**self.environment, "VOCBEAM_WAREHOUSE": warehouse}
+        return run_process(["-m", "vocbeam.pipelines.cli", *arguments], environment, self.folder)
+
+    def floor(self) -> Measured:
+        """Polls and decodes all events, nothing else."""
+        ended = run_process(["-m", "benchmarks.floor", self.bootstrap, PREFIX], {}, self.folder)
+        result = json.loads(ended.stdout)
+        if result["events"] != self.events:
+            raise SystemExit(f"the floor read {result['events']:,} of {self.events:,} events")
+        return Measured(**result, process_s=ended.wall_s, process_cpu_s=ended.cpu_s)
+
+    def main_job(self, kind: str, floor: Measured) -> Measured:
+        """Loads all events into a fresh warehouse, which must then balance and hold every one of them."""
+        arguments = ("run", "--until-caught-up", "--json")
+        with fresh_warehouse(kind, self.folder, self.postgres_url) as url:
+            self.vocbeam("apply", warehouse=url)
+            loading = self.vocbeam(*arguments, warehouse=url)
+            summary = json.loads(loading.stdout)
+            steady_events, steady_s, reading_s = self._check(url, summary)
+            self.vocbeam("reconcile", warehouse=url)
+            idle = self.vocbeam(*arguments, warehouse=url)
+        ratio = None
+        if steady_events and floor.steady_events:
+            ratio = (steady_s / steady_events) / (floor.steady_s / floor.steady_events)
+        return Measured(
+            events=self.events,
+            steady_events=steady_events,
+            steady_s=steady_s,
+            reading_s=reading_s,
+            process_s=loading.wall_s,
+            reading_cpu_s=loading.cpu_s - idle.cpu_s,
+            process_cpu_s=loading.cpu_s,
+            rss_mib=loading.rss_mib,
+            ratio=ratio,
+        )
+
+    def _check(self, url: str, summary: Mapping[str, Any]) -> tuple[float, float, float]:
+        """(steady events, steady seconds, reading seconds), if every event was loaded once.
+
+        All events of a transaction bear the time at which it inserted them. Between the first such time and the last
+        lie the second half of the first transaction and the first half of the last one.
+        """
+        engine = open_engine(url)
+        with engine.connect() as connection:
+            c = ingest_ledger.c
+            ended_at, read, loaded = connection.execute(
+                select(func.max(c.updated_at), func.sum(c.next_offset - c.first_offset), func.sum(c.loaded))
+            ).one()
+            began_at = connection.execute(
+                select(run_epoch.c.started_at).where(run_epoch.c.run_epoch == summary["run_epoch"])
+            ).scalar_one()
+            at = event.c.loaded_at
+            transactions = connection.execute(select(at, func.count()).group_by(at).order_by(at)).all()
+        engine.dispose()
+        found = (summary["outcome"], summary["restarts"], summary["records"], int(read), int(loaded))
+        if found != ("caught up", 0, self.events, self.events, self.events):
+            raise SystemExit(f"outcome, restarts, records, offsets, loaded: {found}; expected {self.events:,} events")
+        (first_at, first), (last_at, last) = transactions[0], transactions[-1]
+        steady = self.events - (first + last) / 2
+        return steady, float(last_at - first_at) / 1e6, float(ended_at - began_at) / 1e6
+
+    def steps(self, kinds: Sequence[str], runs: int) -> dict[str, dict[str, list[float]]]:
+        """Step → microseconds an event of each run, `wall_us` and `cpu_us`."""
+        command = ["-m", "benchmarks.steps", "--bootstrap", self.bootstrap, "--prefix", PREFIX, "--runs", str(runs)]
+        command += ["--governance", str(EXAMPLE_GOVERNANCE), "--home", self.environment["VOCBEAM_HOME"]]
+        for kind in kinds:
+            command += ["--warehouse", kind]
+        if self.postgres_url is not None:
+            command += ["--postgres", self.postgres_url]
+        found: dict[str, dict[str, list[float]]] = json.loads(run_process(command, {}, self.folder).stdout)
+        return found
+
+
+@contextmanager
+def broker_in(folder: Path) -> Iterator[str]:
+    """Bootstrap address of a broker that runs as long as the context."""
+    try:
+        yield start_broker(BrokerOptions(home=folder, port=0, timeout_s=180)).bootstrap
+    finally:
+        stop_broker(folder)
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """URL of a durable PostgreSQL server that runs as long as the context."""
+    try:
+        server = postgres.start(DURABLE)
+    except postgres.Unavailable as error:
+        raise SystemExit(f"{error}; or give a server with --postgres, or leave it out with --warehouse") from error
+    try:
+        yield server.url("postgres")
+    finally:
+        server.stop()
+
+
+def machine(postgres_url: str | None) -> dict[str, str]:
+    """What the figures depend on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    processor = models[0].partition(":")[2].strip() if models else platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    packages = ("apache-beam", "kafka-python", "fastavro", "SQLAlchemy")
+    found = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{os.cpu_count()} × {processor}, {memory / 2**30:.0f} GiB",
+        "software": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+        ),
+        "load average before": f"{os.getloadavg()[0]:.2f}",
+    }
+    if postgres_url is not None:
+        url = make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url) as connection:
+            found["PostgreSQL"] = connection.info.parameter_status("server_version") or "unknown"
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and, of several, the least and the greatest."""
+
+    def short(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+    if not values:
+        return "–"
+    middle = short(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({short(min(values))}–{short(max(values))})"
+
+
+def main_table(results: Mapping[str, Sequence[Measured]], title: str) -> Table:
+    """Rows are figures, columns are what was measured."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("median (least–greatest)")
+    for name in results:
+        table.add_column(name, justify="right")
+    columns = [[run.figures() for run in runs] for runs in results.values()]
+    for row in columns[-1][0]:
+        table.add_row(row, *(spread([run[row] for run in runs if row in run]) for runs in columns))
+    return table
+
+
+def steps_table(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    """One row a step."""
+    table = Table(title="Microseconds an event of each step alone", title_justify="left")
+    table.add_column("median (least–greatest)")
+    table.add_column("wall", justify="right")
+    table.add_column("CPU of the worker", justify="right")
+    for step, times in steps.items():
+        table.add_row(step, spread(times["wall_us"]), spread(times["cpu_us"]))
+    return table
+
+
+@click.command()
+@click.option("--events", default=100_000, show_default=True, type=click.IntRange(100))
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
+@click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
+@click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
+@click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
+@click.option("--steps", "with_steps", is_flag=True, help="Also what each step costs alone.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout instead of tables.")
+def main(
+    events: int,
+    runs: int,
+    partitions: int,
+    kinds: tuple[str, ...],
+    postgres_url: str | None,
+    seed: int,
+    with_steps: bool,
+    as_json: bool,
+) -> None:
+    """Measure the main job from Kafka to fresh warehouses, beside a loop that only polls and decodes."""
+    kinds = kinds or tuple(WAREHOUSES)
+    log = Console(stderr=True, highlight=False)
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        log.print(f"load average {load:.2f}: something else is running, so these figures are not worth keeping")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocbeam-benchmark-")))
+        if "postgresql" in kinds and postgres_url is None:
+            postgres_url = stack.enter_context(postgres_server())
+        about = machine(postgres_url)
+        log.print(f"making {events:,} events and sending them to a Kafka of this machine")
+        bench = Bench(folder, stack.enter_context(broker_in(folder / "broker")), events, postgres_url)
+        corpus = make_corpus(folder, events, seed)
+        bench.vocbeam("produce", "--events", corpus, "--partitions", str(partitions))
+
+        results: dict[str, list[Measured]] = {"floor": [], **{WAREHOUSES[kind]: [] for kind in kinds}}
+        for number in range(1, runs + 1):
+            floor = bench.floor()
+            results["floor"].append(floor)
+            for kind in kinds:
+                measured = bench.main_job(kind, floor)
+                results[WAREHOUSES[kind]].append(measured)
+                seconds = measured.process_s
+                log.print(f"run {number} of {runs}, {WAREHOUSES[kind]}: {seconds:.1f} s, the books balance")
+        steps = bench.steps(kinds, runs) if with_steps else {}
+
+    about["load average after"] = f"{os.getloadavg()[0]:.2f}"
+    about["memory of this process"] = f"{peak_rss_mib():.0f} MiB (the main job's peak can't show less)"
+    if as_json:
+        report = {
+            **about,
+            "events": quotas(events),
+            "partitions": partitions,
+            "seed": seed,
+            "runs": {
+                name: [{**asdict(run), "figures": run.figures()} for run in rows] for name, rows in results.items()
+            },
+            "steps": steps,
+        }
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for name, value in about.items():
+        console.print(f"{name}: {value}", highlight=False)
+    console.print(main_table(results, f"{events:,} events, {partitions} partitions a topic, {runs} runs"))
+    if steps:
+        console.print(steps_table(steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The benchmark still runs; what it measures is no matter of tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support.fixtures import PROJECT
+
+EVENTS = 500
+
+
+def test_throughput__reports_every_figure_of_a_small_run() -> None:
+    script = str(PROJECT / "benchmarks" / "throughput.py")
+    command = [sys.executable, script, "--events", str(EVENTS), "--runs", "1"]
+    ended = subprocess.run(
+        [*command, "--warehouse", "sqlite", "--steps", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    # 15 % tickets, 4.2 % surveys, 0.5 % outcomes, and at least one flag; the rest is telemetry.
+    assert report["events"] == {"telemetry": 401, "ticket": 75, "survey": 21, "outcome": 2, "flag": 1}
+    assert {name: [run["events"] for run in runs] for name, runs in report["runs"].items()} == {
+        "floor": [EVENTS],
+        "SQLite": [EVENTS],
+    }
+    for runs in report["runs"].values():
+        figures = runs[0]["figures"]
+        assert figures["peak memory, MiB"] > 10
+        assert figures["events/s, whole process"] == EVENTS / runs[0]["process_s"]
+        assert runs[0]["reading_s"] < runs[0]["process_s"]
+    tag_parts = {"event keys", "content digests", "customer keys", "redaction", "tags", "measures", "subjects"}
+    assert set(report["steps"]) == {"poll", "decode", *tag_parts, "tag", "write sqlite"}
+    assert all(len(times["wall_us"]) == len(times["cpu_us"]) == 1 for times in report["steps"].values())
+    assert "the books balance" in ended.stderr
