@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -214,17 +215,24 @@ def real(
                 _say(f"{name}: loaded in {seconds:.1f} s, compared in {time.monotonic() - begin:.1f} s")
                 done.append((name, database, comparisons))
                 if not as_json:
-                    _print(name, database, comparisons, details)
+                    table = show(f"{name}, {database}", comparisons, details=details)
+                    Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH).print(table)
+                    for note in _notes(DATA_SETS[name]):
+                        click.echo(f"  {note}\n")
         if as_json:
             click.echo(json.dumps([_as_json(name, database, each) for name, database, found in done for each in found]))
-    differing = [each for _, _, comparisons in done for each in comparisons if not each.equal]
-    number = sum(len(comparisons) for _, _, comparisons in done)
+    judge([each for _, _, comparisons in done for each in comparisons])
+
+
+def judge(comparisons: Sequence[Comparison]) -> None:
+    """Says that all are equal, or raises FiguresDiffer, which names the first difference."""
+    differing = [comparison for comparison in comparisons if not comparison.equal]
     if differing:
         raise FiguresDiffer(
-            f"{len(differing)} of {number} comparisons differ, the first: {differing[0].about.what}, "
-            f"{_differences(differing[0], 1)[0]}; --details lists every figure, --home keeps the warehouses"
+            f"{len(differing)} of {len(comparisons)} comparisons differ, the first: {differing[0].about.what}, "
+            f"{differences(differing[0], 1)[0]}; --details lists every figure, --home keeps the warehouses"
         )
-    _say(f"all {number} comparisons are equal")
+    _say(f"all {len(comparisons)} comparisons are equal")
 
 
 def _vocbeam(*arguments: str) -> dict[str, Any]:
@@ -238,8 +246,8 @@ def _vocbeam(*arguments: str) -> dict[str, Any]:
         check=False,
     )
     if ended.returncode:
-        said = ended.stderr.strip().splitlines() or ["it said nothing"]
-        raise StepFailed(f"vocbeam {arguments[0]} ended with exit code {ended.returncode}: {said[-1]}")
+        said = ended.stderr.strip().rpartition("vocbeam: ")[2] or "it said nothing"
+        raise StepFailed(f"vocbeam {arguments[0]} ended with exit code {ended.returncode}: {said}")
     summary: dict[str, Any] = json.loads(ended.stdout)
     return summary
 
@@ -299,19 +307,22 @@ def _workspace(home: Path | None) -> Iterator[Path]:
 @contextmanager
 def _broker(folder: Path) -> Iterator[str]:
     """A Kafka broker for as long as the context lasts; its address."""
-    broker = start_broker(BrokerOptions(home=folder, port=0))
+    # SIGTERM must not leave the broker behind, which runs in a session of its own.
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        yield broker.bootstrap
+        yield start_broker(BrokerOptions(home=folder, port=0)).bootstrap
     finally:
         stop_broker(folder)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _print(name: str, database: str, comparisons: Sequence[Comparison], details: bool) -> None:
-    table = Table(title=f"{name}, {database}", title_justify="left", box=SIMPLE)
+def show(title: str, comparisons: Sequence[Comparison], *, details: bool) -> Table:
+    """A line for each comparison, or for each of its places where they are few or `details` asks."""
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     for heading in ("what", "expected", "found", ""):
         table.add_column(heading, justify="right" if heading in ("expected", "found") else "left")
     for each in comparisons:
@@ -319,29 +330,25 @@ def _print(name: str, database: str, comparisons: Sequence[Comparison], details:
         if 1 < len(each.places) <= FEW or details:
             for place in each.places:
                 rows = (write_row(side.get(place)) for side in (each.expected, each.found))
-                table.add_row(f"{about.what}: {place}", *rows, _verdict(place not in differing))
+                table.add_row(": ".join(filter(None, (about.what, place))), *rows, _verdict(place not in differing))
             continue
         expected, found = (write_table(side, additive=about.additive) for side in (each.expected, each.found))
         if about.tolerance >= WORTH_TELLING and each.equal:
             found += f", within {each.deviation:.2%}"
         table.add_row(about.what, expected, found, _verdict(each.equal))
-        for line in _differences(each, SHOWN_DIFFERENCES):
+        for line in differences(each, SHOWN_DIFFERENCES):
             table.add_row(f"  {line}", "", "", "")
-    Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH).print(table)
-    for note in _notes(DATA_SETS[name]):
-        click.echo(f"  {note}")
+    return table
 
 
-def _differences(comparison: Comparison, limit: int) -> list[str]:
-    """The first places that differ, in words, and how many more there are."""
-    places = comparison.differing
+def differences(comparison: Comparison, limit: int) -> list[str]:
+    """The first `limit` places that differ, in words; none where the comparison is equal."""
     lines = [
-        f"{place}: expected {write_row(comparison.expected.get(place))}, found {write_row(comparison.found.get(place))}"
-        for place in places[:limit]
+        f"{place or 'in all'}: expected {write_row(comparison.expected.get(place))}, "
+        f"found {write_row(comparison.found.get(place))}"
+        for place in comparison.differing[:limit]
     ]
-    if not comparison.equal and not places:
-        return ["nothing to compare"]
-    return [*lines, f"and {len(places) - limit:,} more"] if len(places) > limit > 1 else lines
+    return lines if lines or comparison.equal else ["there is nothing to compare"]
 
 
 def _verdict(equal: bool) -> str:
