@@ -8,15 +8,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import tenacity
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, update
 
-from vocbeam.schemas.errors import ConfigError, WrongKey
+from vocbeam.schemas.errors import ConfigError, SinkUnavailable, WrongKey
 from vocbeam.schemas.governance import ANY, Governance, Metric
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import insert_rows
+from vocbeam.sinks.engine import driver_error, is_contention, is_transient
 from vocbeam.sinks.tables import (
     active_tagging,
     calendar_date,
@@ -35,6 +37,12 @@ from vocbeam.sinks.views import create_views, drop_views, view_comments
 FIRST_YEAR, LAST_YEAR = 2000, 2049
 """Years of `calendar_date`; events outside are refused long before by the governance file's limits."""
 
+TURN_WAIT_S = 120
+"""Longest wait for others who migrate, apply, or read a view that is to be replaced; each takes some seconds."""
+
+_TURN = int.from_bytes(b"vocbeam", "big")
+"""Key of the advisory lock that only `vocbeam` takes."""
+
 TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
 
 
@@ -42,10 +50,13 @@ def migrate(engine: Engine) -> None:
     """Brings the schema to this release's version. Views are dropped; `apply_governance` creates them anew."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
+
+    def upgrade(connection: Connection) -> None:
         drop_views(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+    _in_turn(engine, upgrade)
 
 
 def apply_governance(
@@ -62,10 +73,12 @@ def apply_governance(
     facts are not touched: history stays as it was reported.
 
     Raises ConfigError when the file's time zone is not the warehouse's, or when its taxonomy changed under an old
-    version number; WrongKey when the warehouse holds pseudonyms made with another key.
+    version number; WrongKey when the warehouse holds pseudonyms made with another key; SinkUnavailable when the
+    database can't be reached or stays locked.
     """
-    migrate(engine)
-    with engine.begin() as connection:
+    rows_of_bins = [{"bin": b, "lower": low, "upper": high, "representative": middle} for b, low, high, middle in bins]
+
+    def apply(connection: Connection) -> None:
         known = dict(connection.execute(select(warehouse_setting.c.name, warehouse_setting.c.value)).all())
         _keep(connection, known, KEY_FINGERPRINT, key_fingerprint, _wrong_key)
         _keep(connection, known, TIMEZONE, governance.timezone, _other_timezone)
@@ -76,23 +89,38 @@ def apply_governance(
         _replace(connection, target, _targets(governance))
         if TIMEZONE not in known:
             _replace(connection, calendar_date, _dates(LocalCalendar(governance.timezone)))
-        _replace(
-            connection,
-            measure_bin,
-            ({"bin": b, "lower": low, "upper": high, "representative": middle} for b, low, high, middle in bins),
-        )
+        _replace(connection, measure_bin, rows_of_bins)
         _replace(connection, data_dictionary, _dictionary())
         create_views(connection)
 
+    migrate(engine)
+    _in_turn(engine, apply)
 
-def check_key(engine: Engine, key_fingerprint: str) -> None:
-    """Raises WrongKey when the warehouse holds pseudonyms made with another key."""
-    with engine.connect() as connection:
-        known = connection.execute(
-            select(warehouse_setting.c.value).where(warehouse_setting.c.name == KEY_FINGERPRINT)
-        ).scalar_one_or_none()
-    if known is not None and known != key_fingerprint:
-        raise _wrong_key(known, key_fingerprint)
+
+def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
+    """Runs `change` in a transaction, one process after another; repeats it as long as others are in the way."""
+
+    def attempt() -> None:
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
+            change(connection)
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_contention),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
+        stop=tenacity.stop_after_delay(TURN_WAIT_S),
+        reraise=True,
+    )
+    try:
+        retrying(attempt)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        raise SinkUnavailable(
+            f"the warehouse can't be prepared ({type(driver_error(error)).__name__}); nothing was changed: see that "
+            "the database is up, that its URL is right, and that nobody holds a lock on its tables or views"
+        ) from error
 
 
 def _keep(

@@ -43,13 +43,13 @@ def open_engine(url: str, *, write: bool = False) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError("the warehouse URL can't be read; write sqlite:///FILE or postgresql+psycopg://…") from error
+    except (ArgumentError, ValueError):
+        # Without its cause, which may quote a part of the password.
+        raise ConfigError("the warehouse URL can't be read; write sqlite:///FILE or postgresql+psycopg://…") from None
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(url, write)
     if parsed.get_backend_name() == "postgresql":
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, pool_size=2, pool_pre_ping=True)
     raise ConfigError(
         f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
@@ -80,10 +80,15 @@ def _open_sqlite(url: str, write: bool) -> Engine:
     return engine
 
 
-_TRANSIENT_STATES = ("08", "40", "53", "55", "57", "58")
-"""SQLSTATE classes: connection, rollback, resources, object state (locks), operator intervention, system."""
+_TRANSIENT_STATES = ("08", "25P03", "40", "53", "55", "57", "58")
+"""SQLSTATE classes: connection, rollback, resources, object state (locks), operator intervention, system; and 25P03,
+the end of a session that hung in a transaction."""
 
-_SQLITE_TRANSIENT = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_CONTENTION_STATES = ("40", "55")
+"""SQLSTATE classes: rollback (deadlock, serialization), object state (locks)."""
+
+_SQLITE_CONTENTION = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_SQLITE_TRANSIENT = {*_SQLITE_CONTENTION, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 _DATA_STATES = ("22", "23", "54")
 """SQLSTATE classes: data exception, constraint violation, limit exceeded."""
@@ -104,6 +109,14 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return (error.sqlite_errorcode & 0xFF) in _SQLITE_TRANSIENT
     return False
+
+
+def is_contention(error: BaseException) -> bool:
+    """Whether only others who work on the same rows or tables stood in the way."""
+    error = driver_error(error)
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is not None and error.sqlstate.startswith(_CONTENTION_STATES)
+    return isinstance(error, sqlite3.OperationalError) and (error.sqlite_errorcode & 0xFF) in _SQLITE_CONTENTION
 
 
 def is_data_error(error: BaseException) -> bool:

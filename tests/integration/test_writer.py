@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import threading
+import traceback
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, func, select, text
 
+from tests.support.fixtures import PROJECT
 from tests.support.warehouse import chunk, contents, mini, new_warehouse, partition, writer
-from vocbeam.schemas.errors import ConfigError, Fenced, TaxonomyChanged, TopicChanged, WrongKey
+from vocbeam.schemas.errors import ConfigError, Fenced, SinkUnavailable, TaxonomyChanged, TopicChanged, WrongKey
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import Committed, DeadLetter
-from vocbeam.sinks.catalog import apply_governance, check_key
+from vocbeam.sinks.catalog import apply_governance
+from vocbeam.sinks.engine import is_contention, is_transient, open_engine
 from vocbeam.sinks.ledger import WarehouseLedger, draw_run_epoch
 from vocbeam.sinks.reconcile import reconcile
 from vocbeam.sinks.tables import dead_letter, event, ingest_ledger, measure, ticket
@@ -313,6 +320,46 @@ def test_apply__is_repeatable_and_keeps_facts(warehouse_url: str) -> None:
     assert unbalanced(engine) == []
 
 
+APPLY = """
+import sys
+from tests.support.warehouse import mini, new_warehouse
+new_warehouse(sys.argv[1], mini())
+"""
+
+
+def test_apply__runs_that_start_together_take_turns(warehouse_url: str) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", APPLY, warehouse_url], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    assert unbalanced(open_engine(warehouse_url)) == []
+
+
+def test_apply__database_that_nobody_serves() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        url = f"postgresql+psycopg://u:s3cret@127.0.0.1:{reserved.getsockname()[1]}/db"
+        with pytest.raises(SinkUnavailable, match="see that the database is up") as caught:
+            new_warehouse(url, GOVERNANCE)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:s3@cret:s3cret@host/db", "nonsense", "mysql://u:s3cret@host/db"])
+def test_open_engine__bad_url_is_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_engine(url)
+    assert "s3" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_is_transient__session_ended_while_it_hung_in_a_transaction() -> None:
+    ended = psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")
+    assert is_transient(ended)
+    assert not is_contention(ended)
+
+
 def test_apply__refuses_what_must_not_change(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     text_of = GOVERNANCE.to_yaml_text()
@@ -328,8 +375,6 @@ def test_apply__refuses_what_must_not_change(warehouse_url: str) -> None:
         apply(reordered)
     with pytest.raises(WrongKey, match="pseudonyms made with the key of fingerprint fingerprint"):
         apply(GOVERNANCE, key="another")
-    with pytest.raises(WrongKey):
-        check_key(engine, "another")
 
 
 def test_tables__each_table_and_column_is_commented(warehouse_url: str) -> None:
