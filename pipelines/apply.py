@@ -21,10 +21,14 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def apply_to(engine: Engine, governance: Governance, home: Home) -> None:
-    """Migrates and applies under the pseudonymisation key of `home`, which is made where there is none."""
-    key = pseudonym_key(pseudonym_source(home.path).ensure())
-    apply_governance(engine, governance, key_fingerprint=fingerprint(key), bins=all_bins(), now=now_us)
+def apply_to(engine: Engine, governance: Governance, home: Home) -> str:
+    """Migrates and applies under the pseudonymisation key of `home`, which is made where there is none.
+
+    Returns the fingerprint of that key, which is the warehouse's.
+    """
+    key = fingerprint(pseudonym_key(pseudonym_source(home.path).ensure()))
+    apply_governance(engine, governance, key_fingerprint=key, bins=all_bins(), now=now_us)
+    return key
 
 
 @click.command()

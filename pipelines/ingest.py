@@ -173,7 +173,7 @@ def run(
         folder = home.path.absolute()
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
-        apply_to(engine, rules, home)
+        key_fingerprint = apply_to(engine, rules, home)
         chosen = RUNNERS[runner]
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
@@ -192,7 +192,13 @@ def run(
                         now=now_us,
                     )
                 ),
-                RedactAndTag(TagConfig(governance_text=governance_text, pseudonym_key=pseudonym_source(folder))),
+                RedactAndTag(
+                    TagConfig(
+                        governance_text=governance_text,
+                        pseudonym_key=pseudonym_source(folder),
+                        key_fingerprint=key_fingerprint,
+                    )
+                ),
                 WriteChunks(
                     WriterConfig(
                         warehouse_url=url,

@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
 from vocbeam.schemas import contracts
+from vocbeam.schemas.errors import WrongKey
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
 from vocbeam.schemas.records import (
     Columns,
@@ -24,7 +25,7 @@ from vocbeam.schemas.records import (
     TaggedChunk,
     TaggedGroup,
 )
-from vocbeam.schemas.secrets import SecretSource, pseudonym_key
+from vocbeam.schemas.secrets import SecretSource, fingerprint, pseudonym_key
 from vocbeam.transforms.answers import survey_versions
 from vocbeam.transforms.decode import Limits, SchemaById, Schemas, decode_chunk
 from vocbeam.transforms.measures import Measurer
@@ -122,10 +123,14 @@ class ChunkTagger:
 
 @dataclass(frozen=True)
 class TagConfig:
-    """What a worker needs to tag; the name of the secret, never the secret."""
+    """What a worker needs to tag; the name of the secret, never the secret.
+
+    `key_fingerprint` is that of the key under which the warehouse holds pseudonyms.
+    """
 
     governance_text: str
     pseudonym_key: SecretSource
+    key_fingerprint: str
     load_model: Callable[[], TextModel] | None = None
 
 
@@ -137,11 +142,21 @@ class RedactAndTag(beam.DoFn):
         self._ignored_hints = Metrics.counter("vocbeam", "ignored_hints")
 
     def setup(self) -> None:
-        """Loads governance, key and model once a worker. Raises ConfigError where the key is missing."""
+        """Loads governance, key and model once a worker.
+
+        Raises ConfigError where the key is missing, WrongKey where it is not the warehouse's.
+        """
         config = self._config
+        key = pseudonym_key(config.pseudonym_key.load())
+        if fingerprint(key) != config.key_fingerprint:
+            raise WrongKey(
+                f"this worker's pseudonymisation key has the fingerprint {fingerprint(key)}, but the run began with "
+                f"{config.key_fingerprint}; give every worker the same key ({config.pseudonym_key.env} or "
+                f"{config.pseudonym_key.env}_FILE)"
+            )
         self._tagger = ChunkTagger(
             parse_governance(config.governance_text),
-            pseudonym_key(config.pseudonym_key.load()),
+            key,
             None if config.load_model is None else config.load_model(),
         )
 

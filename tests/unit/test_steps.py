@@ -13,10 +13,10 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from vocbeam.schemas import contracts, wire
-from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.errors import ConfigError, WrongKey
 from vocbeam.schemas.records import EVENT_TYPES, EventType, PartitionKey, RawChunk, TaggedChunk
 from vocbeam.schemas.registry import FileRegistry
-from vocbeam.schemas.secrets import pseudonym_key, pseudonym_source
+from vocbeam.schemas.secrets import fingerprint, pseudonym_key, pseudonym_source
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 
@@ -44,9 +44,14 @@ def chunk(event_type: EventType, *records: dict[str, Any]) -> RawChunk:
     return RawChunk(partition, 0, len(values) + 1, list(range(len(values) + 1)), [*values, b"?"])
 
 
+def tag_config(home: Path) -> TagConfig:
+    source = pseudonym_source(home)
+    return TagConfig(MINI, source, fingerprint(pseudonym_key(source.load())))
+
+
 def run(groups: list[tuple[RawChunk, ...]], registry: Callable[[], FileRegistry], home: Path) -> list[TaggedChunk]:
     decode = DecodeChunks(DecodeConfig(MINI, {f"voc.{name}": name for name in EVENT_TYPES}, registry, now))
-    tag = RedactAndTag(TagConfig(MINI, pseudonym_source(home)))
+    tag = RedactAndTag(tag_config(home))
     decode.setup()
     tag.setup()
     return [
@@ -120,13 +125,22 @@ def test_steps__digest_tells_redacted_contents_apart(registry: Callable[[], File
 def test_setup__without_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VOCBEAM_PSEUDONYM_KEY", raising=False)
     with pytest.raises(ConfigError, match="no secret"):
-        RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path))).setup()
+        RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path), "any")).setup()
+
+
+def test_setup__key_is_not_the_one_the_run_began_with(tmp_path: Path) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    step = RedactAndTag(tag_config(tmp_path))
+    pseudonym_source(tmp_path).path.unlink()
+    pseudonym_source(tmp_path).ensure({})
+    with pytest.raises(WrongKey, match=r"give every worker the same key \(VOCBEAM_PSEUDONYM_KEY"):
+        step.setup()
 
 
 def test_steps__pickle_holds_no_secret(tmp_path: Path) -> None:
     secret = pseudonym_source(tmp_path).ensure({})
-    step = RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path)))
-    assert secret.encode() not in pickle.dumps(TagConfig(MINI, pseudonym_source(tmp_path)))
+    step = RedactAndTag(tag_config(tmp_path))
+    assert secret.encode() not in pickle.dumps(tag_config(tmp_path))
     assert secret not in repr(vars(step))
 
 
@@ -139,7 +153,7 @@ def test_steps__on_the_runner(registry: Callable[[], FileRegistry], tmp_path: Pa
         pipeline
         | "Groups" >> beam.Create([group])
         | "Decode" >> beam.ParDo(DecodeChunks(config))
-        | "Tag" >> beam.ParDo(RedactAndTag(TagConfig(MINI, pseudonym_source(tmp_path))))
+        | "Tag" >> beam.ParDo(RedactAndTag(tag_config(tmp_path)))
         | "Stages" >> beam.FlatMap(lambda tagged: [stage for part in tagged for stage in part.columns["stage"]])
     )
     assert_that(stages, equal_to(["deliver", "unassigned"]))
