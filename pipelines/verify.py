@@ -246,8 +246,10 @@ def _vocbeam(*arguments: str) -> dict[str, Any]:
         check=False,
     )
     if ended.returncode:
-        said = ended.stderr.strip().rpartition("vocbeam: ")[2] or "it said nothing"
-        raise StepFailed(f"vocbeam {arguments[0]} ended with exit code {ended.returncode}: {said}")
+        # All that it said, tracebacks too: its folder may be gone when somebody wants to know why.
+        click.echo(ended.stderr.strip(), err=True)
+        reason = ended.stderr.strip().rpartition("vocbeam: ")[2] or "it said nothing"
+        raise StepFailed(f"vocbeam {arguments[0]} ended with exit code {ended.returncode}: {reason}")
     summary: dict[str, Any] = json.loads(ended.stdout)
     return summary
 
