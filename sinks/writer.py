@@ -276,6 +276,12 @@ class ChunkWriter:
                     f"{row.topic}[{row.partition}] belongs to run {row.run_epoch}, which started after this one "
                     f"(run {self._run_epoch}); this pipeline ends. Stop the newer run first if this one should go on"
                 )
+        taken_over = [row.ledger_id for row in rows if row.run_epoch < self._run_epoch]
+        if taken_over:
+            # Also for chunks that turn out to be applied: else an older run that is always first would never be told.
+            connection.execute(
+                update(ingest_ledger).where(c.ledger_id.in_(taken_over)).values(run_epoch=self._run_epoch)
+            )
         books = [_Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
         return {entry.partition: entry for entry in books}
 
