@@ -17,7 +17,7 @@ from sqlalchemy import Engine, func, select
 
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.tables import ingest_ledger, run_epoch
+from vocbeam.sinks.tables import ingest_ledger
 
 ENDS_WITHIN_S = 110
 """Longest wait for a command: half a minute of work and starting Beam on a busy machine."""
@@ -116,11 +116,6 @@ class Books:
             c = ingest_ledger.c
             total = connection.execute(select(func.sum(c.next_offset - c.first_offset))).scalar()
         return int(total or 0)
-
-    def runs(self) -> int:
-        """Runs that have drawn a number."""
-        with self.engine.connect() as connection:
-            return int(connection.execute(select(func.count()).select_from(run_epoch)).scalar_one())
 
     def wait_for(self, records: int, running: Running) -> int:
         """Returns as soon as so many offsets are accounted for; the number then."""
