@@ -201,7 +201,7 @@ def _lines(
         metric = by_id[name][1]
         rule = rule_of(metric)
         found = estimate(rule, parts)
-        target = targets.get((name, stage, department))
+        target = targets.get((name, stage, department)) if unit == metric.unit else None
         verdict = status(rule.direction, found.n, rule.min_n, found.interval, target)
         lines.append(Line(stage, department, metric, unit, found, target, verdict))
     return sorted(lines, key=lambda line: (line.stage, line.department, by_id[line.metric.metric][0], line.unit))

@@ -34,8 +34,8 @@ from vocbeam.sinks.tables import (
 )
 from vocbeam.sinks.views import create_views, drop_views, view_comments
 
-FIRST_YEAR, LAST_YEAR = 2000, 2049
-"""Years of `calendar_date`; events outside are refused long before by the governance file's limits."""
+FIRST_YEAR, LAST_YEAR = 1999, 2049
+"""Years of `calendar_date`. A governance file may accept events from 2000-01-01 UTC on, in some zones a day earlier."""
 
 TURN_WAIT_S = 120
 """Longest wait for others who migrate, apply, or read a view that is to be replaced; each takes some seconds."""
@@ -220,7 +220,8 @@ def _metrics(governance: Governance) -> Iterator[dict[str, Any]]:
             "level": entry.level,
             "kind": entry.kind,
             "definition": entry.definition,
-            "unit": entry.unit,
+            # A target of money is in the company's currency, and says nothing of amounts in another one.
+            "unit": governance.currency if entry.unit == "currency" else entry.unit,
             "direction": entry.direction,
             "clock": entry.clock,
             "scale_min": entry.scale.min if entry.scale else None,

@@ -373,7 +373,7 @@ metric = Table(
     _text("level", "operational, cx or financial."),
     _text("kind", "nps, share, mean, rate, duration, amount, count or funnel."),
     _text("definition", "What it means, in words."),
-    _text("unit", "Unit of its value."),
+    _text("unit", "Unit of its targets; for money the company's currency."),
     _text("direction", "Which way is better: higher or lower."),
     _text("clock", "Time by which it is booked: event_time, sent_at or opened_at."),
     Column("scale_min", Integer, comment="Lowest score."),

@@ -339,6 +339,7 @@ def _means(sums: Subquery) -> Subquery:
         select(
             *s,
             *(k[name] for name in ("name", "level", "kind", "direction", "min_n", "scale_min", "scale_max")),
+            k.unit.label("unit_of_target"),
             n.label("size"),
             (s.first / n).label("score"),
             (s.second / n).label("score_sq"),
@@ -376,6 +377,7 @@ def _margins(means: Subquery) -> Subquery:
             t.metric == m.metric,
             t.stage == m.stage,
             t.department == m.department,
+            m.unit == m.unit_of_target,
             t.valid_from <= m.day,
             or_(t.valid_to.is_(None), t.valid_to > m.day),
         )
@@ -879,7 +881,8 @@ _COLUMNS: dict[str, str] = {
     "value": "NPS in points; share, rate and funnel 0 to 1; mean score; percentile of durations; sum; count.",
     "interval_low": "Lower end of the 95 % interval; NULL if the data give none.",
     "interval_high": "Upper end of the 95 % interval; NULL if the data give none.",
-    "target": "Target of this place on the period's first date; for sums and counts in months only.",
+    "target": "Target of this place on the period's first date; for sums and counts in months only, for money in "
+    "the company's currency only.",
     "status": "met or missed if the whole interval lies on that side of the target; else not proven; not enough data "
     "below min_n; no target. Judges the unweighted value.",
     "min_n": "Contributions below which there is no verdict.",

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 
 from tests.support.fixtures import PROJECT
-from tests.support.warehouse import chunk, contents, mini, new_warehouse, partition, writer
+from tests.support.warehouse import MINI, chunk, contents, mini, new_warehouse, partition, writer
 from vocbeam.schemas.errors import ConfigError, Fenced, SinkUnavailable, TaxonomyChanged, TopicChanged, WrongKey
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import Committed, DeadLetter
@@ -318,6 +318,28 @@ def test_apply__is_repeatable_and_keeps_facts(warehouse_url: str) -> None:
 
     assert contents(engine) == before
     assert unbalanced(engine) == []
+
+
+def test_views__target_of_money_is_in_the_currency_of_the_company(warehouse_url: str) -> None:
+    text_of = MINI.read_text(encoding="utf-8")
+    target = "targets:\n  - {metric: revenue, value: 60000, valid_from: 2017-01-01}"
+    governance = parse_governance(text_of.replace("targets:", target), name="money.yaml")
+    engine = new_warehouse(warehouse_url, governance)
+    purchases = [
+        {
+            "event_id": f"{i}{currency}",
+            "event_time": T0,
+            "outcome_kind": "purchase",
+            "amount": 1_000,
+            "currency": currency,
+        }
+        for i in range(40)
+        for currency in ("BRL", "USD")
+    ]
+    writer(warehouse_url, governance).write((chunk(governance, "outcome", purchases),))
+
+    view = "SELECT unit, value, target, status FROM company_metric_by_month WHERE metric = 'revenue' ORDER BY unit"
+    assert rows(engine, view) == [("BRL", 40_000.0, 60_000.0, "missed"), ("USD", 40_000.0, None, "no target")]
 
 
 APPLY = """

@@ -323,7 +323,7 @@ def upgrade() -> None:
             "kind", sa.Text(), nullable=False, comment="nps, share, mean, rate, duration, amount, count or funnel."
         ),
         sa.Column("definition", sa.Text(), nullable=False, comment="What it means, in words."),
-        sa.Column("unit", sa.Text(), nullable=False, comment="Unit of its value."),
+        sa.Column("unit", sa.Text(), nullable=False, comment="Unit of its targets; for money the company's currency."),
         sa.Column("direction", sa.Text(), nullable=False, comment="Which way is better: higher or lower."),
         sa.Column(
             "clock", sa.Text(), nullable=False, comment="Time by which it is booked: event_time, sent_at or opened_at."
