@@ -42,11 +42,11 @@ class Measurer:
         for metric in governance.metrics:
             selector = metric.from_
             if isinstance(selector, TelemetrySelector):
-                self._metrics["telemetry"].append((metric, selector.name))
+                self._metrics["telemetry"].append((metric, _distinct(selector.name)))
             elif isinstance(selector, OutcomeSelector):
-                self._metrics["outcome"].append((metric, selector.outcome_kind))
+                self._metrics["outcome"].append((metric, _distinct(selector.outcome_kind)))
             elif isinstance(selector, FlagSelector):
-                self._metrics["flag"].append((metric, selector.flag_kind))
+                self._metrics["flag"].append((metric, _distinct(selector.flag_kind)))
 
     def contributions(self, event_type: EventType, columns: Columns) -> list[list[Contribution]]:
         """Contributions of each event itself, aligned with the columns; all are booked by `event_time`.
@@ -99,6 +99,11 @@ class Measurer:
             return [metric.unit] * len(kept)
         currencies = columns["currency"]
         return [currencies[i] or self._currency for i in kept]
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    """`values` without repetitions: a name that the file lists twice selects an event once."""
+    return tuple(dict.fromkeys(values))
 
 
 def _test(hit: Hit) -> Callable[[Any], bool]:
