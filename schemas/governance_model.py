@@ -114,6 +114,13 @@ def _day(value: object) -> object:
     raise PydanticCustomError("day", "allowed: a date such as 2017-12-25")
 
 
+def _within_the_calendar(value: date) -> date:
+    # The warehouse's calendar, by which weeks and months are told, begins here.
+    if value < date(2000, 1, 1):
+        raise PydanticCustomError("too_early", "allowed: 2000-01-01 or later")
+    return value
+
+
 def _timezone(value: str) -> str:
     try:
         return ZoneInfo(value).key
@@ -184,7 +191,7 @@ class Privacy(_Model):
 class Events(_Model):
     """An event_time before `earliest` (00:00 UTC) or more than the tolerance after now is a dead letter."""
 
-    earliest: Day = date(2010, 1, 1)
+    earliest: Annotated[Day, AfterValidator(_within_the_calendar)] = date(2010, 1, 1)
     future_tolerance_s: Annotated[Integer, Field(ge=0)] = 86_400
 
 

@@ -397,6 +397,10 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
         "valid_from: 2016-01-01, valid_to: 2017-01-01", "valid_from: 2016-01-01, valid_to: 2015-01-01", "2015-01-01",
         "targets[0].valid_to: found 2015-01-01; it must be after valid_from (2016-01-01)",
     ),
+    "events before the calendar": (
+        "currency: BRL", "currency: BRL\nevents: {earliest: 1990-01-01}", "1990-01-01",
+        "events.earliest: found '1990-01-01'; allowed: 2000-01-01 or later",
+    ),
     "overlapping targets": (
         "valid_to: 2017-01-01", "valid_to: 2017-01-02", "value: 0.05",
         "targets[1].valid_from: found 2017-01-01; the target on line 48 for the same metric, stage and department "
