@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from rich.console import Console
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.pipelines.apply import apply_to, now_us
 from vocbeam.pipelines.settings import (
@@ -27,6 +30,7 @@ from vocbeam.pipelines.settings import (
     consumer_config_option,
     governance_option,
     home_option,
+    refuse_password,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -36,9 +40,9 @@ from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Committed, SubjectRule
-from vocbeam.schemas.registry import open_registry
+from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
-from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.transforms.chunking import Bounds
@@ -47,6 +51,8 @@ from vocbeam.transforms.progress import PROGRESS, report_committed
 from vocbeam.transforms.source import ReadChunks
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.subject_rules import subject_rules
+
+log = logging.getLogger(__name__)
 
 GC_THRESHOLD = 200_000
 """New objects before a garbage collection, about those of one chunk; the default of 700 costs a tenth of all CPU."""
@@ -93,6 +99,14 @@ def build(
 def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
     """Subject rules of a governance file's text, for a worker that has no more than that."""
     return subject_rules(parse_governance(governance_text))
+
+
+def record_end(engine: Engine, epoch: int, outcome: str) -> None:
+    """Records how a run ended, if the warehouse still answers: what ended the run must be told in any case."""
+    try:
+        close_run_epoch(engine, epoch, outcome, now_us)
+    except SQLAlchemyError as error:
+        log.warning("the end of run %d (%s) is not recorded: %s", epoch, outcome, type(driver_error(error)).__name__)
 
 
 @click.command()
@@ -149,6 +163,8 @@ def run(
     A failure is retried from what is committed. Exit codes: 0 ended as asked, 4 a newer run took over, 5 a topic was
     recreated or truncated, 6 another taxonomy is in force, 2 configuration, 1 anything else.
     """
+    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
+    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     with stop_on_signals(PROGRESS):
         started = time.monotonic()
         event_types = {contracts.topic(event_type, topic_prefix): event_type for event_type in EVENT_TYPES}
@@ -226,7 +242,7 @@ def run(
             outcome = type(error).__name__
             raise
         finally:
-            close_run_epoch(engine, epoch, outcome, now_us)
+            record_end(engine, epoch, outcome)
             engine.dispose()
             snapshot = PROGRESS.snapshot()
             seconds = time.monotonic() - started

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import click
 
@@ -119,6 +120,18 @@ def registry_option(command: F) -> F:
 def topic_prefix_option(command: F) -> F:
     """`--topic-prefix`: what stands before `.survey`, `.ticket` and so on."""
     return click.option("--topic-prefix", envvar="VOCBEAM_TOPIC_PREFIX", default="voc", show_default=True)(command)
+
+
+def refuse_password(option: str, url: str | None, instead: str) -> None:
+    """Raises ConfigError for a URL with a password in it: URLs travel in the job graph, secrets must not."""
+    if url is None:
+        return
+    parts = urlsplit(url)
+    if parts.password or "password" in parse_qs(parts.query):
+        raise ConfigError(
+            f"the URL given with {option} holds a password, and would carry it into the job graph; leave it out and "
+            f"set {instead} where the workers run"
+        )
 
 
 def _existing_governance(path: Path) -> Path:

@@ -14,7 +14,9 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.support.kafka import Topics
+from vocbeam.pipelines.ingest import record_end
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
+from vocbeam.sinks.engine import open_engine
 
 STARTS_WITHIN_S = 120
 STOPS_WITHIN_S = 10
@@ -79,6 +81,32 @@ def test_run__no_broker(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "vocbeam: no Kafka broker answered at 127.0.0.1:1" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "url", "instead"),
+    [
+        ("--warehouse", "postgresql+psycopg://ann:s3cret@db.internal/voc", "set PGPASSWORD or ~/.pgpass"),
+        ("--warehouse", "postgresql+psycopg://ann@db.internal/voc?password=s3cret", "set PGPASSWORD or ~/.pgpass"),
+        (
+            "--registry",
+            "http://ann:s3cret@registry.internal",
+            "set VOCBEAM_REGISTRY_USER and VOCBEAM_REGISTRY_PASSWORD",
+        ),
+    ],
+)
+def test_run__password_in_a_url_is_refused(tmp_path: Path, option: str, url: str, instead: str) -> None:
+    given = command(tmp_path, "127.0.0.1:1", "voc", option, url)
+    ended = subprocess.run(given, capture_output=True, text=True, timeout=STARTS_WITHIN_S, check=False)
+    assert ended.returncode == 2
+    assert f"the URL given with {option} holds a password" in ended.stderr
+    assert instead in ended.stderr
+    assert "s3cret" not in ended.stdout + ended.stderr
+
+
+def test_record_end__warehouse_that_is_gone_hides_no_cause(caplog: pytest.LogCaptureFixture, sqlite_url: str) -> None:
+    record_end(open_engine(sqlite_url, write=True), 7, "SinkUnavailable")
+    assert "the end of run 7 (SinkUnavailable) is not recorded: OperationalError" in caplog.text
 
 
 SLEEPER = """
