@@ -322,6 +322,11 @@ measure = Table(
     Column("date", Date, nullable=False, comment="Local date of the bucket; key into `calendar_date`."),
     _big("hour_start", "Start of the local clock hour; NULL for grain day.", nullable=True),
     Index("ix_measure_metric_date", "metric", "date"),
+    # PostgreSQL refuses a sum beyond 64 bits; SQLite would go on with a rounded one.
+    *[
+        CheckConstraint(f"typeof({name}) = 'integer'", name=f"whole_{name}").ddl_if(dialect="sqlite")
+        for name in ("weight", "weight_sq", "total")
+    ],
     sqlite_with_rowid=False,
     comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
 )

@@ -180,6 +180,18 @@ def test_write__value_the_database_refuses_is_found_and_dead_lettered(warehouse_
     assert unbalanced(engine) == []
 
 
+def test_write__sum_beyond_64_bits_is_refused_not_rounded(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    purchases = [
+        {"event_id": f"{i}", "event_time": T0, "outcome_kind": "purchase", "amount": 2**53} for i in range(1_025)
+    ]
+    (committed,) = writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "outcome", purchases),))
+
+    assert (committed.loaded, committed.dead_lettered) == (1_023, 2)
+    assert rows(engine, "SELECT n, total FROM measure WHERE metric = 'revenue'") == [(1_023, 1_023 * 2**53)]
+    assert unbalanced(engine) == []
+
+
 @pytest.mark.parametrize("moment", ["in_transaction", "before_commit"])
 def test_write__death_before_the_commit_leaves_nothing(warehouse_url: str, moment: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)

@@ -299,6 +299,12 @@ def upgrade() -> None:
             "bin",
             name=op.f("pk_measure"),
         ),
+        *[
+            sa.CheckConstraint(f"typeof({name}) = 'integer'", name=op.f(f"ck_measure_whole_{name}")).ddl_if(
+                dialect="sqlite"
+            )
+            for name in ("weight", "weight_sq", "total")
+        ],
         comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
         sqlite_with_rowid=False,
     )
