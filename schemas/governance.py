@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,12 @@ def load_governance(path: Path | str) -> Governance:
     return parse_governance(text, name=str(path))
 
 
+@lru_cache(maxsize=4)
 def parse_governance(text: str, name: str = "governance") -> Governance:
-    """The same from text; `name` is what errors call the file. Raises GovernanceError."""
+    """The same from text; `name` is what errors call the file. Raises GovernanceError.
+
+    The steps of one worker all ask for the same file, and parsing it takes a third of a second.
+    """
     data, lines = _parse_yaml(text, name)
     try:
         governance = Governance.model_validate(data)

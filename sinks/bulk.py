@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, Table
+from sqlalchemy import Connection, MetaData, Table, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 STAGE_PREFIX = "stage_"
@@ -71,3 +72,38 @@ class Staging:
         connection.execute(table.delete())
         insert_rows(connection, table, columns, rows)
         return table
+
+
+def add_rows(
+    connection: Connection,
+    staging: Staging,
+    table: Table,
+    sums: Sequence[str],
+    fixed: Sequence[str],
+    rows: list[tuple[Any, ...]],
+) -> None:
+    """Adds `sums` to rows of `table` in key order, creating those that are absent.
+
+    `rows` hold the primary key in its order, then `sums`, then `fixed`, which only a new row takes; no key twice.
+    """
+    key = [column.name for column in table.primary_key]
+    columns = (*key, *sums, *fixed)
+    if connection.dialect.name == "postgresql":
+        stage = staging.fill(connection, table.name, columns, rows)
+        source = select(*[stage.c[name] for name in columns]).order_by(*[stage.c[name] for name in key])
+        statement = postgresql.insert(table).from_select(list(columns), source)
+        added = {name: table.c[name] + statement.excluded[name] for name in sums}
+        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=added))
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    names, marks = ", ".join(map(quote, columns)), ", ".join("?" * len(columns))
+    added_up = ", ".join(f"{quote(name)} = {quote(name)} + excluded.{quote(name)}" for name in sums)
+    cursor = connection.connection.cursor()
+    try:
+        cursor.executemany(
+            f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks}) "  # noqa: S608
+            f"ON CONFLICT ({', '.join(map(quote, key))}) DO UPDATE SET {added_up}",
+            sorted(rows),
+        )
+    finally:
+        cursor.close()

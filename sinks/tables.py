@@ -41,8 +41,13 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only in a column of type INTEGER."""
 
 
+KeyText = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text of primary keys: compared byte by byte, several times as fast as by the rules of a language."""
+
+
 def _text(name: str, comment: str, **options: Any) -> Column[str]:
-    return Column(name, Text, comment=comment, nullable=options.pop("nullable", False), **options)
+    kind = KeyText if options.get("primary_key") else Text()
+    return Column(name, kind, comment=comment, nullable=options.pop("nullable", False), **options)
 
 
 def _big(name: str, comment: str, **options: Any) -> Column[int]:
@@ -150,7 +155,9 @@ event_key = Table(
 event = Table(
     "event",
     metadata,
-    Column("event_key", LargeBinary(16), primary_key=True, comment="Key into `event_key`."),
+    _big("ledger_id", "Provenance: topic-partition.", primary_key=True, autoincrement=False),
+    _big("kafka_offset", "Provenance: offset.", primary_key=True, autoincrement=False),
+    Column("event_key", LargeBinary(16), nullable=False, comment="Its key in `event_key`, where it is unique."),
     _text("event_type", "survey, ticket, telemetry, flag or outcome."),
     _text("source", "System the event comes from."),
     _text("event_id", "The source's id of the event."),
@@ -190,11 +197,7 @@ event = Table(
     _big("amount", "Outcome: amount in minor units of the currency.", nullable=True),
     _text("currency", "Outcome: ISO 4217 code.", nullable=True),
     _text("contributions", "What this row added to `measure`, JSON; NULL if nothing.", nullable=True),
-    _big("ledger_id", "Provenance: topic-partition."),
-    _big("kafka_offset", "Provenance: offset."),
     _big("loaded_at", "Provenance: when it was written."),
-    Index("ix_event_type_time", "event_type", "event_time"),
-    Index("ix_event_customer", "customer_key", "event_time"),
     comment="One row an event: tagged, redacted, customer pseudonymised.",
 )
 
@@ -321,7 +324,6 @@ measure = Table(
     _big("total", "Unweighted sum in `unit`; minor units for money."),
     Column("date", Date, nullable=False, comment="Local date of the bucket; key into `calendar_date`."),
     _big("hour_start", "Start of the local clock hour; NULL for grain day.", nullable=True),
-    Index("ix_measure_metric_date", "metric", "date"),
     # PostgreSQL refuses a sum beyond 64 bits; SQLite would go on with a rounded one.
     *[
         CheckConstraint(f"typeof({name}) = 'integer'", name=f"whole_{name}").ddl_if(dialect="sqlite")

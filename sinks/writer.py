@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, compress, repeat
-from operator import itemgetter
 from typing import Any, TypeVar
 
 import tenacity
-from sqlalchemy import Connection, Engine, Table, and_, delete, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
@@ -40,7 +39,7 @@ from vocbeam.schemas.records import (
     Version,
 )
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.bulk import Staging, insert_rows
+from vocbeam.sinks.bulk import Staging, add_rows, insert_rows
 from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
 from vocbeam.sinks.tables import (
     active_tagging,
@@ -407,8 +406,6 @@ class ChunkWriter:
                 )
                 rows += part.new_of(values)
             if rows:
-                # In key order the index is filled page by page.
-                rows.sort(key=itemgetter(0))
                 insert_rows(connection, event, columns, rows)
 
     def _insert_dead_letters(
@@ -519,75 +516,34 @@ class ChunkWriter:
                 if customer is not None:
                     seen[self._calendar.day(time), stage, owner, customer] += 1
         if seen:
-            self._add_rows(
-                connection,
-                customer_day,
-                ("date", "stage", "department", "customer_key"),
-                ("n",),
-                (),
-                [(*key, n) for key, n in seen.items()],
-            )
+            add_rows(connection, self._staging, customer_day, ("n",), (), [(*key, n) for key, n in seen.items()])
 
     def _add_measures(self, connection: Connection, delta: Mapping[Cell, list[int]]) -> None:
         """Adds the net change of every cell; a cell that nothing contributes to any more is removed."""
         rows = []
-        retracts = False
+        shrunk = []
         for cell, change in delta.items():
             if not any(change):
                 continue
             bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
             day, hour_start = self._calendar.day_and_hour(bucket_start)
-            rows.append(
-                (
-                    metric,
-                    BUCKET_GRAIN,
-                    bucket_start,
-                    AS_REPORTED,
-                    stage,
-                    department,
-                    topic,
-                    segment_1,
-                    segment_2,
-                    segment_3,
-                    unit,
-                    bin_,
-                    *change,
-                    day,
-                    hour_start,
-                )
+            key = (
+                metric, BUCKET_GRAIN, bucket_start, AS_REPORTED, stage, department, topic, segment_1, segment_2,
+                segment_3, unit, bin_,
+            )  # fmt: skip
+            rows.append((*key, *change, day, hour_start))
+            if change[0] < 0:
+                shrunk.append(key)
+        if rows:
+            add_rows(
+                connection, self._staging, measure, ("n", "weight", "weight_sq", "total"), ("date", "hour_start"), rows
             )
-            retracts = retracts or change[0] < 0
-        if not rows:
-            return
-        key = tuple(column.name for column in measure.primary_key)
-        stage_table = self._add_rows(
-            connection, measure, key, ("n", "weight", "weight_sq", "total"), ("date", "hour_start"), rows
-        )
-        if retracts:
-            same_cell = and_(*[stage_table.c[name] == measure.c[name] for name in key])
-            touched = select(stage_table.c.metric).where(same_cell)
-            connection.execute(delete(measure).where(measure.c.n == 0, touched.exists()))
-
-    def _add_rows(
-        self,
-        connection: Connection,
-        table: Table,
-        key: tuple[str, ...],
-        sums: tuple[str, ...],
-        fixed: tuple[str, ...],
-        rows: list[tuple[Any, ...]],
-    ) -> Table:
-        """Adds `sums` to the rows of `key`, in key order, creating those that are absent with their `fixed` columns."""
-        columns = (*key, *sums, *fixed)
-        stage = self._staging.fill(connection, table.name, columns, rows)
-        source = select(*[stage.c[name] for name in columns]).where(true()).order_by(*[stage.c[name] for name in key])
-        statement = self._insert(table).from_select(list(columns), source)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in sums}
+        if shrunk:
+            names = [column.name for column in measure.primary_key]
+            emptied = delete(measure).where(
+                measure.c.n == 0, *[measure.c[name] == bindparam(f"_{name}") for name in names]
             )
-        )
-        return stage
+            connection.execute(emptied, [dict(zip([f"_{name}" for name in names], key, strict=True)) for key in shrunk])
 
     def _advance(self, connection: Connection, books: Iterable[_Books]) -> None:
         c = ingest_ledger.c

@@ -34,9 +34,24 @@ def upgrade() -> None:
     op.create_table(
         "customer_day",
         sa.Column("date", sa.Date(), nullable=False, comment="Local date."),
-        sa.Column("stage", sa.Text(), nullable=False, comment="Stage of the events."),
-        sa.Column("department", sa.Text(), nullable=False, comment="Department of the events."),
-        sa.Column("customer_key", sa.Text(), nullable=False, comment="Pseudonym of the customer."),
+        sa.Column(
+            "stage",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Stage of the events.",
+        ),
+        sa.Column(
+            "department",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Department of the events.",
+        ),
+        sa.Column(
+            "customer_key",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Pseudonym of the customer.",
+        ),
         sa.Column("n", sa.BigInteger(), nullable=False, comment="Events of this customer on that day."),
         sa.PrimaryKeyConstraint("date", "stage", "department", "customer_key", name=op.f("pk_customer_day")),
         comment="Who was seen when and where: count distinct customers from here, never add them up.",
@@ -44,8 +59,18 @@ def upgrade() -> None:
     )
     op.create_table(
         "data_dictionary",
-        sa.Column("object", sa.Text(), nullable=False, comment="Table or view."),
-        sa.Column("column", sa.Text(), nullable=False, comment="Column; '' for the object itself."),
+        sa.Column(
+            "object",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Table or view.",
+        ),
+        sa.Column(
+            "column",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Column; '' for the object itself.",
+        ),
         sa.Column("comment", sa.Text(), nullable=False, comment="What it is."),
         sa.PrimaryKeyConstraint("object", "column", name=op.f("pk_data_dictionary")),
         comment="Comments of all tables, views and columns, also where the database keeps none.",
@@ -72,7 +97,12 @@ def upgrade() -> None:
 
     op.create_table(
         "department",
-        sa.Column("department", sa.Text(), nullable=False, comment="Id in the governance file, or 'unassigned'."),
+        sa.Column(
+            "department",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Id in the governance file, or 'unassigned'.",
+        ),
         sa.Column("name", sa.Text(), nullable=False, comment="Name."),
         sa.Column("representative", sa.Text(), nullable=True, comment="Who answers for it in the programme."),
         sa.Column("alert_route", sa.Text(), nullable=True, comment="Where its alerts go."),
@@ -81,7 +111,16 @@ def upgrade() -> None:
     )
     op.create_table(
         "event",
-        sa.Column("event_key", sa.LargeBinary(length=16), nullable=False, comment="Key into `event_key`."),
+        sa.Column(
+            "ledger_id", sa.BigInteger(), autoincrement=False, nullable=False, comment="Provenance: topic-partition."
+        ),
+        sa.Column("kafka_offset", sa.BigInteger(), autoincrement=False, nullable=False, comment="Provenance: offset."),
+        sa.Column(
+            "event_key",
+            sa.LargeBinary(length=16),
+            nullable=False,
+            comment="Its key in `event_key`, where it is unique.",
+        ),
         sa.Column("event_type", sa.Text(), nullable=False, comment="survey, ticket, telemetry, flag or outcome."),
         sa.Column("source", sa.Text(), nullable=False, comment="System the event comes from."),
         sa.Column("event_id", sa.Text(), nullable=False, comment="The source's id of the event."),
@@ -152,16 +191,10 @@ def upgrade() -> None:
             nullable=True,
             comment="What this row added to `measure`, JSON; NULL if nothing.",
         ),
-        sa.Column("ledger_id", sa.BigInteger(), nullable=False, comment="Provenance: topic-partition."),
-        sa.Column("kafka_offset", sa.BigInteger(), nullable=False, comment="Provenance: offset."),
         sa.Column("loaded_at", sa.BigInteger(), nullable=False, comment="Provenance: when it was written."),
-        sa.PrimaryKeyConstraint("event_key", name=op.f("pk_event")),
+        sa.PrimaryKeyConstraint("ledger_id", "kafka_offset", name=op.f("pk_event")),
         comment="One row an event: tagged, redacted, customer pseudonymised.",
     )
-    with op.batch_alter_table("event", schema=None) as batch_op:
-        batch_op.create_index("ix_event_customer", ["customer_key", "event_time"], unique=False)
-        batch_op.create_index("ix_event_type_time", ["event_type", "event_time"], unique=False)
-
     op.create_table(
         "event_key",
         sa.Column(
@@ -234,7 +267,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "journey_stage",
-        sa.Column("stage", sa.Text(), nullable=False, comment="Id in the governance file, or 'unassigned'."),
+        sa.Column(
+            "stage",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Id in the governance file, or 'unassigned'.",
+        ),
         sa.Column("name", sa.Text(), nullable=False, comment="Name."),
         sa.Column("journey", sa.Text(), nullable=False, comment="Journey it belongs to; '' for 'unassigned'."),
         sa.Column("position", sa.Integer(), nullable=False, comment="Place in the journey, from 1."),
@@ -245,8 +283,18 @@ def upgrade() -> None:
     )
     op.create_table(
         "measure",
-        sa.Column("metric", sa.Text(), nullable=False, comment="Metric of the governance file."),
-        sa.Column("grain", sa.Text(), nullable=False, comment="Length of the bucket: bucket (5 minutes), hour or day."),
+        sa.Column(
+            "metric",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Metric of the governance file.",
+        ),
+        sa.Column(
+            "grain",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Length of the bucket: bucket (5 minutes), hour or day.",
+        ),
         sa.Column(
             "bucket_start",
             sa.BigInteger(),
@@ -255,17 +303,50 @@ def upgrade() -> None:
             comment="Start of the bucket on the metric's clock.",
         ),
         sa.Column(
-            "basis", sa.Text(), nullable=False, comment="as_reported (first tag) or restated (difference to it)."
+            "basis",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="as_reported (first tag) or restated (difference to it).",
         ),
-        sa.Column("stage", sa.Text(), nullable=False, comment="Customer-journey stage."),
-        sa.Column("department", sa.Text(), nullable=False, comment="Owning department."),
-        sa.Column("topic", sa.Text(), nullable=False, comment="What it is about."),
-        sa.Column("segment_1", sa.Text(), nullable=False, comment="Value of segment 1."),
-        sa.Column("segment_2", sa.Text(), nullable=False, comment="Value of segment 2."),
-        sa.Column("segment_3", sa.Text(), nullable=False, comment="Value of segment 3."),
+        sa.Column(
+            "stage",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Customer-journey stage.",
+        ),
+        sa.Column(
+            "department",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Owning department.",
+        ),
+        sa.Column(
+            "topic",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="What it is about.",
+        ),
+        sa.Column(
+            "segment_1",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Value of segment 1.",
+        ),
+        sa.Column(
+            "segment_2",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Value of segment 2.",
+        ),
+        sa.Column(
+            "segment_3",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Value of segment 3.",
+        ),
         sa.Column(
             "unit",
-            sa.Text(),
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
             nullable=False,
             comment="Unit of `total`; the currency for money, which is never added across.",
         ),
@@ -284,6 +365,12 @@ def upgrade() -> None:
         sa.Column(
             "hour_start", sa.BigInteger(), nullable=True, comment="Start of the local clock hour; NULL for grain day."
         ),
+        *[
+            sa.CheckConstraint(f"typeof({name}) = 'integer'", name=op.f(f"ck_measure_whole_{name}")).ddl_if(
+                dialect="sqlite"
+            )
+            for name in ("weight", "weight_sq", "total")
+        ],
         sa.PrimaryKeyConstraint(
             "metric",
             "grain",
@@ -299,18 +386,9 @@ def upgrade() -> None:
             "bin",
             name=op.f("pk_measure"),
         ),
-        *[
-            sa.CheckConstraint(f"typeof({name}) = 'integer'", name=op.f(f"ck_measure_whole_{name}")).ddl_if(
-                dialect="sqlite"
-            )
-            for name in ("weight", "weight_sq", "total")
-        ],
         comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
         sqlite_with_rowid=False,
     )
-    with op.batch_alter_table("measure", schema=None) as batch_op:
-        batch_op.create_index("ix_measure_metric_date", ["metric", "date"], unique=False)
-
     op.create_table(
         "measure_bin",
         sa.Column("bin", sa.Integer(), autoincrement=False, nullable=False, comment="Bin number."),
@@ -322,7 +400,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "metric",
-        sa.Column("metric", sa.Text(), nullable=False, comment="Id in the governance file."),
+        sa.Column(
+            "metric",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Id in the governance file.",
+        ),
         sa.Column("name", sa.Text(), nullable=False, comment="Name."),
         sa.Column("level", sa.Text(), nullable=False, comment="operational, cx or financial."),
         sa.Column(
@@ -464,9 +547,21 @@ def upgrade() -> None:
     )
     op.create_table(
         "target",
-        sa.Column("metric", sa.Text(), nullable=False, comment="Metric."),
-        sa.Column("stage", sa.Text(), nullable=False, comment="Stage; '*' for all of them together."),
-        sa.Column("department", sa.Text(), nullable=False, comment="Department; '*' for all of them together."),
+        sa.Column(
+            "metric", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False, comment="Metric."
+        ),
+        sa.Column(
+            "stage",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Stage; '*' for all of them together.",
+        ),
+        sa.Column(
+            "department",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Department; '*' for all of them together.",
+        ),
         sa.Column("valid_from", sa.Date(), nullable=False, comment="First local date on which it holds."),
         sa.Column(
             "valid_to", sa.Date(), nullable=True, comment="First local date on which it no longer holds; NULL if open."
@@ -606,7 +701,12 @@ def upgrade() -> None:
 
     op.create_table(
         "warehouse_setting",
-        sa.Column("name", sa.Text(), nullable=False, comment="Name of the setting."),
+        sa.Column(
+            "name",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Name of the setting.",
+        ),
         sa.Column(
             "value",
             sa.Text(),
@@ -660,17 +760,10 @@ def downgrade() -> None:
     op.drop_table("run_epoch")
     op.drop_table("metric")
     op.drop_table("measure_bin")
-    with op.batch_alter_table("measure", schema=None) as batch_op:
-        batch_op.drop_index("ix_measure_metric_date")
-
     op.drop_table("measure")
     op.drop_table("journey_stage")
     op.drop_table("ingest_ledger")
     op.drop_table("event_key")
-    with op.batch_alter_table("event", schema=None) as batch_op:
-        batch_op.drop_index("ix_event_type_time")
-        batch_op.drop_index("ix_event_customer")
-
     op.drop_table("event")
     op.drop_table("department")
     with op.batch_alter_table("dead_letter", schema=None) as batch_op:
