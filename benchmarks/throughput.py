@@ -122,6 +122,7 @@ class Bench:
     bootstrap: str
     events: int
     postgres_url: str | None
+    workers: int
 
     @property
     def environment(self) -> dict[str, str]:
@@ -148,7 +149,7 @@ class Bench:
 
     def main_job(self, kind: str, floor: Measured) -> Measured:
         """Loads all events into a fresh warehouse, which must then balance and hold every one of them."""
-        arguments = ("run", "--until-caught-up", "--json")
+        arguments = ("run", "--until-caught-up", "--json", "--workers", str(self.workers))
         with fresh_warehouse(kind, self.folder, self.postgres_url) as url:
             self.vocbeam("apply", warehouse=url)
             loading = self.vocbeam(*arguments, warehouse=url)
@@ -290,6 +291,7 @@ def steps_table(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
 @click.option("--events", default=100_000, show_default=True, type=click.IntRange(100))
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes of the main job.")
 @click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
 @click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
@@ -299,6 +301,7 @@ def main(
     events: int,
     runs: int,
     partitions: int,
+    workers: int,
     kinds: tuple[str, ...],
     postgres_url: str | None,
     seed: int,
@@ -317,7 +320,7 @@ def main(
             postgres_url = stack.enter_context(postgres_server())
         about = machine(postgres_url)
         log.print(f"making {events:,} events and sending them to a Kafka of this machine")
-        bench = Bench(folder, stack.enter_context(broker_in(folder / "broker")), events, postgres_url)
+        bench = Bench(folder, stack.enter_context(broker_in(folder / "broker")), events, postgres_url, workers)
         corpus = make_corpus(folder, events, seed)
         bench.vocbeam("produce", "--events", corpus, "--partitions", str(partitions))
 
@@ -339,6 +342,7 @@ def main(
             **about,
             "events": quotas(events),
             "partitions": partitions,
+            "workers": workers,
             "seed": seed,
             "runs": {
                 name: [{**asdict(run), "figures": run.figures()} for run in rows] for name, rows in results.items()
@@ -350,7 +354,9 @@ def main(
     console = Console(width=None if sys.stdout.isatty() else 120)
     for name, value in about.items():
         console.print(f"{name}: {value}", highlight=False)
-    console.print(main_table(results, f"{events:,} events, {partitions} partitions a topic, {runs} runs"))
+    console.print(
+        main_table(results, f"{events:,} events, {partitions} partitions a topic, {workers} processes, {runs} runs")
+    )
     if steps:
         console.print(steps_table(steps))
 

@@ -36,10 +36,11 @@ from vocbeam.pipelines.settings import (
     warehouse_option,
 )
 from vocbeam.pipelines.supervisor import RestartPolicy, show_progress, stop_on_signals, supervise
+from vocbeam.pipelines.workers import Total, run_workers
 from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
-from vocbeam.schemas.records import EVENT_TYPES, Committed, SubjectRule
+from vocbeam.schemas.records import EVENT_TYPES, Committed, EventType, SubjectRule
 from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
 from vocbeam.sinks.engine import driver_error, open_engine
@@ -101,6 +102,77 @@ def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
     return subject_rules(parse_governance(governance_text))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run as a process needs it: picklable, with names of secrets and never secrets."""
+
+    source: SourceConfig
+    runner: str
+    governance_text: str
+    timezone: str
+    event_types: Mapping[str, EventType]
+    registry: str | None
+    home: Path
+    warehouse_url: str
+    key_fingerprint: str
+    run_epoch: int
+    max_restarts: int
+    progress_seconds: float
+
+    def compose(self, pipeline: beam.Pipeline) -> None:
+        """Adds the main job to a pipeline."""
+        build(
+            pipeline,
+            ReadChunks(self.source, LedgerFactory(self.warehouse_url)),
+            DecodeChunks(
+                DecodeConfig(
+                    governance_text=self.governance_text,
+                    event_types=self.event_types,
+                    open_registry=partial(open_registry, self.registry, self.home / "registry"),
+                    now=now_us,
+                )
+            ),
+            RedactAndTag(
+                TagConfig(
+                    governance_text=self.governance_text,
+                    pseudonym_key=pseudonym_source(self.home),
+                    key_fingerprint=self.key_fingerprint,
+                )
+            ),
+            WriteChunks(
+                WriterConfig(
+                    warehouse_url=self.warehouse_url,
+                    timezone=self.timezone,
+                    run_epoch=self.run_epoch,
+                    dead_letter_key=dead_letter_source(self.home),
+                    rules=partial(rules_of, self.governance_text),
+                    now=now_us,
+                    committed=report_committed,
+                )
+            ),
+        )
+
+
+def work(job: Job) -> Total:
+    """Runs a job in this process, restarting its pipeline as often as allowed; raises what ends it."""
+    with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
+        restarts = supervise(
+            lambda: RUNNERS[job.runner].run(job.compose),
+            RestartPolicy(max_restarts=job.max_restarts),
+            stop_requested=PROGRESS.stop_requested,
+            sleep=PROGRESS.sleep,
+        )
+    snapshot = PROGRESS.snapshot()
+    return Total(snapshot.records, snapshot.lag, restarts)
+
+
+def work_as(job: Job, workers: int, number: int) -> Total:
+    """Runs the share of a job that falls to process `number` of `workers`: every `workers`-th shard."""
+    shards = job.source.shards * workers
+    source = replace(job.source, shards=shards, read_shards=tuple(range(number, shards, workers)))
+    return work(replace(job, source=source))
+
+
 def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     """Records how a run ended, if the warehouse still answers: what ended the run must be told in any case."""
     try:
@@ -132,6 +204,13 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
 @click.option("--group-records", default=Bounds.group_records, show_default=True, type=click.IntRange(1))
 @click.option("--group-bytes", default=Bounds.group_bytes, show_default=True, type=click.IntRange(1))
 @click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes that share the topic-partitions; the ledger keeps them apart.",
+)
+@click.option(
     "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
     help="Failures in a row after which the run is given up.",
 )  # fmt: skip
@@ -150,6 +229,7 @@ def run(
     consumer: Mapping[str, Any],
     group_id: str,
     shards: int,
+    workers: int,
     chunk_records: int,
     chunk_bytes: int,
     group_records: int,
@@ -194,49 +274,25 @@ def run(
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
         )
-        click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}", err=True)
-
-        def compose(pipeline: beam.Pipeline) -> None:
-            build(
-                pipeline,
-                ReadChunks(source, LedgerFactory(url)),
-                DecodeChunks(
-                    DecodeConfig(
-                        governance_text=governance_text,
-                        event_types=event_types,
-                        open_registry=partial(open_registry, registry, folder / "registry"),
-                        now=now_us,
-                    )
-                ),
-                RedactAndTag(
-                    TagConfig(
-                        governance_text=governance_text,
-                        pseudonym_key=pseudonym_source(folder),
-                        key_fingerprint=key_fingerprint,
-                    )
-                ),
-                WriteChunks(
-                    WriterConfig(
-                        warehouse_url=url,
-                        timezone=rules.timezone,
-                        run_epoch=epoch,
-                        dead_letter_key=dead_letter_source(folder),
-                        rules=partial(rules_of, governance_text),
-                        now=now_us,
-                        committed=report_committed,
-                    )
-                ),
-            )
-
-        outcome, restarts = "failed", 0
+        spread = f", {workers} processes" if workers > 1 else ""
+        click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}{spread}", err=True)
+        job = Job(
+            source=source,
+            runner=runner,
+            governance_text=governance_text,
+            timezone=rules.timezone,
+            event_types=event_types,
+            registry=registry,
+            home=folder,
+            warehouse_url=url,
+            key_fingerprint=key_fingerprint,
+            run_epoch=epoch,
+            max_restarts=max_restarts,
+            progress_seconds=progress_seconds,
+        )
+        outcome, total = "failed", Total()
         try:
-            with show_progress(PROGRESS, progress_seconds, Console(stderr=True)):
-                restarts = supervise(
-                    lambda: chosen.run(compose),
-                    RestartPolicy(max_restarts=max_restarts),
-                    stop_requested=PROGRESS.stop_requested,
-                    sleep=PROGRESS.sleep,
-                )
+            total = work(job) if workers == 1 else run_workers(partial(work_as, job, workers), workers, max_restarts)
             outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__
@@ -244,13 +300,12 @@ def run(
         finally:
             record_end(engine, epoch, outcome)
             engine.dispose()
-            snapshot = PROGRESS.snapshot()
             seconds = time.monotonic() - started
             if as_json:
-                summary = {"run_epoch": epoch, "runner": chosen.description, "outcome": outcome, "restarts": restarts}
-                click.echo(json.dumps({**summary, **asdict(snapshot), "seconds": round(seconds, 3)}))
+                summary = {"run_epoch": epoch, "runner": chosen.description, "workers": workers, "outcome": outcome}
+                click.echo(json.dumps({**summary, **asdict(total), "seconds": round(seconds, 3)}))
             else:
                 click.echo(
-                    f"run {epoch} {outcome}: {snapshot.records:,} records in {seconds:.1f} s, {snapshot.lag:,} behind",
+                    f"run {epoch} {outcome}: {total.records:,} records in {seconds:.1f} s, {total.lag:,} behind",
                     err=True,
                 )

@@ -50,6 +50,7 @@ class SourceConfig:
     `consumer` holds further settings of kafka-python's consumer (SASL, TLS, timeouts), by its names; a value
     `${NAME}` or `file:PATH` is replaced in the worker by that environment variable or by that file's content.
     `group_id` names the group under which committed offsets are published for lag monitors; None publishes none.
+    `read_shards` are those of the `shards` that this pipeline reads; None reads all of them.
     `stop_at` maps (topic, partition) to the offset at which reading ends; None reads on for ever.
     """
 
@@ -58,6 +59,7 @@ class SourceConfig:
     consumer: Mapping[str, Any] = field(default_factory=dict)
     group_id: str | None = "vocbeam"
     shards: int = 1
+    read_shards: tuple[int, ...] | None = None
     bounds: Bounds = field(default_factory=Bounds)
     bundle_seconds: float = 0.5
     idle_wait_seconds: float = 0.1

@@ -488,9 +488,10 @@ class ReadChunks(beam.PTransform[PBegin, PCollection[RawGroup]]):
     def expand(self, begin: PBegin) -> PCollection[RawGroup]:
         """Shards, spread by a shuffle, then one splittable DoFn."""
         total = self.config.shards
+        read = range(total) if self.config.read_shards is None else self.config.read_shards
         groups: PCollection[RawGroup] = (
             begin
-            | "Shards" >> beam.Create([Shard(number, total) for number in range(total)])
+            | "Shards" >> beam.Create([Shard(number, total) for number in read])
             | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger)).with_output_types(RawGroup)
         )
         return groups

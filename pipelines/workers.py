@@ -1,0 +1,124 @@
+"""Several processes for one run on one machine: each reads its share of the topic-partitions."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+import click
+
+from vocbeam.pipelines.supervisor import stop_on_signals
+from vocbeam.schemas.errors import VocbeamError
+from vocbeam.transforms.progress import PROGRESS
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.5
+"""How often the parent looks for a request to stop while its workers run."""
+
+STOP_SECONDS = 12.0
+"""How long the parent waits for stopping workers; each ends itself within 10 s."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What a run did: records read, offsets still behind, restarts of its pipelines."""
+
+    records: int = 0
+    lag: int = 0
+    restarts: int = 0
+
+    def __add__(self, other: Total) -> Total:
+        return Total(self.records + other.records, self.lag + other.lag, self.restarts + other.restarts)
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    result: Connection
+    deaths: int = 0
+
+
+def run_workers(work: Callable[[int], Total], workers: int, max_restarts: int) -> Total:
+    """Runs `work(0)` to `work(workers - 1)`, each in a process of its own; the sum of what they return.
+
+    A process that is killed is started again, up to `max_restarts` times: the ledger tells it where to go on. One that
+    ends by an error of ours ends the others too, and the error's exit code becomes that of the run. A request to stop
+    (SIGTERM, Ctrl-C) is passed on. Processes end with the one that started them, however that ends.
+
+    `work` is pickled, so it must hold no secret. Raises VocbeamError with the exit code of the worker that failed.
+    """
+    running = {number: _start(work, number) for number in range(workers)}
+    total = Total()
+    try:
+        while running:
+            wait([worker.process.sentinel for worker in running.values()], WATCH_SECONDS)
+            if PROGRESS.stop_requested():
+                for worker in running.values():
+                    worker.process.terminate()
+            for number, worker in list(running.items()):
+                if worker.process.exitcode is None:
+                    continue
+                code = worker.process.exitcode
+                if code == 0:
+                    total += worker.result.recv() if worker.result.poll() else Total()
+                    del running[number]
+                elif code > 0 or worker.deaths >= max_restarts:
+                    raise _failure(number, code)
+                elif PROGRESS.stop_requested():
+                    del running[number]
+                else:
+                    log.warning("worker %d was killed by signal %d and is started again", number, -code)
+                    running[number] = _start(work, number, worker.deaths + 1)
+    finally:
+        for worker in running.values():
+            worker.process.terminate()
+        for worker in running.values():
+            worker.process.join(STOP_SECONDS)
+            worker.process.kill()
+    return total
+
+
+def _start(work: Callable[[int], Total], number: int, deaths: int = 0) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(work, number, sending), name=f"vocbeam-worker-{number}")
+    process.start()
+    sending.close()
+    return _Worker(process, receiving, deaths)
+
+
+def _failure(number: int, code: int) -> VocbeamError:
+    if code < 0:
+        return VocbeamError(f"worker {number} was killed by signal {-code} once too often; see what kills it (memory?)")
+    error = VocbeamError(f"worker {number} ended with exit code {code}; its reason stands above")
+    error.exit_code = code
+    return error
+
+
+def _serve(work: Callable[[int], Total], number: int, result: Connection) -> None:
+    """Body of a worker process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        with stop_on_signals(PROGRESS):
+            result.send(work(number))
+    except VocbeamError as error:
+        click.echo(f"vocbeam: worker {number}: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would be a zombie of the next run: fenced in the end, but busy until then."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes call this"
+    wait([parent.sentinel])
+    os._exit(1)
