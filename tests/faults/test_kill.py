@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from kafka import KafkaProducer
 
@@ -92,6 +94,51 @@ def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str) -> None:
     assert " stopped: " in running.said()
     assert "Traceback" not in running.said()
     assert loaded.records // 10 <= books.records() < loaded.records
+    vocbeam.reconcile()
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The worker processes of a run."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+
+
+def test_run__one_of_two_processes_killed(loaded: Loaded, warehouse_url: str) -> None:
+    vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
+    with vocbeam.started("run", "--workers", "2", "--until-caught-up", *MANY_TRANSACTIONS) as running:
+        books.wait_for(loaded.records // 4, running)
+        victim, survivor = workers_of(running.process)
+        victim.kill()
+        assert running.process.wait(ENDS_WITHIN_S) == 0, running.said()
+    assert "was killed by signal 9 and is started again" in running.said()
+    assert not survivor.is_running()
+    assert books.records() == loaded.records
+    vocbeam.reconcile()
+    rows = contents(books.engine)
+    for table, expected in loaded.rows.items():
+        assert rows[table] == expected, table
+
+
+def test_run__processes_end_with_their_killed_parent(loaded: Loaded, sqlite_url: str) -> None:
+    vocbeam, books = loaded.vocbeam.into(sqlite_url), Books(sqlite_url)
+    with vocbeam.started("run", "--workers", "2", *MANY_TRANSACTIONS) as running:
+        books.wait_for(loaded.records // 10, running)
+        workers = workers_of(running.process)
+        assert len(workers) == 2
+        running.process.kill()
+        _, alive = psutil.wait_procs(workers, STOPS_WITHIN_S)
+    assert alive == []
+    vocbeam.reconcile()
+
+
+def test_run__two_processes_end_at_sigterm(loaded: Loaded, sqlite_url: str) -> None:
+    vocbeam, books = loaded.vocbeam.into(sqlite_url), Books(sqlite_url)
+    with vocbeam.started("run", "--workers", "2", *MANY_TRANSACTIONS) as running:
+        books.wait_for(loaded.records // 10, running)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert " stopped: " in running.said()
+    assert "Traceback" not in running.said()
     vocbeam.reconcile()
 
 
