@@ -11,6 +11,8 @@ from typing import Any
 import tenacity
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, update
 
 from vocbeam.schemas.errors import ConfigError, SinkUnavailable, WrongKey
@@ -43,15 +45,24 @@ TURN_WAIT_S = 120
 _TURN = int.from_bytes(b"vocbeam", "big")
 """Key of the advisory lock that only `vocbeam` takes."""
 
+VERSION_TABLE = "schema_version"
+"""Where Alembic keeps the revision of the schema; `migrations/env.py` says so too."""
+
 TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
 
 
 def migrate(engine: Engine) -> None:
-    """Brings the schema to this release's version. Views are dropped; `apply_governance` creates them anew."""
+    """Brings the schema to this release's version.
+
+    Views stand in the way of a change, so they are dropped for one; `apply_governance` creates them anew.
+    """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
 
     def upgrade(connection: Connection) -> None:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        if context.get_current_revision() == ScriptDirectory.from_config(config).get_current_head():
+            return
         drop_views(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -30,14 +30,12 @@ from vocbeam.schemas.timebase import SECOND_US, from_micros
 MAX_KEY_CHARS = 200
 """Longest id, name or other short string: all of them fit into an index entry of every database."""
 
-MAX_EXACT = 2**53
-"""Largest magnitude of an amount or value: integers up to it are exact in a double, and sums of 1,000 fit 64 bits."""
+MAX_NUMBER = 10**12
+"""Largest magnitude of an amount (minor units), a value or a duration (milliseconds, 31 years): exact in a double, and
+nine million of them add up within the 64 bits of a view's sum."""
 
-MAX_DURATION_MS = MAX_EXACT / 1_000
-"""Longest duration whose microseconds stay exact in a double, about 285 years."""
-
-MAX_WEIGHT = 1_000.0
-"""Largest survey weight; its square in units of 1/10^8 is 10^14, far from the end of 64 bits."""
+MAX_WEIGHT = 100.0
+"""Largest survey weight; its square in units of 1/10^8 is 10^12."""
 
 UNKNOWN_SCHEMA_TTL_S = 10.0
 """How long an unknown schema id is not asked for again; the id may be registered meanwhile."""
@@ -339,10 +337,10 @@ def _checks(event_type: EventType, columns: Columns, limits: Limits, now: int) -
         yield _scores(columns["metric"], columns["score"], limits.scales)
         yield _numbers("weight", columns["weight"], 0.0, MAX_WEIGHT, "weight_out_of_range")
     elif event_type == "telemetry":
-        yield _numbers("duration_ms", columns["duration_ms"], 0.0, MAX_DURATION_MS, "number_out_of_range")
-        yield _numbers("value", columns["value"], -MAX_EXACT, MAX_EXACT, "number_out_of_range")
+        yield _numbers("duration_ms", columns["duration_ms"], 0.0, MAX_NUMBER, "number_out_of_range")
+        yield _numbers("value", columns["value"], -MAX_NUMBER, MAX_NUMBER, "number_out_of_range")
     elif event_type == "outcome":
-        yield _numbers("amount", columns["amount"], -MAX_EXACT, MAX_EXACT, "number_out_of_range")
+        yield _numbers("amount", columns["amount"], -MAX_NUMBER, MAX_NUMBER, "number_out_of_range")
         yield _currencies(columns["currency"])
 
 
