@@ -192,8 +192,9 @@ def stop_on_signals(progress: Progress, grace_seconds: float = STOP_GRACE_SECOND
     def handle(signum: int, _frame: FrameType | None) -> None:
         if progress.stop_requested():
             os._exit(128 + signum)
-        progress.request_stop()
+        # The timer first: the request needs a lock that the interrupted code may hold.
         deadline.start()
+        progress.request_stop()
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -40,6 +40,9 @@ OWNED = frozenset(
 SECRETS = frozenset({"sasl_plain_password", "ssl_password"})
 """Settings whose value must be a reference, since configuration travels in the job graph."""
 
+PROXIES = frozenset({"proxy_url", "socks5_proxy"})
+"""Settings whose value may hold a user and a password before an @."""
+
 _REFERENCE = re.compile(r"\$\{(\w+)\}|file:(.+)")
 
 
@@ -87,7 +90,8 @@ def check_setting(name: str, value: object) -> None:
         raise ConfigError(f"consumer setting {name} is set by vocbeam itself; leave it out")
     if name not in KafkaConsumer.DEFAULT_CONFIG:
         raise ConfigError(f"kafka-python has no consumer setting {name}; its names are like security_protocol")
-    if name in SECRETS and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
+    secret = name in SECRETS or (name in PROXIES and "@" in str(value))
+    if secret and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
         raise ConfigError(
             f"consumer setting {name} must be a reference, ${{ENV_NAME}} or file:PATH, not the secret itself"
         )

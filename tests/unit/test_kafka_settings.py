@@ -27,6 +27,7 @@ def test_parse_settings__names_values_and_comments() -> None:
         ("isolation_level = read_uncommitted", "isolation_level is set by vocbeam itself"),
         ("sasl.jaas.config = x", "no consumer setting sasl_jaas_config"),
         ("sasl_plain_password = hunter2", "sasl_plain_password must be a reference"),
+        ("proxy_url = socks5://me:hunter2@proxy:1080", "proxy_url must be a reference"),
     ],
 )
 def test_parse_settings__refuses(line: str, message: str) -> None:
