@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 home=${VOCBEAM_DEMO_HOME:-.vocbeam/demo}
 data=${VOCBEAM_DATA:-../shared/data}
 customers=${VOCBEAM_DEMO_CUSTOMERS:-2000}
+# The demo works on its own Kafka and warehouse, whatever the environment says of others.
+unset VOCBEAM_WAREHOUSE VOCBEAM_REGISTRY VOCBEAM_TOPIC_PREFIX VOCBEAM_CONSUMER_CONFIG
 export VOCBEAM_HOME=$home VOCBEAM_GOVERNANCE=schemas/examples/retailer.yaml
 started=$SECONDS
 
