@@ -17,7 +17,7 @@ LOCK_WAIT_S = 10
 """Longest wait for a lock: the shared rows are held for milliseconds, so more means that something is stuck."""
 
 STATEMENT_S = 120
-"""Longest statement: a group of 20,000 events takes under a second, a report over 10^7 events some seconds."""
+"""Longest statement: far above one of a group of 20,000 events, whose whole transaction takes one to two seconds."""
 
 IDLE_IN_TRANSACTION_S = 60
 """A worker that hangs inside a transaction gives its locks back after this."""

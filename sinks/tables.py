@@ -42,7 +42,7 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
 KeyText = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text of primary keys: compared byte by byte, several times as fast as by the rules of a language."""
+"""Text of primary keys: compared byte by byte, which PostgreSQL does without asking the rules of a language."""
 
 
 def _text(name: str, comment: str, **options: Any) -> Column[str]:
