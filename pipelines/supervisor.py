@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -173,8 +173,12 @@ def _final(error: Exception, in_a_row: int, policy: RestartPolicy) -> VocbeamErr
 
 
 @contextmanager
-def stop_on_signals(progress: Progress, grace_seconds: float = STOP_GRACE_SECONDS) -> Iterator[None]:
-    """Makes SIGTERM and SIGINT request a stop; a second one, or the end of the grace time, ends the process at once.
+def stop_on_signals(
+    progress: Progress,
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    grace_seconds: float = STOP_GRACE_SECONDS,
+) -> Iterator[None]:
+    """Makes `signals` request a stop; a second one, or the end of the grace time, ends the process at once.
 
     Ending hard is safe: what isn't committed is read again. It is told by the exit code: 128 + signal, or 1 after the
     grace time.
@@ -196,7 +200,7 @@ def stop_on_signals(progress: Progress, grace_seconds: float = STOP_GRACE_SECOND
         deadline.start()
         progress.request_stop()
 
-    former = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    former = {number: signal.signal(number, handle) for number in signals}
     try:
         yield
     finally:

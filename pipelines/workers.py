@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -57,10 +58,13 @@ def run_workers(work: Callable[[int], Total], workers: int, max_restarts: int) -
     """
     running = {number: _start(work, number) for number in range(workers)}
     total = Total()
+    told = False
     try:
         while running:
             wait([worker.process.sentinel for worker in running.values()], WATCH_SECONDS)
-            if PROGRESS.stop_requested():
+            if PROGRESS.stop_requested() and not told:
+                # Once: a worker takes a second signal for the order to end at once.
+                told = True
                 for worker in running.values():
                     worker.process.terminate()
             for number, worker in list(running.items()):
@@ -79,7 +83,8 @@ def run_workers(work: Callable[[int], Total], workers: int, max_restarts: int) -
                     running[number] = _start(work, number, worker.deaths + 1)
     finally:
         for worker in running.values():
-            worker.process.terminate()
+            if not told:
+                worker.process.terminate()
         for worker in running.values():
             worker.process.join(STOP_SECONDS)
             worker.process.kill()
@@ -109,7 +114,9 @@ def _serve(work: Callable[[int], Total], number: int, result: Connection) -> Non
     logging.getLogger("kafka").setLevel(logging.ERROR)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
-        with stop_on_signals(PROGRESS):
+        # Ctrl-C reaches the whole process group; what it means for a worker, the parent says.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with stop_on_signals(PROGRESS, (signal.SIGTERM,)):
             result.send(work(number))
     except VocbeamError as error:
         click.echo(f"vocbeam: worker {number}: {error}", err=True)
