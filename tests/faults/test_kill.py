@@ -6,52 +6,16 @@ import random
 import signal
 import subprocess
 import time
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from kafka import KafkaProducer
 
-from tests.support.command import ENDS_WITHIN_S, Books, Vocbeam
+from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Vocbeam
 from tests.support.kafka import Topics
-from tests.support.warehouse import contents
-from vocbeam.deploy.broker import Broker, list_topics
+from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from vocbeam.schemas.errors import Fenced
-from vocbeam.sinks.engine import open_engine
-
-STOPS_WITHIN_S = 10
-MANY_TRANSACTIONS = ("--group-records", "100", "--chunk-records", "50", "--progress-seconds", "1")
-"""Over a hundred transactions for the events of these tests, so that a kill finds one in hand."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Events that lie in Kafka, and the warehouse that an undisturbed run made of them."""
-
-    vocbeam: Vocbeam
-    records: int
-    rows: dict[str, list[tuple[object, ...]]]
-
-
-@pytest.fixture(scope="module")
-def loaded(kafka_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
-    """One month of a simulated retailer, some events sent twice, in topics of this module alone."""
-    home = tmp_path_factory.mktemp("undisturbed")
-    url = f"sqlite:///{home / 'undisturbed.db'}"
-    topics = Topics(kafka_broker.bootstrap, prefix=f"t{uuid.uuid4().hex[:12]}")
-    vocbeam = Vocbeam(home, kafka_broker.bootstrap, topics.prefix, url)
-    vocbeam.call("simulate", "--out", home, "--customers", "450", "--days", "60", "--duplicates", "0.05")
-    events = home / "events.jsonl"
-    records = vocbeam.call_json("produce", "--events", events, "--partitions", "3")["events"]
-    topics.created = [name for name in list_topics(kafka_broker.bootstrap) if name.startswith(topics.prefix)]
-    assert vocbeam.call_json("run", "--until-caught-up")["records"] == records
-    rows = contents(open_engine(url))
-    assert all(rows.values())
-    yield Loaded(vocbeam, records, rows)
-    topics.remove()
 
 
 def test_run__killed_three_times_at_random_moments(
@@ -78,9 +42,7 @@ def test_run__killed_three_times_at_random_moments(
     assert (summary["outcome"], summary["lag"], summary["run_epoch"]) == ("caught up", 0, 4)
     assert summary["records"] == loaded.records - killed_at[-1]
     vocbeam.reconcile()
-    rows = contents(books.engine)
-    for table, expected in loaded.rows.items():
-        assert rows[table] == expected, table
+    loaded.assert_same_rows(books)
 
 
 def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str) -> None:
@@ -114,9 +76,7 @@ def test_run__one_of_two_processes_killed(loaded: Loaded, warehouse_url: str) ->
     assert not survivor.is_running()
     assert books.records() == loaded.records
     vocbeam.reconcile()
-    rows = contents(books.engine)
-    for table, expected in loaded.rows.items():
-        assert rows[table] == expected, table
+    loaded.assert_same_rows(books)
 
 
 def test_run__processes_end_with_their_killed_parent(loaded: Loaded, sqlite_url: str) -> None:

@@ -22,6 +22,9 @@ from vocbeam.sinks.tables import ingest_ledger
 ENDS_WITHIN_S = 110
 """Longest wait for a command: half a minute of work and starting Beam on a busy machine."""
 
+STOPS_WITHIN_S = 10
+"""Within this a run ends after SIGTERM."""
+
 
 @dataclass(frozen=True)
 class Running:
