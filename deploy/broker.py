@@ -241,17 +241,18 @@ def free_port() -> int:
         return port
 
 
-def _ports(options: BrokerOptions) -> tuple[int, int]:
-    for name, port in (("--port", options.port), ("--controller-port", options.controller_port)):
-        if port and _listening(port):
-            raise BrokerError(f"port {port} is taken by another program; choose one with {name} (0 takes a free one)")
-    return options.port or free_port(), options.controller_port or free_port()
-
-
-def _listening(port: int) -> bool:
+def listening(port: int) -> bool:
+    """Whether something listens on a port of the loopback interface."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((HOST, port)) == 0
+
+
+def _ports(options: BrokerOptions) -> tuple[int, int]:
+    for name, port in (("--port", options.port), ("--controller-port", options.controller_port)):
+        if port and listening(port):
+            raise BrokerError(f"port {port} is taken by another program; choose one with {name} (0 takes a free one)")
+    return options.port or free_port(), options.controller_port or free_port()
 
 
 def _properties(options: BrokerOptions, home: Path, port: int, controller_port: int) -> str:
@@ -304,7 +305,7 @@ def _wait_until_ready(broker: Broker, timeout_s: float, is_running: Callable[[],
     while time.monotonic() < deadline:
         if not is_running():
             raise BrokerError(f"the broker ended by itself; its log {broker.log} ends:\n{_tail_of(broker.log)}")
-        if _listening(broker.port) and _answers(broker):
+        if listening(broker.port) and _answers(broker):
             return
         time.sleep(_POLL_S)
     raise BrokerError(

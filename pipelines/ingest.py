@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,14 +15,13 @@ from typing import Any
 
 import apache_beam as beam
 import click
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.runners import Runner, RunnerChoice, runner_options
 from vocbeam.pipelines.settings import (
     Home,
     bootstrap_option,
@@ -55,33 +53,6 @@ from vocbeam.transforms.subject_rules import subject_rules
 
 log = logging.getLogger(__name__)
 
-GC_THRESHOLD = 200_000
-"""New objects before a garbage collection, about those of one chunk; the default of 700 costs a tenth of all CPU."""
-
-
-@dataclass(frozen=True)
-class Runner:
-    """How a pipeline is run: what the run is recorded as, and the call that runs it to its end."""
-
-    description: str
-    run: Callable[[Callable[[beam.Pipeline], None]], None]
-
-
-def run_in_process(compose: Callable[[beam.Pipeline], None]) -> None:
-    """Runs a pipeline in this process and thread, in memory; returns when all shards have ended."""
-    # A chunk is tens of thousands of objects that live until its commit: frequent collections would only count them.
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 50, 100)
-    options = PipelineOptions(["--direct_running_mode=in_memory", "--direct_num_workers=1"])
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
-    compose(pipeline)
-    pipeline.run().wait_until_finish()
-
-
-RUNNERS: Mapping[str, Runner] = {
-    "inprocess": Runner("Apache Beam FnApiRunner, in memory, one worker", run_in_process),
-}
-
 
 def build(
     pipeline: beam.Pipeline, source: ReadChunks, decode: beam.DoFn, tag: beam.DoFn, write: beam.DoFn
@@ -107,7 +78,7 @@ class Job:
     """One run as a process needs it: picklable, with names of secrets and never secrets."""
 
     source: SourceConfig
-    runner: str
+    runner: Runner
     governance_text: str
     timezone: str
     event_types: Mapping[str, EventType]
@@ -157,7 +128,7 @@ def work(job: Job) -> Total:
     """Runs a job in this process, restarting its pipeline as often as allowed; raises what ends it."""
     with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
         restarts = supervise(
-            lambda: RUNNERS[job.runner].run(job.compose),
+            lambda: job.runner.run(job.compose),
             RestartPolicy(max_restarts=job.max_restarts),
             stop_requested=PROGRESS.stop_requested,
             sleep=PROGRESS.sleep,
@@ -191,9 +162,7 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
 @click.option(
     "--until-caught-up", is_flag=True, help="End at the offsets that the topics have when the command starts."
 )
-@click.option(
-    "--runner", type=click.Choice(list(RUNNERS)), default="inprocess", show_default=True, help="What runs it."
-)
+@runner_options
 @consumer_config_option
 @click.option(
     "--group-id", default="vocbeam", show_default=True, help="Group to publish committed offsets under; '' for none."
@@ -225,7 +194,7 @@ def run(
     registry: str | None,
     topic_prefix: str,
     until_caught_up: bool,
-    runner: str,
+    runner: RunnerChoice,
     consumer: Mapping[str, Any],
     group_id: str,
     shards: int,
@@ -270,7 +239,7 @@ def run(
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
         key_fingerprint = apply_to(engine, rules, home)
-        chosen = RUNNERS[runner]
+        chosen = runner.open(folder, workers)
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
         )
@@ -278,7 +247,7 @@ def run(
         click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}{spread}", err=True)
         job = Job(
             source=source,
-            runner=runner,
+            runner=chosen,
             governance_text=governance_text,
             timezone=rules.timezone,
             event_types=event_types,

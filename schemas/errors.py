@@ -5,6 +5,7 @@ VocbeamError
 ├── GovernanceError        the governance file breaks a rule (file:line)            exit 2
 ├── SchemaError            a schema is unknown, unreadable or incompatible          exit 2
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
+├── RunnerError            what runs the pipeline can't be started or reached       exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
 │   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
 └── SinkError              the warehouse can't be written                           exit 1
@@ -46,6 +47,10 @@ class SchemaError(VocbeamError):
 
 class BrokerError(VocbeamError):
     """The local Kafka broker could not be started, found or stopped."""
+
+
+class RunnerError(VocbeamError):
+    """What runs the pipeline (Prism, a Flink cluster) could not be built, started or reached."""
 
 
 class SourceError(VocbeamError):

@@ -18,7 +18,8 @@ from kafka.errors import RetriableError
 from tests.support import collecting
 from tests.support.collecting import WAREHOUSE, Collect, PassOn, Warehouse
 from tests.support.kafka import Topics
-from vocbeam.pipelines.ingest import build, run_in_process
+from vocbeam.pipelines.ingest import build
+from vocbeam.pipelines.runners import InProcess
 from vocbeam.schemas.errors import Fenced, SourceError, TopicChanged
 from vocbeam.schemas.records import RawChunk
 from vocbeam.transforms.chunking import Bounds, Shard
@@ -319,7 +320,7 @@ def test_read_chunks__pipeline_reads_everything_and_ends(
     source = config(kafka_topics, topic, shards=shards, bounds=Bounds(chunk_records=50, group_records=100))
     ends = find_end_offsets(source)
     source = config(kafka_topics, topic, shards=shards, bounds=source.bounds, stop_at=ends)
-    run_in_process(lambda pipeline: compose(pipeline, source))
+    InProcess().run(lambda pipeline: compose(pipeline, source))
     assert {(key.partition, at) for key, at in warehouse.positions.items()} == {(0, 200), (1, 200), (2, 200)}
     assert warehouse.count() == 600
     assert warehouse.threads == {threading.get_ident()}
@@ -338,7 +339,7 @@ def test_read_chunks__stop_request_ends_the_pipeline_cleanly(kafka_topics: Topic
 
     watcher = threading.Thread(target=stop_when_read)
     watcher.start()
-    run_in_process(lambda pipeline: compose(pipeline, source))
+    InProcess().run(lambda pipeline: compose(pipeline, source))
     watcher.join()
     assert warehouse.count() == 2
 
@@ -349,7 +350,7 @@ def test_read_chunks__failure_downstream_leaves_no_reader_behind(kafka_topics: T
     warehouse.fail_with = lambda: Fenced("a newer run owns it")
     before = threading.active_count()
     with pytest.raises(Exception, match="a newer run owns it"):
-        run_in_process(lambda pipeline: compose(pipeline, config(kafka_topics, topic)))
+        InProcess().run(lambda pipeline: compose(pipeline, config(kafka_topics, topic)))
     deadline = time.monotonic() + WITHIN_S
     while threading.active_count() > before:
         assert time.monotonic() < deadline, threading.enumerate()

@@ -15,6 +15,8 @@ from tests.support import postgres
 from tests.support.kafka import Topics
 from tests.support.reaper import Reaper
 from vocbeam.deploy.broker import Broker, BrokerOptions, start_broker, stop_broker
+from vocbeam.deploy.prism import find_prism
+from vocbeam.schemas.errors import RunnerError
 
 PROJECT = Path(__file__).parents[2]
 
@@ -35,6 +37,18 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> It
     reaper.watch(broker.pid)
     yield broker
     stop_broker(home)
+
+
+@pytest.fixture(scope="session")
+def prism() -> Path:
+    """Beam's Prism, built into the cache the first time; skips where that can't be, except in CI."""
+    try:
+        named = os.environ.get("VOCBEAM_PRISM")
+        return find_prism(Path(named) if named else None)
+    except RunnerError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -1,0 +1,163 @@
+"""What runs a pipeline: this process, or Prism beside it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import apache_beam as beam
+import click
+import grpc
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_fn_api_pb2_grpc
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
+from apache_beam.utils import thread_pool_executor
+
+from vocbeam.deploy.broker import HOST
+from vocbeam.deploy.prism import VERSION, find_prism, running_prism
+from vocbeam.schemas.errors import ConfigError, RunnerError
+
+RUNNERS = ("inprocess", "prism")
+
+F = TypeVar("F", bound=Callable[..., Any])
+Compose = Callable[[beam.Pipeline], None]
+
+GC_THRESHOLD = 200_000
+"""New objects before a garbage collection, about those of one chunk; the default of 700 costs a tenth of all CPU."""
+
+_SUBMIT_TIMEOUT_S = 60
+
+
+class Runner(Protocol):
+    """How a pipeline is run. Picklable; holds no secret."""
+
+    @property
+    def description(self) -> str:
+        """What the run is recorded as."""
+        ...
+
+    def run(self, compose: Compose) -> None:
+        """Runs the pipeline that `compose` fills to its end; raises what ends it otherwise."""
+        ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Beam's in-process runner, named explicitly: Beam's default would download another and fall back in silence."""
+
+    description: str = "Apache Beam FnApiRunner, in memory, one worker"
+
+    def run(self, compose: Compose) -> None:
+        """Runs a pipeline in this process and thread, in memory; returns when all shards have ended."""
+        # A chunk is tens of thousands of objects that live until its commit: frequent collections would only count
+        # them.
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 50, 100)
+        options = PipelineOptions(["--direct_running_mode=in_memory", "--direct_num_workers=1"])
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
+        compose(pipeline)
+        pipeline.run().wait_until_finish()
+
+
+@dataclass(frozen=True)
+class Prism:
+    """Beam's Prism as a child process; the steps run in this process, on threads that Prism's worker protocol feeds."""
+
+    program: Path
+    log: Path
+
+    @property
+    def description(self) -> str:
+        """What the run is recorded as."""
+        return f"Apache Beam Prism {VERSION}, one worker in this process"
+
+    def run(self, compose: Compose) -> None:
+        """Starts Prism, runs a pipeline on it and ends it; raises RunnerError where Prism won't start or breaks off."""
+        with running_prism(self.program, self.log) as endpoint, _worker_here() as worker:
+            options = PipelineOptions(
+                [
+                    "--streaming",
+                    f"--job_endpoint={endpoint}",
+                    f"--job_server_timeout={_SUBMIT_TIMEOUT_S}",
+                    "--environment_type=EXTERNAL",
+                    f"--environment_config={worker}",
+                ]
+            )
+            pipeline = beam.Pipeline(runner=PrismRunner(), options=options)
+            compose(pipeline)
+            try:
+                pipeline.run().wait_until_finish()
+            except grpc.RpcError as error:
+                raise RunnerError(f"Prism broke off; see its log {self.log}") from error
+
+
+@contextmanager
+def _worker_here() -> Iterator[str]:
+    """Address at which a runner may ask for workers, which are threads of this process.
+
+    Beam's LOOPBACK environment is the same but for listening on all interfaces.
+    """
+    server = grpc.server(thread_pool_executor.shared_unbounded_instance())
+    port = server.add_insecure_port(f"{HOST}:0")
+    pool = BeamFnExternalWorkerPoolServicer()
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    server.start()
+    try:
+        yield f"{HOST}:{port}"
+    finally:
+        server.stop(grace=1).wait()
+
+
+@dataclass(frozen=True)
+class RunnerChoice:
+    """What the options say about the runner."""
+
+    name: str
+    prism_location: Path | None
+
+    def open(self, home: Path, workers: int) -> Runner:
+        """The runner, ready to run; its logs go below `home`.
+
+        Raises ConfigError where it can't do with so many workers, RunnerError where Prism can't be found or built.
+        """
+        if self.name == "inprocess":
+            return InProcess()
+        if workers > 1:
+            raise ConfigError("Prism runs the job as one worker; leave --workers out, or use --runner inprocess")
+        return Prism(find_prism(self.prism_location), _new_log(home / "prism"))
+
+
+def runner_options(command: F) -> F:
+    """`--runner` and what belongs to it, passed on as one `runner`, a RunnerChoice."""
+
+    @wraps(command)
+    def with_choice(runner: str, prism_location: Path | None, **others: Any) -> Any:
+        return command(runner=RunnerChoice(runner, prism_location), **others)
+
+    for option in (
+        click.option(
+            "--prism-location",
+            envvar="VOCBEAM_PRISM",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Prism's program.  [default: built once with the Go tool into the cache]",
+        ),
+        click.option(
+            "--runner", type=click.Choice(RUNNERS), default=RUNNERS[0], show_default=True, help="What runs it."
+        ),
+    ):
+        with_choice = option(with_choice)
+    return cast(F, with_choice)
+
+
+def _new_log(folder: Path) -> Path:
+    """A new file in `folder`, named by UTC time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.log"
