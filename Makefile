@@ -64,9 +64,9 @@ lock: setup ## Resolve the dependencies anew into requirements/*.lock
 	@$(UV_COMPILE) --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
 	@echo "Wrote requirements/dev.lock and requirements/run.lock"
 
-lock-jars: setup ## Resolve the broker's jars anew into deploy/kafka-jars.sha256
+lock-jars: setup ## Resolve the jars of Kafka and Flink anew into deploy/*-jars.sha256
 	@$(BIN)/python -m vocbeam.deploy.jars
-	@echo "Wrote deploy/kafka-jars.sha256"
+	@echo "Wrote deploy/kafka-jars.sha256 and deploy/flink-jars.sha256"
 
 clean: ## Remove what was built; .venv and the data in .vocbeam stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

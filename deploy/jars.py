@@ -1,4 +1,4 @@
-"""The broker's jars: fetched with jgo from a Maven repository, checked against our list of hashes, kept in a cache."""
+"""Jars of Kafka and Flink: fetched with jgo from a Maven repository, checked against our hashes, kept in a cache."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from xml.etree import ElementTree
 
 from vocbeam.schemas.errors import BrokerError
 
-KAFKA = "org.apache.kafka:kafka_2.13:4.1.2"
-# Without a logging binding the broker would log nothing.
+# Without a logging binding neither would log anything.
 LOGGING = "org.slf4j:slf4j-simple:1.7.36"
+KAFKA = ("org.apache.kafka:kafka_2.13:4.1.2", LOGGING)
+# The job server with all it depends on, which is all that a Flink cluster consists of, too.
+FLINK = ("org.apache.beam:beam-runners-flink-1.19:2.62.0", LOGGING)
 JAR_LIST = Path(__file__).with_name("kafka-jars.sha256")
+FLINK_JAR_LIST = Path(__file__).with_name("flink-jars.sha256")
 
 _FETCH_THREADS = 4
 _FETCH_ATTEMPTS = 3
@@ -111,18 +114,19 @@ def ensure_jars(
     jars: Sequence[Jar] | None = None,
     repository: str | None = None,
     progress: Progress | None = None,
+    name: str = "kafka",
 ) -> list[Path]:
-    """Paths of all jars, each verified; fetched first where the cache doesn't hold them.
+    """Paths of all jars (None: the broker's), each verified; fetched first where the cache doesn't hold them.
 
     Safe to call from several processes: one fetches into a temporary folder and renames it, the others wait.
-    `progress` is called with (jars fetched, jars in all). The folder's name carries the digest of the list, so a
+    `progress` is called with (jars fetched, jars in all). The folder is called `name` and the digest of the list, so a
     changed list never meets an older cache. Raises BrokerError where a jar can't be fetched or has other bytes.
     """
     jars = read_jar_list() if jars is None else jars
     listed = hashlib.sha256("".join(f"{jar.coordinate} {jar.sha256}\n" for jar in jars).encode())
-    folder = cache / f"kafka-{listed.hexdigest()[:16]}"
+    folder = cache / f"{name}-{listed.hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "kafka.lock"):
+    with locked(cache / f"{name}.lock"):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as staging:
                 _fetch_all(Path(staging), jars, repository, progress)
@@ -139,8 +143,8 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def resolve_jar_list(repository: str | None = None) -> tuple[Jar, ...]:
-    """Resolve the broker's whole dependency tree anew and hash what comes, for `make lock-jars`; needs the network."""
+def resolve_jar_list(roots: Sequence[str], repository: str | None = None) -> tuple[Jar, ...]:
+    """Resolve the dependency tree of `roots` anew and hash what comes, for `make lock-jars`; needs the network."""
     from jgo.maven import MavenContext
 
     with tempfile.TemporaryDirectory() as folder:
@@ -149,9 +153,9 @@ def resolve_jar_list(repository: str | None = None) -> tuple[Jar, ...]:
             remote_repos={"central": repository} if repository else None,
             timeout=_FETCH_TIMEOUT_S,
         )
-        wanted = [context.create_dependency(coordinate) for coordinate in (KAFKA, LOGGING)]
-        roots, transitive = context.resolver.resolve(wanted)
-        artifacts = [dependency.artifact for dependency in [*roots, *transitive]]
+        wanted = [context.create_dependency(coordinate) for coordinate in roots]
+        direct, transitive = context.resolver.resolve(wanted)
+        artifacts = [dependency.artifact for dependency in [*direct, *transitive]]
         return tuple(
             sorted(
                 (
@@ -163,10 +167,10 @@ def resolve_jar_list(repository: str | None = None) -> tuple[Jar, ...]:
         )
 
 
-def write_jar_list(jars: Sequence[Jar], path: Path = JAR_LIST) -> None:
+def write_jar_list(roots: Sequence[str], jars: Sequence[Jar], path: Path) -> None:
     """Write the list that `read_jar_list` reads."""
     lines = [
-        f"# Jars of {KAFKA} and {LOGGING}; written by `make lock-jars`.",
+        f"# Jars of {' and '.join(roots)}; written by `make lock-jars`.",
         *(f"{j.coordinate} {j.sha256}" for j in jars),
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -187,7 +191,7 @@ def _fetch(staging: Path, jar: Jar, repository: str | None) -> None:
         import requests
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise BrokerError("fetching the broker needs jgo; install `vocbeam[broker]`") from error
+        raise BrokerError("fetching jars needs jgo; install `vocbeam[broker]`") from error
 
     group, artifact, version = jar.coordinate.split(":")
     reason = ""
@@ -222,4 +226,5 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    write_jar_list(resolve_jar_list(maven_repository()))
+    for wanted_roots, list_path in ((KAFKA, JAR_LIST), (FLINK, FLINK_JAR_LIST)):
+        write_jar_list(wanted_roots, resolve_jar_list(wanted_roots, maven_repository()), list_path)

@@ -6,6 +6,7 @@ with its exit code. The one who holds the other end of that pipe need not do any
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -52,7 +53,8 @@ def _main() -> int:
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 
     def end_with_input() -> None:
-        sys.stdin.buffer.read()
+        # Unbuffered: a lock on the buffer, held here, would make the interpreter abort when the child ends first.
+        os.read(sys.stdin.fileno(), 1)
         end(child)
 
     threading.Thread(target=end_with_input, daemon=True).start()

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),

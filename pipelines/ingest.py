@@ -177,7 +177,7 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Processes that share the topic-partitions; the ledger keeps them apart.",
+    help="Processes (on Flink: parallel subtasks) that share the topic-partitions; the ledger keeps them apart.",
 )
 @click.option(
     "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
@@ -239,7 +239,9 @@ def run(
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
         key_fingerprint = apply_to(engine, rules, home)
-        chosen = runner.open(folder, workers)
+        if runner.spreads:
+            source = replace(source, shards=shards * workers)
+        chosen = runner.open(home, workers, source, LedgerFactory(url))
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
         )
@@ -261,7 +263,8 @@ def run(
         )
         outcome, total = "failed", Total()
         try:
-            total = work(job) if workers == 1 else run_workers(partial(work_as, job, workers), workers, max_restarts)
+            alone = workers == 1 or runner.spreads
+            total = work(job) if alone else run_workers(partial(work_as, job, workers), workers, max_restarts)
             outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__

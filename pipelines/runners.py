@@ -1,4 +1,4 @@
-"""What runs a pipeline: this process, or Prism beside it."""
+"""What runs a pipeline: this process, Prism beside it, or a Flink cluster."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPool
 from apache_beam.utils import thread_pool_executor
 
 from vocbeam.deploy.broker import HOST
+from vocbeam.deploy.flink import find_flink
 from vocbeam.deploy.prism import VERSION, find_prism, running_prism
+from vocbeam.pipelines.flink_job import Flink, FlinkAddresses
+from vocbeam.pipelines.settings import Home
 from vocbeam.schemas.errors import ConfigError, RunnerError
+from vocbeam.schemas.records import Ledger
+from vocbeam.transforms.kafka_settings import SourceConfig
 
-RUNNERS = ("inprocess", "prism")
+RUNNERS = ("inprocess", "prism", "flink")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Compose = Callable[[beam.Pipeline], None]
@@ -118,31 +123,83 @@ def _worker_here() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RunnerChoice:
-    """What the options say about the runner."""
+    """What the options say about the runner; None where they leave it to the local installation."""
 
     name: str
     prism_location: Path | None
+    flink_rest: str | None
+    flink_job_endpoint: str | None
+    flink_worker_pool: str | None
 
-    def open(self, home: Path, workers: int) -> Runner:
+    @property
+    def spreads(self) -> bool:
+        """Whether the runner itself spreads the shards over its workers."""
+        return self.name == "flink"
+
+    def open(self, home: Home, workers: int, source: SourceConfig, open_ledger: Callable[[], Ledger]) -> Runner:
         """The runner, ready to run; its logs go below `home`.
 
-        Raises ConfigError where it can't do with so many workers, RunnerError where Prism can't be found or built.
+        Raises ConfigError where it can't do with so many workers, RunnerError where there is no Prism or no cluster.
         """
         if self.name == "inprocess":
             return InProcess()
+        if self.name == "flink":
+            return Flink(
+                addresses=self._flink_addresses(home),
+                parallelism=workers,
+                source=source,
+                open_ledger=open_ledger,
+            )
         if workers > 1:
-            raise ConfigError("Prism runs the job as one worker; leave --workers out, or use --runner inprocess")
-        return Prism(find_prism(self.prism_location), _new_log(home / "prism"))
+            raise ConfigError("Prism runs the job as one worker; leave --workers out, or use another --runner")
+        return Prism(find_prism(self.prism_location), _new_log(home.path.absolute() / "prism"))
+
+    def _flink_addresses(self, home: Home) -> FlinkAddresses:
+        local = find_flink(home.flink)
+        addresses = (
+            self.flink_rest or (local and local.rest),
+            self.flink_job_endpoint or (local and local.job_endpoint),
+            self.flink_worker_pool or (local and local.worker_pool),
+        )
+        if not all(addresses):
+            raise RunnerError(
+                "no Flink cluster runs in the home folder; start one (vocbeam flink start), or name yours with "
+                "--flink-rest, --flink-job-endpoint and --flink-worker-pool"
+            )
+        # Our own cluster has all jars on its class path, but the job server wants to upload at least one.
+        jars = (str(local.jar),) if local is not None and addresses[0] == local.rest else ()
+        rest, job_endpoint, worker_pool = map(str, addresses)
+        return FlinkAddresses(rest, job_endpoint, worker_pool, jars)
 
 
 def runner_options(command: F) -> F:
     """`--runner` and what belongs to it, passed on as one `runner`, a RunnerChoice."""
 
     @wraps(command)
-    def with_choice(runner: str, prism_location: Path | None, **others: Any) -> Any:
-        return command(runner=RunnerChoice(runner, prism_location), **others)
+    def with_choice(
+        runner: str,
+        prism_location: Path | None,
+        flink_rest: str | None,
+        flink_job_endpoint: str | None,
+        flink_worker_pool: str | None,
+        **others: Any,
+    ) -> Any:
+        choice = RunnerChoice(runner, prism_location, flink_rest, flink_job_endpoint, flink_worker_pool)
+        return command(runner=choice, **others)
 
+    local = "[default: that of the local cluster, see vocbeam flink start]"
     for option in (
+        click.option(
+            "--flink-worker-pool",
+            envvar="VOCBEAM_FLINK_WORKER_POOL",
+            help=f"host:port where each task manager asks for Python workers.  {local}",
+        ),
+        click.option(
+            "--flink-job-endpoint",
+            envvar="VOCBEAM_FLINK_JOB_ENDPOINT",
+            help=f"host:port of Beam's job server.  {local}",
+        ),
+        click.option("--flink-rest", envvar="VOCBEAM_FLINK_REST", help=f"URL of Flink's REST interface.  {local}"),
         click.option(
             "--prism-location",
             envvar="VOCBEAM_PRISM",

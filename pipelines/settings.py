@@ -32,6 +32,11 @@ class Home:
         return self.path / "broker"
 
     @property
+    def flink(self) -> Path:
+        """Settings, checkpoints, logs and state of the local Flink cluster."""
+        return self.path / "flink"
+
+    @property
     def registry(self) -> Path:
         """The embedded schema registry."""
         return self.path / "registry"

@@ -42,9 +42,17 @@ class Progress:
             return self._answers.pop((threading.get_ident(), partition), None)
 
     def committed_offset(self, partition: PartitionKey) -> int | None:
-        """The highest `next_offset` committed by this process, or None."""
+        """The highest `next_offset` committed by this process since it last opened the partition, or None."""
         with self._lock:
             return self._committed.get(partition)
+
+    def opened(self, partition: PartitionKey, next_offset: int | None) -> None:
+        """A reader found the ledger here: what was committed beyond it is gone, with a database that was set back."""
+        with self._lock:
+            if next_offset is None:
+                self._committed.pop(partition, None)
+            else:
+                self._committed[partition] = next_offset
 
     def read(self, records: int) -> None:
         """A reader has emitted so many records more."""

@@ -248,8 +248,19 @@ class ShardReader:
         for tp in set(self._partitions) - set(found):
             log.warning("%s no longer exists; it is read again should it come back", self._partitions.pop(tp).key)
         self._open([key for tp, key in found.items() if tp not in self._partitions or self._partitions[tp].key != key])
+        self._reopen.update(tp for tp, partition in self._partitions.items() if self._set_back(partition))
         self._seen_at = self._monotonic()
         self._refresh_due = self._seen_at + self._config.metadata_refresh_seconds
+
+    def _set_back(self, partition: _Partition) -> bool:
+        """Whether the ledger stands before what this reader has had committed: an older backup has taken its place.
+
+        A writer would notice with the next record; a partition in which none comes would stay incomplete.
+        """
+        if partition.unanswered_since is not None or self._progress.committed_offset(partition.key) is None:
+            return False
+        position = self._ledger.position(partition.key)
+        return position is None or position < partition.next_offset
 
     def _open(self, keys: list[PartitionKey]) -> None:
         """Resolves each partition's start from the ledger and seeks the consumer there."""
@@ -264,10 +275,10 @@ class ShardReader:
                 f"Kafka at {self._config.bootstrap} gave no offsets of {', '.join(map(str, keys))}: "
                 f"{type(error).__name__}"
             ) from error
-        starts = {
-            tp: start_of(key, self._ledger.position(key), beginnings[tp], ends[tp]) for tp, key in opening.items()
-        }
+        known = {tp: self._ledger.position(key) for tp, key in opening.items()}
+        starts = {tp: start_of(key, known[tp], beginnings[tp], ends[tp]) for tp, key in opening.items()}
         for tp, start in starts.items():
+            self._progress.opened(opening[tp], known[tp])
             stop_at = self._config.stop_at[tp.topic, tp.partition] if self._config.stop_at is not None else None
             self._partitions[tp] = _Partition(opening[tp], start.first_offset, start.lost, stop_at)
         self._consumer.assign(list(self._partitions))

@@ -103,6 +103,26 @@ def test_reader__resumes_at_the_ledger(kafka_topics: Topics, warehouse: Warehous
     assert_contiguous(chunks, 13, 20)
 
 
+@pytest.mark.parametrize("backup", [30, None])
+def test_reader__ledger_set_back_is_noticed_also_when_nothing_comes(
+    kafka_topics: Topics, warehouse: Warehouse, backup: int | None
+) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"%d" % i for i in range(100)])
+    with reader_of(config(kafka_topics, topic)) as reader:
+        read_until(reader, lambda: warehouse.count() == 100)
+        (key,) = reader.positions
+        for offset in range(backup or 0, 100):
+            del warehouse.values[key][offset]
+        if backup is None:
+            del warehouse.positions[key]
+        else:
+            warehouse.positions[key] = backup
+        again = read_until(reader, lambda: warehouse.count() == 100)
+        assert PROGRESS.committed_offset(key) == 100
+    assert_contiguous([chunk for chunk in again if chunk.offsets], backup or 0, 100)
+
+
 def test_reader__refused_group_is_read_again_from_the_ledger(kafka_topics: Topics, warehouse: Warehouse) -> None:
     topic = kafka_topics.create("survey")
     produce(kafka_topics, topic, [b"%d" % i for i in range(30)])

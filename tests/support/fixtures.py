@@ -15,6 +15,7 @@ from tests.support import postgres
 from tests.support.kafka import Topics
 from tests.support.reaper import Reaper
 from vocbeam.deploy.broker import Broker, BrokerOptions, start_broker, stop_broker
+from vocbeam.deploy.flink import FlinkOptions, start_flink, stop_flink
 from vocbeam.deploy.prism import find_prism
 from vocbeam.schemas.errors import RunnerError
 
@@ -49,6 +50,16 @@ def prism() -> Path:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def flink_options(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Iterator[FlinkOptions]:
+    """A real Flink cluster for the session: two task managers, on free ports; what was killed, start_flink starts."""
+    options = FlinkOptions(tmp_path_factory.mktemp("home") / "flink", timeout_s=240)
+    for pid in start_flink(options).pids.values():
+        reaper.watch(pid)
+    yield options
+    stop_flink(options.home)
 
 
 @pytest.fixture

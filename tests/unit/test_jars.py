@@ -11,8 +11,10 @@ import pytest
 
 from vocbeam.deploy.broker import HOST
 from vocbeam.deploy.jars import (
+    FLINK,
+    FLINK_JAR_LIST,
+    JAR_LIST,
     KAFKA,
-    LOGGING,
     Jar,
     cache_folder,
     ensure_jars,
@@ -49,17 +51,18 @@ def repository(folder: Path, content: bytes) -> Iterator[str]:
         thread.join()
 
 
-def test_read_jar_list__committed_list() -> None:
-    jars = read_jar_list()
+@pytest.mark.parametrize(("path", "roots"), [(JAR_LIST, KAFKA), (FLINK_JAR_LIST, FLINK)])
+def test_read_jar_list__committed_lists(path: Path, roots: tuple[str, ...]) -> None:
+    jars = read_jar_list(path)
     coordinates = [jar.coordinate for jar in jars]
-    assert {KAFKA, LOGGING} <= set(coordinates)
+    assert set(roots) <= set(coordinates)
     assert len(set(coordinates)) == len(jars)
     assert len({jar.filename for jar in jars}) == len(jars)
     assert all(int(jar.sha256, 16) for jar in jars)
 
 
 def test_read_jar_list__reads_what_was_written(tmp_path: Path) -> None:
-    write_jar_list([JAR], tmp_path / "list")
+    write_jar_list([JAR.coordinate], [JAR], tmp_path / "list")
     assert read_jar_list(tmp_path / "list") == (JAR,)
 
 

@@ -79,3 +79,10 @@ import time; time.sleep(600)
     process.kill()
     process.wait()
     assert psutil.wait_procs([tether, child], ENDS_WITHIN_S)[1] == []
+
+
+def test_start_tethered__ends_with_the_code_of_its_command(tmp_path: Path) -> None:
+    process = start_tethered([sys.executable, "-c", "import sys; sys.exit(7)"], tmp_path / "log")
+    assert process.wait(ENDS_WITHIN_S) == 7
+    release(process)
+    assert (tmp_path / "log").read_text() == ""

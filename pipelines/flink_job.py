@@ -1,0 +1,264 @@
+"""The main job on a Flink cluster: submitted through Beam's job server, watched through Flink's REST interface.
+
+The workers are elsewhere, so this process learns of their progress from the ledger, and ends the job itself: when the
+ledger has reached the end offsets, at a request to stop, and for an error that another attempt would only meet again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import grpc
+import httpx
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.portable_runner import PortableRunner
+from kafka.errors import KafkaError
+from sqlalchemy.exc import SQLAlchemyError
+
+from vocbeam.pipelines.supervisor import PERMANENT, original_error
+from vocbeam.schemas.errors import RunnerError, SourceError, VocbeamError
+from vocbeam.schemas.records import Ledger, PartitionKey
+from vocbeam.sinks.engine import driver_error
+from vocbeam.transforms.kafka_settings import (
+    REQUEST_TIMEOUT_MS,
+    SourceConfig,
+    connect_admin,
+    connect_consumer,
+    discover,
+)
+from vocbeam.transforms.progress import PROGRESS, Progress
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+ENDS_SECONDS = 5.0
+"""How often Kafka is asked for end offsets while a job streams; only the lag shown depends on it."""
+STALLED_SECONDS = 300.0
+"""A job is given up when records wait and the ledger stands still for so long, longer than any time-out within it."""
+OUTAGE_SECONDS = 60.0
+"""How long Flink's REST interface may be gone (a job manager that is started again)."""
+CANCEL_SECONDS = 60.0
+FLINK_RESTARTS = 30
+"""So often Flink itself starts a job again: minutes, in which a task manager or a worker pool comes back."""
+
+_SUBMIT_TIMEOUT_S = 120
+_ENDED = {"FINISHED", "CANCELED", "FAILED", "SUSPENDED"}
+
+
+@dataclass(frozen=True)
+class FlinkAddresses:
+    """Where a cluster is reached: REST URL, Beam job server, and the worker pool as the task managers see it.
+
+    `jars` are uploaded with each job; none of them means all of the job server's.
+    """
+
+    rest: str
+    job_endpoint: str
+    worker_pool: str
+    jars: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flink:
+    """Runs a pipeline on a Flink cluster in `parallelism` subtasks, until `source.stop_at` or, without it, for ever."""
+
+    addresses: FlinkAddresses
+    parallelism: int
+    source: SourceConfig
+    open_ledger: Callable[[], Ledger]
+    checkpoint_ms: int = 5_000
+    restart_delay_ms: int = 3_000
+
+    @property
+    def description(self) -> str:
+        """What the run is recorded as."""
+        return f"Apache Flink at {self.addresses.rest}, parallelism {self.parallelism}"
+
+    def run(self, compose: Callable[[beam.Pipeline], None]) -> None:
+        """Submits the pipeline and follows it to its end; cancels it when this ends otherwise.
+
+        Raises the error of ours that ended it, or RunnerError: no cluster, or a job that fails, stalls or is cancelled
+        by others.
+        """
+        name = f"vocbeam-{uuid.uuid4().hex[:12]}"
+        pipeline = beam.Pipeline(runner=PortableRunner(), options=PipelineOptions(self.options(name)))
+        compose(pipeline)
+        rest = FlinkRest(self.addresses.rest)
+        watch = Watch(self.source, self.open_ledger(), PROGRESS)
+        try:
+            pipeline.run()
+        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+            raise RunnerError(
+                f"Beam's job server at {self.addresses.job_endpoint} did not take the job ({type(error).__name__}); "
+                "is it running (vocbeam flink status)?"
+            ) from error
+        job = rest.wait_for_job(name)
+        try:
+            watch.follow(rest, job)
+        finally:
+            rest.cancel(job)
+
+    def options(self, name: str) -> list[str]:
+        """Pipeline options; they hold names and numbers, never a secret."""
+        return [
+            "--streaming",
+            f"--job_name={name}",
+            f"--job_endpoint={self.addresses.job_endpoint}",
+            f"--job_server_timeout={_SUBMIT_TIMEOUT_S}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={self.addresses.worker_pool}",
+            f"--parallelism={self.parallelism}",
+            f"--checkpointing_interval={self.checkpoint_ms}",
+            f"--number_of_execution_retries={FLINK_RESTARTS}",
+            f"--execution_retry_delay={self.restart_delay_ms}",
+            "--max_bundle_time_mills=500",
+            *(f"--files_to_stage={jar}" for jar in self.addresses.jars),
+        ]
+
+
+class FlinkRest:
+    """What is asked of Flink's REST interface. Raises RunnerError when it has been gone for OUTAGE_SECONDS."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client = httpx.Client(base_url=url, timeout=10, trust_env=False)
+
+    def wait_for_job(self, name: str) -> str:
+        """Id of the job with this name, which was handed to the job server just now."""
+        deadline = time.monotonic() + _SUBMIT_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for job in self._get("/jobs/overview")["jobs"]:
+                if job["name"] == name:
+                    return str(job["jid"])
+            time.sleep(POLL_SECONDS)
+        raise RunnerError(f"the job {name} did not reach Flink at {self._url}; see the log of Beam's job server")
+
+    def state(self, job: str) -> str:
+        """State of a job, as Flink calls it."""
+        return str(self._get(f"/jobs/{job}")["state"])
+
+    def failures(self, job: str) -> Mapping[int, str]:
+        """Why the job failed each time so far: UTC milliseconds → stack trace, Python's included."""
+        history = self._get(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]
+        return {entry["timestamp"]: str(entry["stacktrace"]) for entry in history}
+
+    def cancel(self, job: str) -> None:
+        """Cancels a job that still runs, and waits until it has ended."""
+        deadline = time.monotonic() + CANCEL_SECONDS
+        if self.state(job) not in _ENDED:
+            self._client.patch(f"/jobs/{job}", params={"mode": "cancel"})
+            while self.state(job) not in _ENDED:
+                if time.monotonic() > deadline:
+                    raise RunnerError(f"Flink does not cancel job {job}; cancel it at {self._url}")
+                time.sleep(POLL_SECONDS)
+
+    def _get(self, path: str) -> Any:
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                answer = self._client.get(path).raise_for_status()
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise RunnerError(
+                        f"Flink's REST interface at {self._url} does not answer ({type(error).__name__}); what is "
+                        "committed stays, and the next run goes on from there"
+                    ) from error
+                time.sleep(POLL_SECONDS)
+                continue
+            return answer.json()
+
+
+class Watch:
+    """Follows a job by what the ledger says, and tells `progress`. Raises SourceError without Kafka at the start."""
+
+    def __init__(self, source: SourceConfig, ledger: Ledger, progress: Progress) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._progress = progress
+        self._spans: dict[PartitionKey, tuple[int, int]] = {}
+        self._positions: dict[PartitionKey, int] = {}
+        self._told: set[int] = set()
+        self._look_at_kafka()
+        self._look_at_ledger()
+
+    def follow(self, rest: FlinkRest, job: str) -> None:
+        """Returns when the job has done what it should, or a stop was requested; raises what ends it otherwise."""
+        moved_at = kafka_seen_at = time.monotonic()
+        while not self._progress.stop_requested():
+            state = rest.state(job)
+            self._look_at_failures(rest, job, state)
+            if self._source.stop_at is None and time.monotonic() - kafka_seen_at > ENDS_SECONDS:
+                kafka_seen_at = time.monotonic()
+                self._look_at_kafka_again()
+            moved, behind = self._look_at_ledger()
+            if self._source.stop_at is not None and not behind:
+                return
+            if state in _ENDED:
+                raise RunnerError(f"Flink's job {job} ended as {state} before this run did; see Flink's log")
+            if moved or not behind:
+                moved_at = time.monotonic()
+            elif time.monotonic() - moved_at > STALLED_SECONDS:
+                raise RunnerError(f"Flink's job {job} has loaded nothing for {STALLED_SECONDS:.0f} s; see Flink's log")
+            self._progress.sleep(POLL_SECONDS)
+
+    def _look_at_failures(self, rest: FlinkRest, job: str, state: str) -> None:
+        """Warns of each restart; raises the error of ours that ended the job, or that makes restarts useless."""
+        for timestamp, trace in sorted(rest.failures(job).items()):
+            cause = cause_of(trace)
+            if state == "FAILED" or isinstance(cause, PERMANENT):
+                raise cause
+            if timestamp not in self._told:
+                self._told.add(timestamp)
+                log.warning("Flink starts the job again: %s", cause)
+
+    def _look_at_kafka(self) -> None:
+        """Notes the offsets between which each topic-partition is to be read."""
+        with closing(connect_admin(self._source)) as admin, closing(connect_consumer(self._source)) as consumer:
+            found = discover(admin, self._source.topics)
+            stop_at = self._source.stop_at
+            if stop_at is not None:
+                found = {tp: key for tp, key in found.items() if (tp.topic, tp.partition) in stop_at}
+            beginnings = consumer.beginning_offsets(list(found), timeout_ms=REQUEST_TIMEOUT_MS)
+            ends = consumer.end_offsets(list(found), timeout_ms=REQUEST_TIMEOUT_MS)
+        for tp, key in found.items():
+            end = ends[tp] if stop_at is None else stop_at[tp.topic, tp.partition]
+            self._spans[key] = (beginnings[tp], end)
+
+    def _look_at_kafka_again(self) -> None:
+        try:
+            self._look_at_kafka()
+        except (KafkaError, SourceError) as error:
+            log.warning("the lag is not known: %s", type(error).__name__)
+
+    def _look_at_ledger(self) -> tuple[bool, int]:
+        """(whether it has moved, offsets still behind); (False, 1) while it can't be read, which the workers retry."""
+        try:
+            positions = {key: self._ledger.position(key) for key in self._spans}
+        except SQLAlchemyError as error:
+            log.warning("the ledger can't be read: %s", type(driver_error(error)).__name__)
+            return False, 1
+        moved, lag = False, 0
+        for key, (beginning, end) in self._spans.items():
+            position = positions[key]
+            at = beginning if position is None else position
+            before = self._positions.setdefault(key, at)
+            moved = moved or at != before
+            # An older backup may have taken its place; what is read again counts again.
+            self._progress.read(max(0, at - before))
+            self._progress.behind(key, max(0, end - at))
+            self._positions[key] = at
+            lag += max(0, end - at)
+        return moved, lag
+
+
+def cause_of(trace: str) -> VocbeamError:
+    """The error of ours in the trace of a failed job, else one that names the Java exception and no more."""
+    cause = original_error(RuntimeError(trace))
+    return cause or RunnerError(f"the job failed with {trace.partition(':')[0].strip()}; Flink's log holds the trace")

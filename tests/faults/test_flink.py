@@ -1,0 +1,178 @@
+"""`vocbeam run --runner flink` on a real cluster: pool and task manager killed, the database set back, overtaken."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from kafka import KafkaProducer
+from psycopg import sql
+from sqlalchemy import make_url
+
+from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Running, Vocbeam
+from tests.support.kafka import Topics
+from tests.support.loaded import MANY_TRANSACTIONS, Loaded
+from tests.support.postgres import PostgresServer
+from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_flink
+from vocbeam.schemas.errors import Fenced
+
+STEPS = ("ReadChunks", "DecodeChunks", "RedactAndTag", "WriteChunks")
+RECOVERS_WITHIN_S = 200
+
+
+@pytest.fixture
+def cluster(flink_options: FlinkOptions, monkeypatch: pytest.MonkeyPatch) -> FlinkCluster:
+    """The session's cluster, all of it running; commands find it by their environment."""
+    cluster = start_flink(flink_options)
+    monkeypatch.setenv("VOCBEAM_FLINK_REST", cluster.rest)
+    monkeypatch.setenv("VOCBEAM_FLINK_JOB_ENDPOINT", cluster.job_endpoint)
+    monkeypatch.setenv("VOCBEAM_FLINK_WORKER_POOL", cluster.worker_pool)
+    return cluster
+
+
+def get(cluster: FlinkCluster, path: str) -> Any:
+    """An answer of Flink's REST interface."""
+    return httpx.get(f"{cluster.rest}{path}", timeout=30, trust_env=False).raise_for_status().json()
+
+
+def running_job(cluster: FlinkCluster) -> str:
+    """Id of the one job that runs."""
+    (job,) = [job["jid"] for job in get(cluster, "/jobs/overview")["jobs"] if job["state"] == "RUNNING"]
+    return str(job)
+
+
+def wait_until(reached: Callable[[], bool], running: Running, what: str) -> None:
+    """Returns as soon as `reached`, while a command goes on running."""
+    deadline = time.monotonic() + RECOVERS_WITHIN_S
+    while not reached():
+        assert running.process.poll() is None, running.said()
+        assert time.monotonic() < deadline, f"not {what} after {RECOVERS_WITHIN_S} s: {running.said()}"
+        time.sleep(0.1)
+
+
+def checkpoint_after(cluster: FlinkCluster, job: str, then_ms: float) -> bool:
+    """Whether a checkpoint that was begun after that time is complete."""
+    latest = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["completed"]
+    return latest is not None and latest["trigger_timestamp"] > then_ms
+
+
+def set_back(server: PostgresServer, url: str, backup: str) -> None:
+    """Puts a copy of the database `backup` into the place of the one at `url`, whoever is connected to it."""
+    name = make_url(url).database
+    assert name is not None
+    maintenance = server.url("postgres").replace("+psycopg", "")
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(backup))
+        )
+
+
+def back_up(server: PostgresServer, url: str) -> str:
+    """Copies the database at `url`, to which nothing may be connected; the copy's name."""
+    name = make_url(url).database
+    assert name is not None
+    with psycopg.connect(server.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(f"{name}_backup"), sql.Identifier(name))
+        )
+    return f"{name}_backup"
+
+
+def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind_the_checkpoint(
+    loaded: Loaded,
+    postgres_server: PostgresServer,
+    postgres_url: str,
+    flink_options: FlinkOptions,
+    cluster: FlinkCluster,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vocbeam, books = loaded.vocbeam.into(postgres_url), Books(postgres_url)
+    with vocbeam.started("run", *MANY_TRANSACTIONS) as earlier:
+        books.wait_for(loaded.records // 5, earlier)
+        earlier.process.kill()
+        earlier.process.wait()
+    at_backup = books.records()
+    books.engine.dispose()
+    backup = back_up(postgres_server, postgres_url)
+
+    with vocbeam.started("run", "--runner", "flink", "--workers", "2", "--shards", "3", *MANY_TRANSACTIONS) as running:
+        wait_until(lambda: books.records() > at_backup + loaded.records // 10, running, "a tenth of the records")
+        at_kill = books.records()
+        job = running_job(cluster)
+        psutil.Process(cluster.pids[WORKER_POOL]).kill()
+        start_flink(flink_options)
+        wait_until(lambda: books.records() == loaded.records, running, "all records after the pool was killed")
+        (stage,) = [
+            vertex
+            for vertex in get(cluster, f"/jobs/{job}")["vertices"]
+            if all(step in vertex["name"] for step in STEPS)
+        ]
+        subtasks = get(cluster, f"/jobs/{job}/vertices/{stage['id']}")["subtasks"]
+
+        loaded_ms = time.time() * 1000
+        wait_until(lambda: checkpoint_after(cluster, job, loaded_ms), running, "a checkpoint of the end")
+        set_back(postgres_server, postgres_url, backup)
+        assert books.records() == at_backup
+        psutil.Process(cluster.pids["task-manager-1"]).kill()
+        start_flink(flink_options)
+        wait_until(lambda: books.records() == loaded.records, running, "all records after the set-back")
+        failures = len(get(cluster, f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"])
+
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    with capsys.disabled():
+        print(f"\nFlink: pool killed at {at_kill} of {loaded.records} records, database set back to {at_backup}, "
+              f"{failures} restarts from a checkpoint")  # fmt: skip
+    assert failures >= 2
+    # Both kills went through the same job: what runs on is Flink's doing, not a new submission.
+    assert running.said().count("run 2: ") == 1
+    assert "is started again in" not in running.said()
+    assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
+    # Shards were spread over both task managers.
+    assert len({subtask["endpoint"] for subtask in subtasks}) == 2
+    assert all(subtask["metrics"]["read-records"] > 0 for subtask in subtasks)
+    vocbeam.reconcile()
+    loaded.assert_same_rows(books)
+
+
+def test_run__on_flink_shut_out_by_a_newer_run(
+    kafka_topics: Topics, cluster: FlinkCluster, sqlite_url: str, tmp_path: Path
+) -> None:
+    kafka_topics.create_all()
+    vocbeam, books = Vocbeam(tmp_path, kafka_topics.bootstrap, kafka_topics.prefix, sqlite_url), Books(sqlite_url)
+    sent = 0
+    with (
+        vocbeam.started("run", "--runner", "flink") as older,
+        KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
+    ):
+
+        def send_some() -> None:
+            nonlocal sent
+            for _ in range(20):
+                out.send(kafka_topics.name("flag"), b"not avro")
+            out.flush()
+            sent += 20
+
+        send_some()
+        wait_until(lambda: books.records() == sent, older, "the first records")
+        job = running_job(cluster)
+        with vocbeam.started("run") as newer:
+            deadline = time.monotonic() + ENDS_WITHIN_S
+            while older.process.poll() is None:
+                send_some()
+                assert time.monotonic() < deadline, older.said() + newer.said()
+                time.sleep(0.1)
+            assert older.process.returncode == Fenced.exit_code, older.said()
+            books.wait_for(sent, newer)
+    assert "belongs to run 2, which started after this one (run 1)" in older.said().splitlines()[-1]
+    assert get(cluster, f"/jobs/{job}")["state"] in ("CANCELED", "FAILED")
+    vocbeam.reconcile()
+    assert books.records() == sent
