@@ -119,6 +119,9 @@ class Flink:
             f"--number_of_execution_retries={FLINK_RESTARTS}",
             f"--execution_retry_delay={self.restart_delay_ms}",
             "--max_bundle_time_mills=500",
+            # Else what a bundle puts out while a checkpoint ends it is kept back until the next bundle: for shards,
+            # of which each comes once, for ever.
+            "--finish_bundle_before_checkpointing",
             *(f"--files_to_stage={jar}" for jar in self.addresses.jars),
         ]
 
