@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,12 @@ def discover(admin: KafkaAdminClient, topics: tuple[str, ...]) -> dict[TopicPart
         if topic["error_code"] == 0
         for partition in topic["partitions"]
     }
+
+
+def topic_ids(admin: KafkaAdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """Topic → id of its present incarnation; topics that don't exist are left out."""
+    described = admin.describe_topics(sorted(topics))
+    return {topic["name"]: str(topic["topic_id"]) for topic in described if topic["error_code"] == 0}
 
 
 def find_end_offsets(config: SourceConfig) -> dict[tuple[str, int], int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from vocbeam.transforms.kafka_settings import (
     connect_admin,
     connect_consumer,
     discover,
+    topic_ids,
 )
 from vocbeam.transforms.progress import PROGRESS, Progress
 
@@ -156,6 +157,8 @@ class ShardReader:
             chunks.extend(
                 cut_chunks(partition.key, partition.next_offset, position, partition.lost, records, self._config.bounds)
             )
+        if chunks and not self._confirm(chunks):
+            return
         pending = list(pack_groups(chunks, self._config.bounds))
         for index, group in enumerate(pending):
             yield group, oldest
@@ -217,13 +220,37 @@ class ShardReader:
         try:
             self._refresh()
         except KafkaError as error:
-            outage = self._monotonic() - self._seen_at
-            if outage > self._config.outage_seconds:
-                raise SourceError(
-                    f"Kafka at {self._config.bootstrap} has not answered for {outage:.0f} s; check the brokers"
-                ) from error
-            log.warning("Kafka at %s does not answer: %s", self._config.bootstrap, type(error).__name__)
-            self._refresh_due = self._monotonic() + self._config.metadata_refresh_seconds
+            self._bear(error)
+
+    def _bear(self, error: KafkaError) -> None:
+        """Lets Kafka be silent for a while; raises SourceError when that has lasted too long."""
+        outage = self._monotonic() - self._seen_at
+        if outage > self._config.outage_seconds:
+            raise SourceError(
+                f"Kafka at {self._config.bootstrap} has not answered for {outage:.0f} s; check the brokers"
+            ) from error
+        log.warning("Kafka at %s does not answer: %s", self._config.bootstrap, type(error).__name__)
+        self._refresh_due = self._monotonic() + self._config.metadata_refresh_seconds
+
+    def _confirm(self, chunks: Sequence[RawChunk]) -> bool:
+        """Whether what was polled came from the topics that are open; if that can't be told, it will be polled again.
+
+        A fetch names its topic and not the topic's id, so one that is deleted and made anew is read on as if nothing had
+        happened. The ids are asked for after the poll: none ever comes back, so one that is there was there all along.
+        """
+        polled = {chunk.partition for chunk in chunks}
+        try:
+            ids = topic_ids(self._admin, {key.topic for key in polled})
+        except KafkaError as error:
+            self._bear(error)
+        else:
+            if all(ids.get(key.topic) == key.topic_id for key in polled):
+                return True
+            self._refresh_due = self._monotonic()
+        for key in polled:
+            tp = TopicPartition(key.topic, key.partition)
+            self._consumer.seek(tp, self._partitions[tp].next_offset + self._partitions[tp].lost)
+        return False
 
     def _refresh(self) -> None:
         """Discovers the shard's partitions and opens those that are new, or that now belong to another topic id."""

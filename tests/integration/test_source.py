@@ -216,6 +216,20 @@ def test_reader__ledger_beyond_the_log(kafka_topics: Topics, warehouse: Warehous
         ShardReader(config(kafka_topics, topic), Shard(0, 1), warehouse)
 
 
+def test_reader__topic_recreated_between_two_refreshes(kafka_topics: Topics, warehouse: Warehouse) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"old"] * 10)
+    with reader_of(config(kafka_topics, topic, metadata_refresh_seconds=3_600)) as reader:
+        (key,) = reader.positions
+        read_until(reader, lambda: warehouse.positions.get(key) == 10)
+        kafka_topics.remove()
+        kafka_topics.create("survey")
+        produce(kafka_topics, topic, [b"new"] * 20)
+        with pytest.raises(TopicChanged, match="survey was recreated"):
+            read_until(reader, lambda: warehouse.count() > 10)
+    assert {value for rows in warehouse.values.values() for value in rows.values()} == {b"old"}
+
+
 def test_reader__tombstone_is_a_record_without_a_value(kafka_topics: Topics, warehouse: Warehouse) -> None:
     topic = kafka_topics.create("survey")
     produce(kafka_topics, topic, [b"a", None])
