@@ -7,6 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
+TEST_PROCESSES ?= 2
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
 .PHONY: help setup demo test lint unit verify-real bench lock lock-jars clean
@@ -39,7 +40,7 @@ test: setup lint ## Lint, types, schema compatibility, then all tests
 	@echo "Checking that the event schemas stay compatible"
 	@$(BIN)/vocbeam schemas check
 	@echo "Running the tests (real Kafka and PostgreSQL are started for them)"
-	@$(BIN)/python -m pytest --durations=15
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --durations=15
 
 unit: setup ## Only the tests that start no server
 	@$(BIN)/python -m pytest tests/unit

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vocbeam.deploy.broker import HOST, free_port
+from vocbeam.deploy.jars import locked
 
 USER = "vocbeam"
 _SYSTEM_USER = "postgres"
@@ -91,7 +92,9 @@ def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
 
     Raises Unavailable where there is none to be had.
     """
-    binaries = find_binaries() or install()
+    # Test processes side by side: one installs, the others find what it brought.
+    with locked(Path(tempfile.gettempdir()) / "vocbeam-postgres-install.lock"):
+        binaries = find_binaries() or install()
     # PostgreSQL refuses to run as root.
     account = {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="vocbeam-postgres-", dir="/tmp"))
