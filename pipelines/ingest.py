@@ -214,6 +214,10 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
     help="Failures in a row after which the run is given up.",
 )  # fmt: skip
+@click.option(
+    "--outage-seconds", default=SourceConfig.outage_seconds, show_default=True, type=click.FloatRange(0),
+    help="For how long Kafka may give no answer before the pipeline fails.",
+)  # fmt: skip
 @click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
 def run(
@@ -235,6 +239,7 @@ def run(
     group_records: int,
     group_bytes: int,
     max_restarts: int,
+    outage_seconds: float,
     progress_seconds: float,
     as_json: bool,
 ) -> None:
@@ -255,6 +260,7 @@ def run(
             group_id=group_id or None,
             shards=shards,
             bounds=Bounds(chunk_records, chunk_bytes, group_records, group_bytes),
+            outage_seconds=outage_seconds,
         )
         ends = find_end_offsets(source)
         missing = [topic for topic in source.topics if all(topic != known for known, _ in ends)]

@@ -112,6 +112,8 @@ def _serve(work: Callable[[int], Total], number: int, result: Connection) -> Non
     """Body of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    # A connection that breaks is no news by itself, and this would tell it with a traceback.
+    logging.getLogger("kafka.net.transport").setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         # Ctrl-C reaches the whole process group; what it means for a worker, the parent says.

@@ -23,6 +23,10 @@ CONNECT_TIMEOUT_MS = 8_000
 REQUEST_TIMEOUT_MS = 5_000
 """Longest wait for an answer about metadata and offsets."""
 
+RECONNECT_MS = 2_000
+"""Longest pause between two attempts to reach a broker that is gone; kafka-python's own 30 s would be waited out after it
+is back."""
+
 OWNED = frozenset(
     {
         "auto_offset_reset",
@@ -149,6 +153,7 @@ def connect_consumer(config: SourceConfig) -> KafkaConsumer:
     """
     settings = {
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "fetch_max_bytes": config.bounds.group_bytes,
         **resolve(config.consumer, os.environ),
         "auto_offset_reset": "none",
@@ -164,6 +169,7 @@ def connect_admin(config: SourceConfig) -> KafkaAdminClient:
     """A client for metadata and for publishing group offsets; raises as `connect_consumer` does."""
     settings = {
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         **resolve(config.consumer, os.environ),
     }

@@ -224,13 +224,15 @@ class ShardReader:
 
     def _bear(self, error: KafkaError) -> None:
         """Lets Kafka be silent for a while; raises SourceError when that has lasted too long."""
-        outage = self._monotonic() - self._seen_at
+        now = self._monotonic()
+        outage = now - self._seen_at
         if outage > self._config.outage_seconds:
             raise SourceError(
                 f"Kafka at {self._config.bootstrap} has not answered for {outage:.0f} s; check the brokers"
             ) from error
-        log.warning("Kafka at %s does not answer: %s", self._config.bootstrap, type(error).__name__)
-        self._refresh_due = self._monotonic() + self._config.metadata_refresh_seconds
+        if now >= self._refresh_due:
+            log.warning("Kafka at %s does not answer: %s", self._config.bootstrap, type(error).__name__)
+            self._refresh_due = now + self._config.metadata_refresh_seconds
 
     def _confirm(self, chunks: Sequence[RawChunk]) -> bool:
         """Whether what was polled came from the topics that are open; if that can't be told, it will be polled again.
@@ -243,6 +245,8 @@ class ShardReader:
             ids = topic_ids(self._admin, {key.topic for key in polled})
         except KafkaError as error:
             self._bear(error)
+            # What the consumer has fetched before would be polled and put back as fast as the processor can.
+            self._progress.sleep(self._config.idle_wait_seconds)
         else:
             if all(ids.get(key.topic) == key.topic_id for key in polled):
                 return True
@@ -349,8 +353,8 @@ class ShardReader:
     def _truncated(self, error: LogTruncationError) -> TopicChanged:
         names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in error.divergent_offsets)
         return TopicChanged(
-            f"{names}: the brokers dropped records that were already read (unclean leader election). Compare the "
-            "warehouse with the source, then read the topic under another name (--topic-prefix) or into a new warehouse"
+            f"{names}: the brokers dropped records that were already read (unclean leader election, or a log set back "
+            "to an older copy). Compare the warehouse with the source, then read the topic under another name (--topic-prefix) or into a new warehouse"
         )
 
     def _publish_if_due(self) -> None:

@@ -22,7 +22,7 @@ class Proxy:
     """Relays connections to its `port` to `target`; what it does to them may be changed at any time.
 
     `latency_s` is added to each piece of at most 16 KiB in each direction, `bytes_per_s` bounds each direction of each
-    connection. `cut_after` draws, for each new connection, how many bytes it lasts. While `silent`, nothing gets
+    connection. `cut_after` draws, for each new connection, how many bytes it lasts. After `fall_silent` nothing gets
     through and nobody is told: connections stay open and new ones are accepted.
     """
 
@@ -65,22 +65,14 @@ class Proxy:
             self.cut()
             self._server.server_close()
 
-    @property
-    def silent(self) -> bool:
-        """Whether nothing gets through."""
-        return not self._audible.is_set()
-
-    @silent.setter
-    def silent(self, silent: bool) -> None:
-        if silent:
-            self._audible.clear()
-        else:
-            self._audible.set()
+    def fall_silent(self) -> None:
+        """Nothing gets through until `heal`."""
+        self._audible.clear()
 
     def heal(self) -> None:
         """No fault any more; connections that are open stay so."""
         self.latency_s, self.bytes_per_s, self.cut_after = 0.0, None, None
-        self.silent = False
+        self._audible.set()
 
     def cut(self) -> None:
         """Resets every connection."""
