@@ -24,8 +24,7 @@ REQUEST_TIMEOUT_MS = 5_000
 """Longest wait for an answer about metadata and offsets."""
 
 RECONNECT_MS = 2_000
-"""Longest pause between two attempts to reach a broker that is gone; kafka-python's own 30 s would be waited out after it
-is back."""
+"""Longest pause between two attempts to reach a broker: kafka-python's own, 30 s, outlasts most restarts of one."""
 
 OWNED = frozenset(
     {

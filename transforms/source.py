@@ -237,8 +237,8 @@ class ShardReader:
     def _confirm(self, chunks: Sequence[RawChunk]) -> bool:
         """Whether what was polled came from the topics that are open; if that can't be told, it will be polled again.
 
-        A fetch names its topic and not the topic's id, so one that is deleted and made anew is read on as if nothing had
-        happened. The ids are asked for after the poll: none ever comes back, so one that is there was there all along.
+        A fetch names its topic and not the topic's id, so one that was deleted and made anew is read on as if nothing
+        had happened. The ids are asked for after the poll: none ever comes back, so one that is there was there before.
         """
         polled = {chunk.partition for chunk in chunks}
         try:
@@ -354,7 +354,8 @@ class ShardReader:
         names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in error.divergent_offsets)
         return TopicChanged(
             f"{names}: the brokers dropped records that were already read (unclean leader election, or a log set back "
-            "to an older copy). Compare the warehouse with the source, then read the topic under another name (--topic-prefix) or into a new warehouse"
+            "to an older copy). Compare the warehouse with the source, then read the topic under another name "
+            "(--topic-prefix) or into a new warehouse"
         )
 
     def _publish_if_due(self) -> None:

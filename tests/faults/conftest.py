@@ -38,11 +38,11 @@ def frail(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Iterator[
 
 
 @pytest.fixture
-def topics(frail: FrailBroker) -> Iterator[Topics]:
+def topics(frail: FrailBroker) -> Topics:
     """Topics of this test alone on the frail broker, which runs and whose network is healed."""
     frail.start()
     frail.network.heal()
-    yield Topics(frail.bootstrap, prefix=f"t{uuid.uuid4().hex[:12]}")
+    return Topics(frail.bootstrap, prefix=f"t{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture
@@ -58,3 +58,11 @@ def filled(topics: Topics, sent: list[Sent]) -> Topics:
     with KafkaProducer(bootstrap_servers=topics.bootstrap) as producer:
         send(producer, topics.prefix, sent)
     return topics
+
+
+@pytest.fixture
+def small_fetches(tmp_path: Path) -> tuple[str, str]:
+    """Options of a run whose consumer asks often: by default one fetch would bring all that these tests have."""
+    path = tmp_path / "consumer.properties"
+    path.write_text("fetch.max.bytes = 65536\nmax.partition.fetch.bytes = 16384\n", encoding="utf-8")
+    return "--consumer-config", str(path)

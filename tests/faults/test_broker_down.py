@@ -17,11 +17,16 @@ from vocbeam.schemas.errors import SourceError, TopicChanged
 
 
 def test_run__broker_stopped_and_killed_and_started_again(
-    loaded: Loaded, frail: FrailBroker, filled: Topics, vocbeam: Vocbeam, figures: Figures
+    loaded: Loaded,
+    frail: FrailBroker,
+    filled: Topics,
+    vocbeam: Vocbeam,
+    figures: Figures,
+    small_fetches: tuple[str, str],
 ) -> None:
     books, chance = Books(vocbeam.warehouse), random.Random()
     at = []
-    with vocbeam.started("run", "--until-caught-up", *MANY_TRANSACTIONS) as running:
+    with vocbeam.started("run", "--until-caught-up", *small_fetches, *MANY_TRANSACTIONS) as running:
         for part, end in enumerate((frail.stop, frail.kill)):
             books.wait_for(int(loaded.records * (part + chance.uniform(0.1, 0.8)) / 2), running)
             end()
@@ -35,13 +40,18 @@ def test_run__broker_stopped_and_killed_and_started_again(
 
 
 def test_run__gives_up_on_a_broker_that_is_silent_and_on_one_that_is_dead(
-    loaded: Loaded, frail: FrailBroker, filled: Topics, vocbeam: Vocbeam, figures: Figures
+    loaded: Loaded,
+    frail: FrailBroker,
+    filled: Topics,
+    vocbeam: Vocbeam,
+    figures: Figures,
+    small_fetches: tuple[str, str],
 ) -> None:
     books, left = Books(vocbeam.warehouse), []
     through = replace(vocbeam, bootstrap=frail.through_network)
     limits = ("--outage-seconds", "3", "--max-restarts", "1")
     for part, end in ((1, frail.network.fall_silent), (2, frail.kill)):
-        with through.started("run", *limits, *MANY_TRANSACTIONS) as running:
+        with through.started("run", *limits, *small_fetches, *MANY_TRANSACTIONS) as running:
             books.wait_for(loaded.records * part // 3, running)
             end()
             assert running.process.wait(ENDS_WITHIN_S) == SourceError.exit_code, running.said()
@@ -55,7 +65,7 @@ def test_run__gives_up_on_a_broker_that_is_silent_and_on_one_that_is_dead(
     assert through.call_json("run", "--until-caught-up")["records"] == loaded.records - left[-1]
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
-    figures.add("broker silent, then dead for good", f"at {left[0]:,} and {left[1]:,} records; runs give up, the next goes on",
+    figures.add("broker silent, then dead for good", f"at {left[0]:,} and {left[1]:,} records; the next run goes on",
                 database="PostgreSQL", records=loaded.records, restarts=4)  # fmt: skip
 
 
@@ -83,7 +93,7 @@ def test_run__broker_comes_back_with_an_older_log(
     with vocbeam.started("run", "--until-caught-up") as again:
         assert again.process.wait(ENDS_WITHIN_S) == TopicChanged.exit_code, again.said()
     assert "but the warehouse has already read up to" in again.said().splitlines()[-1]
-    assert "topic cut" in vocbeam.call("status")
+    assert min(row["lag"] for row in vocbeam.call_json("status")["partitions"]) < 0
     assert books.records() == len(sent)
     vocbeam.reconcile()
     figures.add("log set back to an older copy", f"to {half:,} records; refused with exit code 5",

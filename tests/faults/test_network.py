@@ -57,11 +57,16 @@ def done(proxy: Proxy) -> str:
 
 
 def test_run__slow_lossy_and_silent_network_to_kafka(
-    loaded: Loaded, frail: FrailBroker, filled: Topics, vocbeam: Vocbeam, figures: Figures
+    loaded: Loaded,
+    frail: FrailBroker,
+    filled: Topics,
+    vocbeam: Vocbeam,
+    figures: Figures,
+    small_fetches: tuple[str, str],
 ) -> None:
     books, chance = Books(vocbeam.warehouse), random.Random()
     through = replace(vocbeam, bootstrap=frail.through_network)
-    with through.started("run", "--until-caught-up", *SOME_TRANSACTIONS) as running:
+    with through.started("run", "--until-caught-up", *small_fetches, *SOME_TRANSACTIONS) as running:
         worsen_and_wait(frail.network, running, books, loaded.records, chance)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
