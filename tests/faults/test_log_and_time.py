@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Vocbeam
 from tests.support.figures import Figures
-from tests.support.frail import Sent, send
+from tests.support.frail import FrailBroker, Sent, send
 from tests.support.kafka import Topics
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from tests.support.warehouse import contents
@@ -102,6 +102,7 @@ def test_run__aborted_transactions_and_compacted_topics(
 
 
 def test_run__log_deleted_under_it(
+    frail: FrailBroker,
     filled: Topics,
     vocbeam: Vocbeam,
     sent: list[Sent],
@@ -113,10 +114,16 @@ def test_run__log_deleted_under_it(
     telemetry = topics.name("telemetry")
     lengths = [sum(record[:2] == ("telemetry", number) for record in sent) for number in range(3)]
     kept_from = {number: length - 20 for number, length in enumerate(lengths)}
-    with vocbeam.started("run", "--until-caught-up", *small_fetches, *MANY_TRANSACTIONS) as running:
-        books.wait_for(len(sent) // 20, running)
-        with KafkaAdminClient(bootstrap_servers=topics.bootstrap) as admin:
-            admin.delete_records({TopicPartition(telemetry, number): low for number, low in kept_from.items()})
+    through = replace(vocbeam, bootstrap=frail.through_network)
+    # Slow enough to be far behind when the records go.
+    frail.network.bytes_per_s = 100_000
+    with (
+        KafkaAdminClient(bootstrap_servers=topics.bootstrap) as admin,
+        through.started("run", "--until-caught-up", *small_fetches, *MANY_TRANSACTIONS) as running,
+    ):
+        books.wait_for(1, running)
+        admin.delete_records({TopicPartition(telemetry, number): low for number, low in kept_from.items()})
+        frail.network.heal()
         assert running.process.wait(ENDS_WITHIN_S) == 0, running.said()
     vocbeam.reconcile()
     c = ingest_ledger.c

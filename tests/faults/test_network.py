@@ -20,7 +20,7 @@ from tests.support.proxy import Proxy
 SOME_TRANSACTIONS = ("--group-records", "300", "--chunk-records", "150", "--progress-seconds", "1")
 """About forty for the events of these tests: each takes dozens of questions and answers."""
 
-LATENCY_S, BYTES_PER_S, LONGEST_BYTES = 0.002, 4e6, 600_000
+LATENCY_S, BYTES_PER_S = 0.002, 4e6
 
 SILENT_S = 3.0
 """Long enough for questions and a transaction to be under way, shorter than every time-out."""
@@ -35,13 +35,17 @@ def database_network(postgres_url: str) -> Iterator[Proxy]:
         yield proxy
 
 
-def worsen_and_wait(proxy: Proxy, running: Running, books: Books, records: int, chance: random.Random) -> None:
-    """From a quarter of the records on slow, from a half on lossy, at three quarters silent for a while."""
+def worsen_and_wait(proxy: Proxy, running: Running, books: Books, records: int, lasts: int) -> None:
+    """From a quarter of the records on slow, from a half on lossy, at three quarters silent for a while.
+
+    A lossy connection lasts for `lasts` bytes at most.
+    """
+    chance = random.Random()
     books.wait_for(records // 4, running)
     proxy.latency_s, proxy.bytes_per_s = LATENCY_S, BYTES_PER_S
     books.wait_for(records // 2, running)
     # Connections that are open get no bound: cutting them makes way for ones that have.
-    proxy.cut_after = lambda: chance.randint(50_000, LONGEST_BYTES)
+    proxy.cut_after = lambda: chance.randint(lasts // 10, lasts)
     proxy.cut()
     books.wait_for(records * 3 // 4, running)
     proxy.fall_silent()
@@ -64,10 +68,10 @@ def test_run__slow_lossy_and_silent_network_to_kafka(
     figures: Figures,
     small_fetches: tuple[str, str],
 ) -> None:
-    books, chance = Books(vocbeam.warehouse), random.Random()
+    books = Books(vocbeam.warehouse)
     through = replace(vocbeam, bootstrap=frail.through_network)
     with through.started("run", "--until-caught-up", *small_fetches, *SOME_TRANSACTIONS) as running:
-        worsen_and_wait(frail.network, running, books, loaded.records, chance)
+        worsen_and_wait(frail.network, running, books, loaded.records, lasts=150_000)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     assert frail.network.cuts > 0
@@ -77,11 +81,11 @@ def test_run__slow_lossy_and_silent_network_to_kafka(
 def test_run__slow_lossy_and_silent_network_to_postgresql(
     loaded: Loaded, filled: Topics, vocbeam: Vocbeam, database_network: Proxy, figures: Figures
 ) -> None:
-    books, chance = Books(vocbeam.warehouse), random.Random()
+    books = Books(vocbeam.warehouse)
     url = make_url(vocbeam.warehouse).set(port=database_network.port)
     through = vocbeam.into(url.render_as_string(hide_password=False))
     with through.started("run", "--until-caught-up", *SOME_TRANSACTIONS) as running:
-        worsen_and_wait(database_network, running, books, loaded.records, chance)
+        worsen_and_wait(database_network, running, books, loaded.records, lasts=600_000)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     assert database_network.cuts > 0
