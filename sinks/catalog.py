@@ -42,6 +42,9 @@ FIRST_YEAR, LAST_YEAR = 1999, 2049
 TURN_WAIT_S = 120
 """Longest wait for others who migrate, apply, or read a view that is to be replaced; each takes some seconds."""
 
+OUTAGE_WAIT_S = 15
+"""Longest wait for a database that doesn't answer or is starting: a wrong URL shall be told soon."""
+
 _TURN = int.from_bytes(b"vocbeam", "big")
 """Key of the advisory lock that only `vocbeam` takes."""
 
@@ -109,7 +112,9 @@ def apply_governance(
 
 
 def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
-    """Runs `change` in a transaction, one process after another; repeats it as long as others are in the way."""
+    """Runs `change` in a transaction, one process after another; repeats it while others are in the way, or the
+    database is away, up to a limit for each.
+    """
 
     def attempt() -> None:
         with engine.begin() as connection:
@@ -117,10 +122,15 @@ def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
                 connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
             change(connection)
 
+    def waited_long_enough(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        limit_s = TURN_WAIT_S if error is not None and is_contention(error) else OUTAGE_WAIT_S
+        return (state.seconds_since_start or 0.0) >= limit_s
+
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_contention),
+        retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
-        stop=tenacity.stop_after_delay(TURN_WAIT_S),
+        stop=waited_long_enough,
         reraise=True,
     )
     try:
