@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -150,10 +149,10 @@ def plain(url: str) -> str:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+def disk() -> Iterator[SmallDisk]:
     """A disk of 64 MiB; skips where none can be mounted, except in continuous integration."""
     try:
-        with small_disk(tmp_path / "disk", 64 * MIB) as disk:
+        with small_disk(64 * MIB) as disk:
             yield disk
     except NoMount as error:
         if os.environ.get("CI") == "true":
@@ -174,17 +173,13 @@ def url_on_disk(request: pytest.FixtureRequest, disk: SmallDisk) -> Iterator[str
     folder = disk.path / "tablespace"
     folder.mkdir(mode=0o700)
     postgres.give_to_server(folder)
-    # The folders above it are the test's own; the server's account only passes through.
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o001)
     with psycopg.connect(plain(server.url("postgres")), autocommit=True) as connection:
         connection.execute(f"CREATE TABLESPACE {space} LOCATION '{folder}'")  # type: ignore[arg-type]
         connection.execute(f"ALTER DATABASE {name} SET TABLESPACE {space}")  # type: ignore[arg-type]
         yield url
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        connection.execute(f"ALTER DATABASE {name} SET TABLESPACE pg_default")  # type: ignore[arg-type]
         connection.execute(f"DROP TABLESPACE {space}")  # type: ignore[arg-type]
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
 
 
 def test_run__disk_full_and_freed(loaded: Loaded, url_on_disk: str, disk: SmallDisk, figures: Figures) -> None:

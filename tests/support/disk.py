@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,12 +27,17 @@ class SmallDisk:
     def _filler(self) -> Path:
         return self.path / "filler"
 
-    def fill(self) -> int:
-        """Take all free space; how many bytes that were."""
-        free = shutil.disk_usage(self.path).free
-        with self._filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free)
-        return free
+    def fill(self) -> None:
+        """Take all space, also while others take some."""
+        size = MIB
+        with self._filler.open("ab", buffering=0) as file:
+            while size:
+                try:
+                    file.write(bytes(size))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    size //= 2
 
     def free(self) -> None:
         """Give it back."""
@@ -40,16 +45,19 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[SmallDisk]:
-    """A tmpfs of `size` bytes, mounted in a new folder; raises NoMount where that is not allowed."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        raise NoMount(f"can't mount a tmpfs: {mounted.stderr.strip()}")
+def small_disk(size: int) -> Iterator[SmallDisk]:
+    """A tmpfs of `size` bytes that every account may use; raises NoMount where mounting is not allowed."""
+    folder = Path(tempfile.mkdtemp(prefix="vocbeam-disk-", dir="/tmp"))
     try:
-        yield SmallDisk(folder)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+        if mounted.returncode:
+            raise NoMount(f"can't mount a tmpfs: {mounted.stderr.strip()}")
+        try:
+            yield SmallDisk(folder)
+        finally:
+            # Lazily: a process that is being killed may still hold a file.
+            subprocess.run(["umount", "--lazy", folder], check=True)
     finally:
-        # Lazily: a process that is being killed may still hold a file.
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
