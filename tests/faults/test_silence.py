@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.support import postgres
-from tests.support.command import STOPS_WITHIN_S, Books, Vocbeam
+from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Vocbeam
 from tests.support.figures import Figures
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from tests.support.reaper import Reaper
@@ -52,7 +52,7 @@ def test_command__database_that_accepts_and_never_answers(
 ) -> None:
     vocbeam = loaded.vocbeam.into(f"postgresql+psycopg://vocbeam@{HOST}:{silent_port}/voc")
     with vocbeam.started(command) as running:
-        assert running.process.wait(60) == 1, running.said()
+        assert running.process.wait(ENDS_WITHIN_S) == 1, running.said()
     assert_one_sentence(running.said(), "the warehouse")
     figures.add("database silent", f"vocbeam {command} ends with exit code 1", database="postgresql", records=0)
 
@@ -60,7 +60,7 @@ def test_command__database_that_accepts_and_never_answers(
 def test_run__broker_that_accepts_and_never_answers(loaded: Loaded, silent_port: int, figures: Figures) -> None:
     broker = Vocbeam(loaded.vocbeam.home, f"{HOST}:{silent_port}", loaded.vocbeam.prefix, loaded.vocbeam.warehouse)
     with broker.started("run") as running:
-        assert running.process.wait(60) == 1, running.said()
+        assert running.process.wait(ENDS_WITHIN_S) == 1, running.said()
     assert_one_sentence(running.said(), "no Kafka broker answered")
     figures.add("broker silent", "vocbeam run ends with exit code 1", records=0)
 
