@@ -8,9 +8,11 @@ INSTALLED := .venv/.installed
 TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
+# Of one test; 25 kills are 25 starts.
+FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit verify-real bench soak lock lock-jars clean
+.PHONY: help setup demo test lint unit faults soak verify-real bench lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +46,9 @@ test: setup lint ## Lint, types, schema compatibility, then all tests
 
 unit: setup ## Only the tests that start no server
 	@$(BIN)/python -m pytest tests/unit
+
+faults: setup ## The tests of faults in their long form, with a table of what was done and seen
+	@$(BIN)/python -m pytest tests/faults --faults=long --timeout=$(FAULTS_TIMEOUT_S) --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
 lint: setup ## Style (ruff) and types (mypy, strict)
 	@echo "Checking style"

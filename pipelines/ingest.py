@@ -45,6 +45,7 @@ from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, open_regi
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
+from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
@@ -116,6 +117,7 @@ class Job:
     warehouse_url: str
     key_fingerprint: str
     run_epoch: int
+    retry_seconds: float
     max_restarts: int
     progress_seconds: float
 
@@ -148,6 +150,7 @@ class Job:
                     rules=partial(rules_of, self.governance_text),
                     now=now_us,
                     committed=report_committed,
+                    retry_limit_s=self.retry_seconds,
                 )
             ),
         )
@@ -211,6 +214,10 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     help="Processes that share the topic-partitions; the ledger keeps them apart.",
 )
 @click.option(
+    "--retry-seconds", default=RETRY_LIMIT_S, show_default=True, type=click.FloatRange(0),
+    help="How long a transaction that the warehouse refuses is repeated before the run fails and is restarted.",
+)  # fmt: skip
+@click.option(
     "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
     help="Failures in a row after which the run is given up.",
 )  # fmt: skip
@@ -238,6 +245,7 @@ def run(
     chunk_bytes: int,
     group_records: int,
     group_bytes: int,
+    retry_seconds: float,
     max_restarts: int,
     outage_seconds: float,
     progress_seconds: float,
@@ -293,12 +301,17 @@ def run(
             warehouse_url=url,
             key_fingerprint=key_fingerprint,
             run_epoch=epoch,
+            retry_seconds=retry_seconds,
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
         )
         outcome, total = "failed", Total()
         try:
-            total = work(job) if workers == 1 else run_workers(partial(work_as, job, workers), workers, max_restarts)
+            total = (
+                work(job)
+                if workers == 1
+                else run_workers(partial(work_as, job, workers), workers, RestartPolicy(max_restarts=max_restarts))
+            )
             outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__

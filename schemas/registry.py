@@ -15,11 +15,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 from urllib.parse import quote
 
 import httpx
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
 from vocbeam.schemas.compatibility import incompatibilities_with_all
 from vocbeam.schemas.contracts import compact
@@ -30,6 +37,9 @@ TIMEOUT_S = 10.0
 
 ATTEMPTS = 5
 """Requests until an outage is reported; with the waits between them about 4 s."""
+
+LOCK_WAIT_S = 10.0
+"""Longest wait for another process that writes the embedded registry, which takes milliseconds."""
 
 NO_SUCH_SUBJECT, NO_SUCH_VERSION, NO_SUCH_SCHEMA = 40401, 40402, 40403
 """Confluent's error codes below HTTP 404."""
@@ -104,11 +114,13 @@ class FileRegistry:
     """The embedded registry: one JSON file in a folder, replaced as a whole under a lock.
 
     Ids count from 1 over all subjects and are never given twice; the same schema has the same id under every subject.
-    Several processes and threads may use a folder at once. Raises SchemaError when the file can't be read.
+    Several processes and threads may use a folder at once. Raises SchemaError when the file can't be read,
+    RegistryUnavailable when another process doesn't give its lock back.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self.folder = folder
+        self._lock_wait_s = lock_wait_s
         self._file = folder / "registry.json"
         self._by_id: dict[int, str] = {}
 
@@ -153,8 +165,21 @@ class FileRegistry:
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._acquire(lock)
             yield
+
+    def _acquire(self, lock: TextIO) -> None:
+        retrying = Retrying(
+            stop=stop_after_delay(self._lock_wait_s),
+            wait=wait_exponential_jitter(multiplier=0.01, max=0.2, jitter=0.02),
+            retry=retry_if_exception_type(BlockingIOError),
+        )
+        try:
+            retrying(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except RetryError as error:
+            raise RegistryUnavailable(
+                f"another process has held {lock.name} for {self._lock_wait_s:.0f} s; see which one (fuser) and end it"
+            ) from error
 
     def _read(self) -> dict[str, Any]:
         try:

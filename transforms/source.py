@@ -172,7 +172,7 @@ class ShardReader:
     def close(self) -> None:
         """Publishes what is committed and closes the connections. May be called twice."""
         self._publish()
-        self._consumer.close()
+        self._consumer.close(timeout_ms=REQUEST_TIMEOUT_MS)
         self._admin.close()
 
     def _settle(self, group: RawGroup) -> bool:

@@ -103,7 +103,7 @@ class Vocbeam:
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "VOCBEAM_HOME": str(self.home),
             "VOCBEAM_BOOTSTRAP": self.bootstrap,
             "VOCBEAM_TOPIC_PREFIX": self.prefix,

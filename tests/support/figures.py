@@ -1,7 +1,7 @@
 """What the tests of faults did and saw, as a table at the end of the session.
 
-A test asks for the fixture `figures` and calls `figures.add(…)` once all its assertions hold; the fixture `long_form` says
-whether the long form was asked for (`--faults=long`, by `make faults`) or the short one (`make test`).
+A test asks for the fixture `figures` and calls `figures.add(…)` once all its assertions hold; the fixture `long_form`
+says whether the long form was asked for (`--faults=long`, by `make faults`) or the short one (`make test`).
 """
 
 from __future__ import annotations

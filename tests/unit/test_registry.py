@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import socket
@@ -147,6 +148,14 @@ def test_confluent_registry__caches_by_id(server: RegistryServer) -> None:
     server.requests.clear()
     assert [registry.schema_by_id(1) for _ in range(3)] == [schema("x")] * 3
     assert server.requests == ["GET /schemas/ids/1"]
+
+
+def test_file_registry__lock_that_is_never_given_back(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RegistryUnavailable, match=r"another process has held .*lock for 0 s"):
+            FileRegistry(tmp_path, lock_wait_s=0.1).register("a", schema("x"))
+    assert FileRegistry(tmp_path).register("a", schema("x")) == 1
 
 
 def test_confluent_registry__known_schema_needs_no_write(server: RegistryServer) -> None:
