@@ -305,7 +305,8 @@ def run(
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
         )
-        outcome, total = "failed", Total()
+        outcome = "failed"
+        total: Total | None = None
         try:
             total = (
                 work(job)
@@ -322,7 +323,10 @@ def run(
             seconds = time.monotonic() - started
             if as_json:
                 summary = {"run_epoch": epoch, "runner": chosen.description, "workers": workers, "outcome": outcome}
-                click.echo(json.dumps({**summary, **asdict(total), "seconds": round(seconds, 3)}))
+                known = {} if total is None else asdict(total)
+                click.echo(json.dumps({**summary, **known, "seconds": round(seconds, 3)}))
+            elif total is None:
+                click.echo(f"run {epoch} {outcome} after {seconds:.1f} s", err=True)
             else:
                 click.echo(
                     f"run {epoch} {outcome}: {total.records:,} records in {seconds:.1f} s, {total.lag:,} behind",

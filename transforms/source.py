@@ -58,9 +58,13 @@ def now_micros() -> int:
 
 @dataclass(slots=True)
 class _Partition:
-    """One open topic-partition: everything before `next_offset` was emitted and not refused."""
+    """One open topic-partition: everything before `next_offset` was emitted and not refused.
+
+    Reading began at `began`, which counts for as long as the ledger has no row.
+    """
 
     key: PartitionKey
+    began: int
     next_offset: int
     lost: int
     stop_at: int | None
@@ -296,11 +300,11 @@ class ShardReader:
                 f"{type(error).__name__}"
             ) from error
         starts = {
-            tp: start_of(key, self._ledger.position(key), beginnings[tp], ends[tp]) for tp, key in opening.items()
+            tp: start_of(key, self._known_position(tp, key), beginnings[tp], ends[tp]) for tp, key in opening.items()
         }
         for tp, start in starts.items():
             stop_at = self._config.stop_at[tp.topic, tp.partition] if self._config.stop_at is not None else None
-            self._partitions[tp] = _Partition(opening[tp], start.first_offset, start.lost, stop_at)
+            self._partitions[tp] = _Partition(opening[tp], start.first_offset, start.first_offset, start.lost, stop_at)
         self._consumer.assign(list(self._partitions))
         for tp, start in starts.items():
             self._consumer.seek(tp, start.seek_to)
@@ -310,6 +314,16 @@ class ShardReader:
                 self._consumer.resume(tp)
             if start.lost:
                 log.error("%s: Kafka no longer has %d offsets from %d on", opening[tp], start.lost, start.first_offset)
+
+    def _known_position(self, tp: TopicPartition, key: PartitionKey) -> int | None:
+        """The ledger's position or, before the first commit, where this reader has begun: what Kafka has deleted since
+        is lost.
+        """
+        position = self._ledger.position(key)
+        opened = self._partitions.get(tp)
+        if position is None and opened is not None and opened.key == key:
+            return opened.began
+        return position
 
     def _poll(self) -> Polled:
         """Drains what the consumer has fetched, up to the group bounds."""
