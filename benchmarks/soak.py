@@ -407,8 +407,7 @@ def main(
         path = make_corpus(folder, events, seed)
         if rate is None:
             bench.vocbeam("produce", "--events", path, "--partitions", str(PARTITIONS))
-            measured = bench.main_job(kind, bench.floor())
-            fastest = measured.steady_events / measured.steady_s
+            fastest = events / bench.main_job(kind, bench.floor()).reading_s
             rate = fastest / 2
             log.print(f"the main job loads {fastest:,.0f} events/s, so half of that is sent")
         corpus = [event for event in read_events(path) if isinstance(event, MappedEvent)]
