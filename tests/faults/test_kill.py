@@ -23,7 +23,6 @@ from vocbeam.schemas.errors import Fenced
 STARTS_IN_S = 8.0
 """Until a run loads on a slow machine; a kill within it falls on imports, migration, connecting or the first groups."""
 
-
 MOMENTS = ("in_transaction", "before_commit", "after_commit")
 """Points of a transaction, as the writer's Failpoint names them."""
 
@@ -38,16 +37,16 @@ def kills(number: int, chance: random.Random) -> list[Ending]:
     return endings
 
 
-def live_and_die(
-    loaded: Loaded, vocbeam: Vocbeam, books: Books, ending: Ending, goal: int, start_s: float, chance: random.Random
-) -> None:
-    """One life of `vocbeam run`: SIGKILL while it starts (within `start_s`), near `goal` records, or at a failpoint."""
+def live_and_die(vocbeam: Vocbeam, books: Books, ending: Ending, goal: int, chance: random.Random) -> None:
+    """One life of `vocbeam run`: SIGKILL while it starts, near `goal` records, or at a failpoint before them."""
     if ending in MOMENTS:
         ahead = max(1, (goal - books.records()) // RECORDS_A_TRANSACTION)
         vocbeam = vocbeam.crashing(ending, chance.randint(1, ahead))
     with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
         if ending == "starting":
-            time.sleep(chance.uniform(0, start_s))
+            due = time.monotonic() + chance.uniform(0, STARTS_IN_S)
+            while time.monotonic() < due and books.records() < goal:
+                time.sleep(0.02)
         elif ending == "loading":
             books.wait_for(goal, running)
             time.sleep(chance.uniform(0, 0.05))
@@ -66,7 +65,7 @@ def test_run__killed_at_random_moments(
     for life, ending in enumerate(endings):
         # The last life must have something left to load, so every goal leaves room for those to come.
         goal = books.records() + int((loaded.records - books.records()) / (len(endings) - life + 1))
-        live_and_die(loaded, vocbeam, books, ending, goal, STARTS_IN_S, chance)
+        live_and_die(vocbeam, books, ending, goal, chance)
         killed_at.append((ending, books.records()))
     positions = [records for _, records in killed_at]
     assert positions == sorted(positions)
@@ -148,7 +147,9 @@ def test_run__processes_end_with_their_killed_parent(loaded: Loaded, sqlite_url:
     vocbeam.reconcile()
 
 
-def test_run__newer_run_shuts_the_older_one_out(kafka_topics: Topics, warehouse_url: str, tmp_path: Path) -> None:
+def test_run__newer_run_shuts_the_older_one_out(
+    kafka_topics: Topics, warehouse_url: str, tmp_path: Path, figures: Figures
+) -> None:
     kafka_topics.create_all()
     vocbeam, books = Vocbeam(tmp_path, kafka_topics.bootstrap, kafka_topics.prefix, warehouse_url), Books(warehouse_url)
     sent = 0
@@ -181,3 +182,7 @@ def test_run__newer_run_shuts_the_older_one_out(kafka_topics: Topics, warehouse_
     assert "(run 1); this pipeline ends" in last_word
     vocbeam.reconcile()
     assert books.records() == sent
+    figures.add(
+        "zombie", "kept loading while its successor started; ended with exit code 4 at the first row taken over",
+        database=books.engine.dialect.name, records=sent, restarts=1,
+    )  # fmt: skip
