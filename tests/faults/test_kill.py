@@ -23,6 +23,9 @@ from vocbeam.schemas.errors import Fenced
 STARTS_IN_S = 8.0
 """Until a run loads on a slow machine; a kill within it falls on imports, migration, connecting or the first groups."""
 
+ENDS_ITSELF_IN_S = 5
+"""Margin for a forced end: the process may be given no time just when its time of grace is over."""
+
 MOMENTS = ("in_transaction", "before_commit", "after_commit")
 """Points of a transaction, as the writer's Failpoint names them."""
 
@@ -87,15 +90,17 @@ def test_run__killed_at_random_moments(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str, workers: int, figures: Figures) -> None:
+    """It ends in good order or, on a machine too busy for that, by itself after its time of grace; both lose nothing."""
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
     with vocbeam.started("run", "--workers", str(workers), *MANY_TRANSACTIONS) as running:
         books.wait_for(loaded.records // 10, running)
         told = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+        code = running.process.wait(STOPS_WITHIN_S + ENDS_ITSELF_IN_S)
         took_s = time.monotonic() - told
-    assert took_s < STOPS_WITHIN_S
-    assert " stopped: " in running.said()
+    out_of_time = "the group in hand did not end in time; uncommitted work is read again" in running.said()
+    assert code == int(out_of_time), running.said()
+    assert out_of_time or " stopped: " in running.said()
     assert "Traceback" not in running.said()
     stopped_at = books.records()
     assert loaded.records // 10 <= stopped_at < loaded.records
@@ -105,7 +110,7 @@ def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str, workers: in
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     figures.add(
-        "SIGTERM", f"{workers} workers under load, at {stopped_at} records: ended in {took_s:.1f} s with exit code 0",
+        "SIGTERM", f"{workers} workers under load, at {stopped_at} records: ended in {took_s:.1f} s, exit code {code}",
         database=books.engine.dialect.name, records=loaded.records, restarts=1,
     )  # fmt: skip
 
