@@ -182,26 +182,8 @@ def url_on_disk(request: pytest.FixtureRequest, disk: SmallDisk) -> Iterator[str
         connection.execute(f"DROP TABLESPACE {space}")  # type: ignore[arg-type]
 
 
-def test_run__disk_full_and_freed(loaded: Loaded, url_on_disk: str, disk: SmallDisk, figures: Figures) -> None:
-    vocbeam, books = loaded.vocbeam.into(url_on_disk), Books(url_on_disk)
-    with loading(vocbeam) as running:
-        books.wait_for(loaded.records // 5, running)
-        disk.fill()
-        wait_for_refusals(running, 3)
-        full_at = books.records()
-        disk.free()
-        restarts = assert_caught_up(running, loaded, vocbeam, books)
-        repeated = refusals(running)
-    assert restarts == 0
-    figures.add(
-        "disk full", f"at {full_at} records, freed while the run tried again; {repeated} attempts repeated",
-        database=books.engine.dialect.name, records=loaded.records,
-    )  # fmt: skip
-
-
-def test_run__disk_full_for_longer_than_it_tries(
-    loaded: Loaded, url_on_disk: str, disk: SmallDisk, figures: Figures
-) -> None:
+def test_run__disk_full(loaded: Loaded, url_on_disk: str, disk: SmallDisk, figures: Figures) -> None:
+    """Full for longer than a run tries: it gives up, and the next one goes on. Full for a while: the run goes on."""
     vocbeam, books = loaded.vocbeam.into(url_on_disk), Books(url_on_disk)
     with loading(vocbeam, "--retry-seconds", "2", "--max-restarts", "1") as running:
         books.wait_for(loaded.records // 5, running)
@@ -211,12 +193,21 @@ def test_run__disk_full_for_longer_than_it_tries(
     assert last_word.startswith(f"vocbeam: {REFUSED}: ")
     assert "see that the database is up and has room, and start vocbeam again" in last_word
     assert last_word.endswith("(given up after 1 restarts)")
-    full_at = books.records()
+    gave_up_at = books.records()
     disk.free()
 
     with loading(vocbeam) as running:
-        assert_caught_up(running, loaded, vocbeam, books)
+        books.wait_for(loaded.records * 3 // 5, running)
+        disk.fill()
+        wait_for_refusals(running, 3)
+        full_at = books.records()
+        disk.free()
+        restarts = assert_caught_up(running, loaded, vocbeam, books)
+        repeated = refusals(running)
+    assert restarts == 0
     figures.add(
-        "disk full", f"at {full_at} records, until the run gave up with exit code 1; freed and started again",
+        "disk full",
+        f"at {gave_up_at} records until the run gave up (exit code 1), freed, started again; at {full_at} for a while: "
+        f"{repeated} attempts repeated",
         database=books.engine.dialect.name, records=loaded.records, restarts=2,
     )  # fmt: skip
