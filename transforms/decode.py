@@ -40,6 +40,9 @@ MAX_WEIGHT = 100.0
 UNKNOWN_SCHEMA_TTL_S = 10.0
 """How long an unknown schema id is not asked for again; the id may be registered meanwhile."""
 
+UNKNOWN_SCHEMAS = 10_000
+"""Most unknown schema ids remembered: a producer of garbage could name all two billion."""
+
 REQUIRED_FILLED: Mapping[EventType, tuple[str, ...]] = {
     "survey": ("event_id", "source", "survey_id", "response_id"),
     "ticket": ("event_id", "source", "ticket_id"),
@@ -149,7 +152,7 @@ class Schemas:
             try:
                 text = self._registry.schema_by_id(schema_id)
             except UnknownSchema:
-                self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
+                self._remember_unknown(schema_id)
                 return _unknown(schema_id)
             except NotAvro as error:
                 self._known[key] = Problem("unusable_schema", str(error))
@@ -158,6 +161,12 @@ class Schemas:
                 raise SourceError(f"records can't be decoded without the schema registry: {error}") from error
             self._known[key] = _resolve(event_type, schema_id, text)
         return self._known[key]
+
+    def _remember_unknown(self, schema_id: int) -> None:
+        self._unknown.pop(schema_id, None)  # so that the first entry is always the oldest
+        if len(self._unknown) >= UNKNOWN_SCHEMAS:
+            del self._unknown[next(iter(self._unknown))]
+        self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
 
 
 def _unknown(schema_id: int) -> Problem:
@@ -171,7 +180,8 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
         schema = json.loads(text)
         contract = contracts.reader_schema(event_type)
         name = schema.get("name", "") if isinstance(schema, dict) else ""
-        if name.rpartition(".")[2] != contract["name"].rpartition(".")[2]:
+        own = (contract["name"], *contract.get("aliases", ()))
+        if name.rpartition(".")[2] not in {known.rpartition(".")[2] for known in own}:
             return Problem(
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )

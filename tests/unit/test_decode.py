@@ -19,7 +19,7 @@ from vocbeam.schemas.errors import SourceError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import ConfluentRegistry, FileRegistry, RegistryUnavailable, UnknownSchema
-from vocbeam.transforms.decode import Limits, Problem, Schemas, decode_chunk
+from vocbeam.transforms.decode import UNKNOWN_SCHEMAS, Limits, Problem, Schemas, decode_chunk
 
 NOW = 1_600_000_000_000_000  # 2020-09-13 12:26:40 UTC
 EARLIEST = 1_262_304_000_000_000  # 2010-01-01
@@ -305,6 +305,17 @@ def test_schemas__unknown_id_is_asked_again_after_a_while() -> None:
     clock[0] = 10.0
     assert schemas.find("flag", 4) is schemas.find("flag", 4)
     assert registry.asked == [4, 4]
+
+
+def test_schemas__remembers_so_many_unknown_ids_and_no_more() -> None:
+    registry = Registry({})
+    schemas = Schemas(registry, clock=lambda: 0.0)
+    for schema_id in range(1, UNKNOWN_SCHEMAS + 2):
+        schemas.find("flag", schema_id)
+    registry.asked.clear()
+    for schema_id in (2, UNKNOWN_SCHEMAS + 1, 1):
+        schemas.find("flag", schema_id)
+    assert registry.asked == [1]
 
 
 def test_schemas__file_registry_learns_of_an_id_registered_later(tmp_path: Path) -> None:
