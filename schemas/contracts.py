@@ -55,8 +55,12 @@ def compact(text: str) -> str:
     return json.dumps(parse(text), separators=(",", ":"), ensure_ascii=False)
 
 
-def released_versions(event_type: EventType, folder: Path = AVRO_FOLDER / "released") -> list[tuple[int, str]]:
-    """(version, schema text) of a contract's released versions, ascending. Raises SchemaError if there is none."""
+def released_versions(event_type: EventType, folder: Path | None = None) -> list[tuple[int, str]]:
+    """(version, schema text) of a contract's released versions, ascending. Raises SchemaError if there is none.
+
+    They are the package's own unless `folder` is given.
+    """
+    folder = folder or AVRO_FOLDER / "released"
     versions = []
     for path in (folder / event_type).glob("v*.avsc"):
         if not path.stem[1:].isdigit():
