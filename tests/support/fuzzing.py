@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import fastavro
 import numpy as np
+from hypothesis import HealthCheck, settings
 
 from tests.support.evolution import AGES, Writer
 from vocbeam.schemas import contracts, wire
@@ -27,8 +28,15 @@ from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import DAY_US
 from vocbeam.transforms.simulate import Company, simulate
 
-FUZZ_EXAMPLES = int(os.environ.get("VOCBEAM_FUZZ_EXAMPLES", "40"))
-"""Examples of each property that hypothesis tries."""
+LONG = "VOCBEAM_FUZZ_EXAMPLES" in os.environ
+
+FUZZED = settings(
+    max_examples=int(os.environ["VOCBEAM_FUZZ_EXAMPLES"]) if LONG else 40,
+    derandomize=not LONG,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+"""The same few examples each time with all tests, as many new ones as asked for by `make fuzz`."""
 
 MARK = "Quimby"
 """Stands in every event, and so must not stand in any message about one."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.fuzzing import FUZZ_EXAMPLES
+from tests.support.fuzzing import FUZZED
 from tests.support.registry_server import RegistryServer, serve_registry
 from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import ConfigError, SchemaError, VocbeamError
@@ -233,7 +233,7 @@ BODIES = st.one_of(
 STATUSES = st.sampled_from([200, 200, 200, 201, 204, 301, 400, 401, 404, 404, 409, 422, 429, 500, 503])
 
 
-@settings(max_examples=FUZZ_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZED
 @given(answers=st.lists(st.tuples(STATUSES, BODIES), min_size=1, max_size=4), call=st.integers(0, 3))
 @example(answers=[(200, b"[]")], call=0)
 @example(answers=[(200, b'{"schema": 5}')], call=0)
