@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +17,7 @@ from tests.support.registry_server import serve_registry
 from vocbeam.pipelines.check import check_command
 from vocbeam.pipelines.schemas import schemas
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
-from vocbeam.schemas import contracts
+from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError
 from vocbeam.schemas.records import EVENT_TYPES, Columns, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import ConfluentRegistry, FileRegistry, IncompatibleSchema, Registry
@@ -58,15 +58,27 @@ FULL: dict[EventType, dict[str, Any]] = {
 """An event of each type with a value of its own in every field; all values survive in the oldest version's types."""
 
 
-@pytest.fixture(params=["file", "confluent"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    files = FileRegistry(tmp_path / "registry")
+class Registered(NamedTuple):
+    """A registry that knows all versions of all writers."""
+
+    registry: Registry
+    versions: Mapping[tuple[EventType, int], tuple[Writer, int]]
+
+    def encode(self, event_type: EventType, age: int, event: Mapping[str, Any]) -> bytes:
+        """The event as the version of this age writes it."""
+        version, schema_id = self.versions[event_type, age]
+        return version.encode(event, schema_id)
+
+
+@pytest.fixture(scope="module", params=["file", "confluent"])
+def registered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]:
+    files = FileRegistry(tmp_path_factory.mktemp("registry"))
     if request.param == "file":
-        yield files
+        yield Registered(files, register_all(files.register))
         return
     with serve_registry(files) as server:
         client = ConfluentRegistry(server.url, environment={})
-        yield client
+        yield Registered(client, register_all(client.register))
         client.close()
 
 
@@ -81,8 +93,7 @@ def row(columns: Columns, i: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
-def test_decode_chunk__five_versions_of_a_writer_in_one_chunk(event_type: EventType, registry: Registry) -> None:
-    versions = register_all(registry.register)
+def test_decode_chunk__five_versions_of_a_writer_in_one_chunk(event_type: EventType, registered: Registered) -> None:
     full, defaults = FULL[event_type], contracts.defaults(event_type)
     last = contracts.fields(event_type)[-1]
     old = set(OLD_FIELDS[event_type])
@@ -93,9 +104,9 @@ def test_decode_chunk__five_versions_of_a_writer_in_one_chunk(event_type: EventT
         1: full,
         2: {**full, "department": None},
     }
-    values = [versions[event_type, age][0].encode(full, versions[event_type, age][1]) for age in AGES]
+    values = [registered.encode(event_type, age, full) for age in AGES]
     assert len(set(values)) == len(AGES)
-    decoded = decode(event_type, registry, *values)
+    decoded = decode(event_type, registered.registry, *values)
     assert decoded.dead == []
     for i, age in enumerate(AGES):
         assert row(decoded.columns, i) == expected[age], age
@@ -105,12 +116,13 @@ def test_decode_chunk__five_versions_of_a_writer_in_one_chunk(event_type: EventT
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
-def test_content_digests__an_event_is_the_same_under_every_version(event_type: EventType, registry: Registry) -> None:
-    versions = register_all(registry.register)
+def test_content_digests__an_event_is_the_same_under_every_version(
+    event_type: EventType, registered: Registered
+) -> None:
     everywhere = set(OLD_FIELDS[event_type]) - {contracts.fields(event_type)[-1]}
     poor = {name: value for name, value in FULL[event_type].items() if name in everywhere}
-    values = [versions[event_type, age][0].encode(poor, versions[event_type, age][1]) for age in AGES]
-    columns = decode(event_type, registry, *values).columns
+    values = [registered.encode(event_type, age, poor) for age in AGES]
+    columns = decode(event_type, registered.registry, *values).columns
     defaults = {name: contracts.defaults(event_type).get(name, ...) for name in contracts.fields(event_type)}
     assert len(set(Pseudonyms(b"k" * 32).content_digests(columns, defaults))) == 1
 
@@ -118,12 +130,11 @@ def test_content_digests__an_event_is_the_same_under_every_version(event_type: E
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 @pytest.mark.parametrize("age", AGES)
 def test_decode_chunk__event_cut_at_every_byte_is_a_dead_letter(
-    event_type: EventType, age: int, tmp_path: Path
+    event_type: EventType, age: int, registered: Registered
 ) -> None:
-    registry = FileRegistry(tmp_path)
-    version, schema_id = register_all(registry.register)[event_type, age]
-    whole = version.encode(FULL[event_type], schema_id)
-    decoded = decode(event_type, registry, *[whole[:end] for end in range(len(whole))], whole, whole + b"\0")
+    whole = registered.encode(event_type, age, FULL[event_type])
+    cuts = [whole[:end] for end in range(len(whole))]
+    decoded = decode(event_type, registered.registry, *cuts, whole, whole + b"\0")
     assert decoded.offsets == [len(whole)]
     causes = [letter.error_class for letter in decoded.dead]
     assert causes[:5] == ["empty_value", *["broken_header"] * 4]
@@ -132,10 +143,11 @@ def test_decode_chunk__event_cut_at_every_byte_is_a_dead_letter(
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
-def test_decode_chunk__unregistered_version_waits_as_a_dead_letter(event_type: EventType, registry: Registry) -> None:
-    versions = register_all(registry.register)
-    value = versions[event_type, 2][0].encode(FULL[event_type], 4_711)
-    [letter] = decode(event_type, registry, value).dead
+def test_decode_chunk__unregistered_version_waits_as_a_dead_letter(
+    event_type: EventType, registered: Registered
+) -> None:
+    value = wire.HEADER.pack(wire.MAGIC, 4_711) + registered.encode(event_type, 2, FULL[event_type])[5:]
+    [letter] = decode(event_type, registered.registry, value).dead
     assert (letter.step, letter.error_class) == ("decode", "unknown_schema")
     assert letter.message == "schema id 4711 is not in the registry; register it and replay this dead letter"
 
