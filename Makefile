@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit faults soak verify-real bench lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak verify-real bench lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,12 @@ lint: setup ## Style (ruff) and types (mypy, strict)
 	@mkdir -p $(TYPES)
 	@for folder in $(FOLDERS); do ln -sfn "$(CURDIR)/$$folder" "$(TYPES)/$$folder"; done
 	@MYPYPATH=build/types $(BIN)/mypy $(addprefix -p vocbeam.,$(FOLDERS))
+
+fuzz: setup ## A million mutated messages into each database, damaged files and registry answers
+	@VOCBEAM_FUZZ_MESSAGES="$${VOCBEAM_FUZZ_MESSAGES:-1000000}" VOCBEAM_FUZZ_EXAMPLES="$${VOCBEAM_FUZZ_EXAMPLES:-1000}" \
+	    $(BIN)/python -m pytest -o timeout=3600 tests/unit/test_fuzz_files.py \
+	    tests/unit/test_registry.py::test_confluent_registry__any_answer_is_understood_or_an_error_of_ours \
+	    tests/integration/test_fuzz.py
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
 	@$(BIN)/vocbeam verify real
