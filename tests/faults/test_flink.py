@@ -17,6 +17,7 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Running, Vocbeam
+from tests.support.figures import Figures
 from tests.support.kafka import Topics
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from tests.support.postgres import PostgresServer
@@ -86,13 +87,15 @@ def back_up(server: PostgresServer, url: str) -> str:
     return f"{name}_backup"
 
 
+# Three starts of Python workers and one of a task manager: on a busy machine minutes.
+@pytest.mark.timeout(900)
 def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind_the_checkpoint(
     loaded: Loaded,
     postgres_server: PostgresServer,
     postgres_url: str,
     flink_options: FlinkOptions,
     cluster: FlinkCluster,
-    capsys: pytest.CaptureFixture[str],
+    figures: Figures,
 ) -> None:
     vocbeam, books = loaded.vocbeam.into(postgres_url), Books(postgres_url)
     with vocbeam.started("run", *MANY_TRANSACTIONS) as earlier:
@@ -128,9 +131,6 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
 
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
-    with capsys.disabled():
-        print(f"\nFlink: pool killed at {at_kill} of {loaded.records} records, database set back to {at_backup}, "
-              f"{failures} restarts from a checkpoint")  # fmt: skip
     assert failures >= 2
     # Both kills went through the same job: what runs on is Flink's doing, not a new submission.
     assert running.said().count("run 2: ") == 1
@@ -141,10 +141,18 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
     assert all(subtask["metrics"]["read-records"] > 0 for subtask in subtasks)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
+    figures.add(
+        "Flink: worker pool and task manager killed, database set back behind the checkpoint",
+        f"pool killed at {at_kill}, set back from {loaded.records} to {at_backup}; {failures} restarts by Flink",
+        database="postgresql",
+        records=loaded.records,
+        restarts=failures,
+    )
 
 
+@pytest.mark.timeout(900)
 def test_run__on_flink_shut_out_by_a_newer_run(
-    kafka_topics: Topics, cluster: FlinkCluster, sqlite_url: str, tmp_path: Path
+    kafka_topics: Topics, cluster: FlinkCluster, sqlite_url: str, tmp_path: Path, figures: Figures
 ) -> None:
     kafka_topics.create_all()
     vocbeam, books = Vocbeam(tmp_path, kafka_topics.bootstrap, kafka_topics.prefix, sqlite_url), Books(sqlite_url)
@@ -176,3 +184,4 @@ def test_run__on_flink_shut_out_by_a_newer_run(
     assert get(cluster, f"/jobs/{job}")["state"] in ("CANCELED", "FAILED")
     vocbeam.reconcile()
     assert books.records() == sent
+    figures.add("Flink: overtaken by a newer run", "ended with its exit code, job cancelled", records=sent)

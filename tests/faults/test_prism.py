@@ -16,6 +16,7 @@ from apache_beam.runners.worker import bundle_processor
 from tests.support import collecting
 from tests.support.collecting import Collect, PassOn
 from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Running
+from tests.support.figures import Figures
 from tests.support.kafka import Topics
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from vocbeam.pipelines.ingest import build
@@ -71,7 +72,7 @@ def test_prism__runs_all_steps_in_one_fused_stage(
 
 
 def test_run__on_prism_killed_at_random_moments(
-    loaded: Loaded, prism: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+    loaded: Loaded, prism: Path, postgres_url: str, figures: Figures
 ) -> None:
     chance = random.Random()
     vocbeam, books = loaded.vocbeam.into(postgres_url), Books(postgres_url)
@@ -99,12 +100,16 @@ def test_run__on_prism_killed_at_random_moments(
     assert killed_at[-1] < loaded.records
 
     summary = vocbeam.call_json("run", "--until-caught-up", *ON_PRISM)
-    with capsys.disabled():
-        print(f"\nkilled on Prism at {killed_at} of {loaded.records} records, "
-              f"{summary['records']} after the last, {summary['restarts']} restarts inside")  # fmt: skip
     assert (summary["outcome"], summary["lag"], summary["run_epoch"]) == ("caught up", 0, 3)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
+    figures.add(
+        "Prism: kill -9 of Prism, of the run with its Prism, and of the run",
+        f"killed at {', '.join(map(str, killed_at))}; {summary['records']} records after the last",
+        database="postgresql",
+        records=loaded.records,
+        restarts=3,
+    )
 
 
 def test_run__on_prism_ends_at_sigterm(loaded: Loaded, prism: Path, sqlite_url: str) -> None:
