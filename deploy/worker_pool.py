@@ -21,6 +21,7 @@ from apache_beam.runners.worker.sdk_worker import SdkHarness
 from apache_beam.utils import thread_pool_executor
 
 from vocbeam.deploy.tether import release, start_tethered
+from vocbeam.schemas.errors import RunnerError
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +59,13 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
 
 def serve(address: str, logs: Path) -> None:
-    """Serves at `address` (host:port) until the process is ended; raises RuntimeError where the port is taken."""
+    """Serves at `address` (host:port) until the process is ended; raises RunnerError where it can't listen there."""
     logs.mkdir(parents=True, exist_ok=True)
     server = grpc.server(thread_pool_executor.shared_unbounded_instance())
-    server.add_insecure_port(address)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise RunnerError(f"can't listen at {address}: {error}; choose another address") from error
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(logs), server)
     server.start()
     server.wait_for_termination()
