@@ -124,10 +124,3 @@ def test_run__on_prism_ends_at_sigterm(loaded: Loaded, prism: Path, sqlite_url: 
     assert "Traceback" not in running.said()
     assert books.records() < loaded.records
     vocbeam.reconcile()
-
-
-def test_run__several_workers_on_prism_are_refused(loaded: Loaded, prism: Path, sqlite_url: str) -> None:
-    vocbeam = loaded.vocbeam.into(sqlite_url)
-    with vocbeam.started("run", "--runner", "prism", "--workers", "2") as running:
-        assert running.process.wait(ENDS_WITHIN_S) == 2
-    assert "Prism runs the job as one worker" in running.said()

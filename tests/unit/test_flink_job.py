@@ -1,4 +1,4 @@
-"""What a Flink job is told and what its failures mean; how it is followed by a ledger, without a cluster."""
+"""What a Flink job is told and what its failures mean, and which runners are refused, without a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vocbeam.deploy.flink import find_flink
 from vocbeam.pipelines.flink_job import Flink, FlinkAddresses, cause_of
 from vocbeam.pipelines.runners import RunnerChoice
 from vocbeam.pipelines.settings import Home
-from vocbeam.schemas.errors import Fenced, RunnerError
+from vocbeam.schemas.errors import ConfigError, Fenced, RunnerError
 from vocbeam.sinks.ledger import LedgerFactory
 from vocbeam.transforms.kafka_settings import SourceConfig
 
@@ -64,6 +64,11 @@ def test_open__named_addresses_upload_all_jars(tmp_path: Path) -> None:
     runner = choice("http://flink:8081").open(Home(tmp_path), 1, SOURCE, LEDGER)
     assert isinstance(runner, Flink)
     assert runner.addresses == FlinkAddresses("http://flink:8081", "jobs:8099", "127.0.0.1:50000", jars=())
+
+
+def test_open__several_workers_on_prism_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Prism runs the job as one worker"):
+        RunnerChoice("prism", None, None, None, None).open(Home(tmp_path), 2, SOURCE, LEDGER)
 
 
 def test_find_flink__damaged_state_is_named(tmp_path: Path) -> None:
