@@ -45,7 +45,8 @@ class RawChunk:
 
     The chunk covers offsets `first_offset` (inclusive) to `next_offset` (exclusive): the consumer's position before and
     after the poll. `offsets` may have gaps (transaction markers, aborted and compacted records). `lost` counts the
-    offsets at the front of the range that Kafka no longer has. A value of None is a tombstone.
+    offsets at the front of the range that Kafka no longer has. A value of None is a tombstone. `refused` are
+    records, at offsets of their own, that the source itself could not bring into a contract's form: archives have some.
     """
 
     partition: PartitionKey
@@ -54,6 +55,7 @@ class RawChunk:
     offsets: list[int]
     values: list[bytes | None]
     lost: int = 0
+    refused: tuple[DeadLetter, ...] = ()
 
 
 RawGroup = tuple[RawChunk, ...]

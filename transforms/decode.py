@@ -61,7 +61,7 @@ ENUMERATIONS: Mapping[EventType, Mapping[str, tuple[str, ...]]] = {
 
 _CURRENCY = re.compile("[A-Z]{3}")
 
-_UNREADABLE = (
+UNREADABLE = (
     EOFError,
     StopIteration,
     LookupError,
@@ -175,9 +175,9 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
             return Problem(
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )
-        hazard = _hazard(schema)
-        if hazard:
-            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
+        reason = hazard(schema)
+        if reason:
+            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {reason}")
         writer = contracts.writer_schema(event_type, text)
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
@@ -186,7 +186,7 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
     return _Writer(writer, None if writer == contract else contract)
 
 
-def _hazard(schema: Any, inside: tuple[str, ...] = ()) -> str | None:
+def hazard(schema: Any, inside: tuple[str, ...] = ()) -> str | None:
     """Why data of this schema could hang or crash the decoder: recursion (C stack), or items that take no bytes."""
     if isinstance(schema, str):
         return f"type {schema} contains itself" if schema.rpartition(".")[2] in inside else None
@@ -203,7 +203,7 @@ def _hazard(schema: Any, inside: tuple[str, ...] = ()) -> str | None:
         branches = [schema["values"]]
     elif not isinstance(schema["type"], str):
         branches = [schema["type"]]
-    return next((found for branch in branches if (found := _hazard(branch, inside))), None)
+    return next((found for branch in branches if (found := hazard(branch, inside))), None)
 
 
 _SIZED = ("boolean", "int", "long", "float", "double", "bytes", "string")
@@ -217,6 +217,7 @@ def decode_chunk(
     `now` gives UTC microseconds. Raises SourceError when the schema registry can't be reached.
     """
     offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
+    dead += chunk.refused
     columns: Columns = {name: [record[name] for record in records] for name in contracts.fields(event_type)}
     problems = find_problems(event_type, columns, limits, now())
     if problems:
@@ -264,7 +265,7 @@ def _decode(
         stream.seek(header_size)
         try:
             record: Any = schemaless_reader(stream, *found)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             dead.append(DeadLetter(offset, "decode", *_unreadable(error), value))
             continue
         if stream.read(1):
