@@ -2,8 +2,8 @@
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
-Books: `ingest_ledger`, `event_key`, `dead_letter`, `run_epoch`. State: `warehouse_setting`, `taxonomy_version`,
-`active_tagging`. Views for reading are in `sinks/views.py`.
+Books: `ingest_ledger`, `event_key`, `dead_letter`, `retired_row`, `measure_retired`, `run_epoch`. State:
+`warehouse_setting`, `taxonomy_version`, `active_tagging`. Views for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -331,6 +331,35 @@ measure = Table(
     ],
     sqlite_with_rowid=False,
     comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
+)
+
+measure_retired = Table(
+    "measure_retired",
+    metadata,
+    *[column._copy() for column in measure.primary_key],
+    _big("n", "Contributions."),
+    _big("weight", "Sum of weights, in 1/10,000."),
+    _big("weight_sq", "Sum of squared weights, in 1/10^8."),
+    _big("total", "Unweighted sum in `unit`; minor units for money."),
+    sqlite_with_rowid=False,
+    comment="The part of `measure` whose rows were retired (erased, expired) and which stays in the aggregates.",
+)
+
+retired_row = Table(
+    "retired_row",
+    metadata,
+    Column(
+        "ledger_id",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="Topic-partition of the rows; 0 for event keys, which belong to none.",
+    ),
+    _text("kind", "event, dead_letter or event_key.", primary_key=True),
+    _text("reason", "erased, expired, healed or healed_duplicate (a letter whose event was there).", primary_key=True),
+    _big("n", "Rows retired."),
+    sqlite_with_rowid=False,
+    comment="Rows that were written and are gone on purpose, counted in the transaction that retired them.",
 )
 
 dead_letter = Table(

@@ -16,7 +16,6 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain, compress, repeat
 from typing import Any, TypeVar
 
@@ -28,7 +27,6 @@ from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
     Committed,
-    Contribution,
     DeadLetter,
     EventType,
     Folded,
@@ -40,6 +38,14 @@ from vocbeam.schemas.records import (
 )
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import Staging, add_rows, insert_rows
+from vocbeam.sinks.contributions import (
+    Cell,
+    Delta,
+    add_contributions,
+    cell_key,
+    contributions_from_json,
+    contributions_json,
+)
 from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
 from vocbeam.sinks.tables import (
     active_tagging,
@@ -55,9 +61,6 @@ from vocbeam.sinks.tables import (
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-AS_REPORTED = "as_reported"
-BUCKET_GRAIN = "bucket"
 
 RETRY_LIMIT_S = 60
 """How long one group is tried before the failure goes to the runner and its supervisor."""
@@ -87,9 +90,6 @@ EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
     "outcome": {"outcome_kind": "outcome_kind", "amount": "amount", "currency": "currency"},
 }  # fmt: skip
 """Column of `event` → field of the event contract, for the fields that only one event type has."""
-
-Cell = tuple[int, str, str, str, str, str, str, str, str, int]
-"""The first ten fields of a Contribution: which cell of `measure` it goes to, at the finest grain."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class ChunkWriter:
         dead: list[tuple[TaggedChunk, DeadLetter]] = [(chunk, letter) for chunk in chunks for letter in chunk.dead]
         loaded, conflicts = self._deduplicate(connection, chunks, books)
         dead += conflicts
-        delta: dict[Cell, list[int]] = {}
+        delta: Delta = {}
         self._insert_events(connection, loaded, books, delta)
         self._insert_dead_letters(connection, dead, books)
         self._failpoint.reach("in_transaction")
@@ -377,7 +377,7 @@ class ChunkWriter:
         connection: Connection,
         loaded: Sequence[_Loaded],
         books: Mapping[PartitionKey, _Books],
-        delta: dict[Cell, list[int]],
+        delta: Delta,
     ) -> None:
         now = self._now()
         for event_type in EVENT_TYPES:
@@ -392,7 +392,7 @@ class ChunkWriter:
                 if chunk.event_type != event_type:
                     continue
                 for contributions in part.new_of(chunk.contributions):
-                    _add(delta, contributions, 1)
+                    add_contributions(delta, contributions, 1)
                 values = zip(
                     chunk.event_keys,
                     repeat(event_type),
@@ -445,7 +445,7 @@ class ChunkWriter:
         self,
         connection: Connection,
         loaded: Sequence[_Loaded],
-        delta: dict[Cell, list[int]],
+        delta: Delta,
     ) -> None:
         """Folds the new events' versions into their subjects, replacing the contributions these had made."""
         arrived: dict[str, dict[bytes, list[Version]]] = defaultdict(lambda: defaultdict(list))
@@ -462,7 +462,7 @@ class ChunkWriter:
         table: Table,
         rule: SubjectRule,
         arrived: Mapping[bytes, list[Version]],
-        delta: dict[Cell, list[int]],
+        delta: Delta,
     ) -> None:
         """Creates the subjects that are absent, then locks the others, and only then reads what they were made of.
 
@@ -485,7 +485,7 @@ class ChunkWriter:
                 .returning(table.c.subject_key)
             )
             for key in connection.execute(statement).scalars():
-                _add(delta, absent.pop(bytes(key)).contributions, 1)
+                add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
 
         present = known | absent.keys()
         if present:
@@ -500,8 +500,8 @@ class ChunkWriter:
             for row in locked:
                 key = bytes(row.subject_key)
                 folded = rule.fold([*json.loads(row.versions), *arrived[key]])
-                _add(delta, contributions_from_json(row.contributions), -1)
-                _add(delta, folded.contributions, 1)
+                add_contributions(delta, contributions_from_json(row.contributions), -1)
+                add_contributions(delta, folded.contributions, 1)
                 rows.append(_subject_row(key, folded))
             self._staging.fill(connection, table.name, columns, rows)
             connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
@@ -525,12 +525,8 @@ class ChunkWriter:
         for cell, change in delta.items():
             if not any(change):
                 continue
-            bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
-            day, hour_start = self._calendar.day_and_hour(bucket_start)
-            key = (
-                metric, BUCKET_GRAIN, bucket_start, AS_REPORTED, stage, department, topic, segment_1, segment_2,
-                segment_3, unit, bin_,
-            )  # fmt: skip
+            day, hour_start = self._calendar.day_and_hour(cell[0])
+            key = cell_key(cell)
             rows.append((*key, *change, day, hour_start))
             if change[0] < 0:
                 shrunk.append(key)
@@ -600,32 +596,3 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
 def _subject_row(key: bytes, folded: Folded) -> tuple[Any, ...]:
     versions = json.dumps(folded.versions, ensure_ascii=False, separators=(",", ":"))
     return key, versions, contributions_json(folded.contributions), *folded.values
-
-
-def _add(delta: dict[Cell, list[int]], contributions: Iterable[Contribution], sign: int) -> None:
-    """Adds contributions to the change of their cells, or takes them back with `sign` -1."""
-    for contribution in contributions:
-        weight, total = contribution[10], contribution[11]
-        change = delta.get(contribution[:10])
-        if change is None:
-            delta[contribution[:10]] = [sign, sign * weight, sign * weight * weight, sign * total]
-        else:
-            change[0] += sign
-            change[1] += sign * weight
-            change[2] += sign * weight * weight
-            change[3] += sign * total
-
-
-def contributions_json(contributions: Sequence[Contribution]) -> str:
-    """Contributions as a JSON array of arrays, in the order of Contribution's fields."""
-    return "[" + ",".join([f"[{c[0]},{_names_json(c[1:9])},{c[9]},{c[10]},{c[11]}]" for c in contributions]) + "]"
-
-
-def contributions_from_json(stored: str) -> list[Contribution]:
-    """The contributions that `contributions_json` wrote."""
-    return [Contribution(*fields) for fields in json.loads(stored)]
-
-
-@lru_cache(maxsize=1 << 14)
-def _names_json(names: tuple[str, ...]) -> str:
-    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]

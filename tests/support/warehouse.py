@@ -16,6 +16,7 @@ from vocbeam.schemas.records import EventType, PartitionKey, TaggedChunk
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.reconcile import reconcile
 from vocbeam.sinks.tables import (
     customer_day,
     event,
@@ -141,6 +142,15 @@ def _rows(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
     columns = [column for column in table.columns if column.name not in PROVENANCE]
     rows = [tuple(row) for row in connection.execute(select(*columns))]
     return sorted(rows, key=repr)
+
+
+def books_that_fail(engine: Engine) -> list[str]:
+    """Comparisons of reconcile that fail."""
+    return [
+        f"{check.what} {check.where} {check.expected}≠{check.found}"
+        for check in reconcile(engine)
+        if not check.balances
+    ]
 
 
 def table_names(engine: Engine) -> set[str]:
