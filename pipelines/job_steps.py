@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from vocbeam.schemas.records import EventType, SubjectRule
 from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
+from vocbeam.transforms.decode import SchemaById
 from vocbeam.transforms.progress import report_committed
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.subject_rules import subject_rules
@@ -36,13 +37,13 @@ class JobSteps:
     key_fingerprint: str
     run_epoch: int
 
-    def decode(self) -> DecodeChunks:
-        """RawGroup → DecodedGroup."""
+    def decode(self, open_schemas: Callable[[], SchemaById] | None = None) -> DecodeChunks:
+        """RawGroup → DecodedGroup; with schemas from the registry unless others are given."""
         return DecodeChunks(
             DecodeConfig(
                 governance_text=self.governance_text,
                 event_types=self.event_types,
-                open_registry=partial(open_registry, self.registry, self.home / "registry"),
+                open_registry=open_schemas or partial(open_registry, self.registry, self.home / "registry"),
                 now=now_us,
             )
         )

@@ -22,6 +22,8 @@ from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import insert_rows
 from vocbeam.sinks.engine import driver_error, is_contention, is_transient
 from vocbeam.sinks.tables import (
+    KEY_FINGERPRINT,
+    TIMEZONE,
     active_tagging,
     calendar_date,
     data_dictionary,
@@ -47,8 +49,6 @@ _TURN = int.from_bytes(b"vocbeam", "big")
 
 VERSION_TABLE = "schema_version"
 """Where Alembic keeps the revision of the schema; `migrations/env.py` says so too."""
-
-TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
 
 
 def migrate(engine: Engine) -> None:

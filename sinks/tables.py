@@ -77,6 +77,9 @@ warehouse_setting = Table(
     comment="What must stay the same for the life of this warehouse.",
 )
 
+TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
+"""Names of the settings."""
+
 taxonomy_version = Table(
     "taxonomy_version",
     metadata,

@@ -1,8 +1,8 @@
 """Archives of past events (Avro, Parquet, JSON lines, or files behind a mapping) as what Kafka would have delivered.
 
 An archive is a topic-partition of the ledger for each event type in it: its cluster is `archive`, its topic id the
-digest of everything that its records follow from, its offsets number the records of that type in the archive's own order.
-So the ledger knows how far an archive was read, and the same archive is never read twice.
+digest of everything that its records follow from, its offsets number the records of that type in the archive's own
+order. So the ledger knows how far an archive was read, and the same archive is never read twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import duckdb
@@ -341,6 +341,16 @@ def _add(part: _Part, offset: int, item: Item, schema_ids: Mapping[EventType, in
 def _clean(text: str) -> str:
     """Text that every database takes: a path may hold bytes that are no UTF-8, a mapping's reason a NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+class OwnSchemas:
+    """The contracts' schemas under ids of their own, for a rehearsal, which must not register any."""
+
+    IDS: ClassVar[Mapping[EventType, int]] = {event_type: i for i, event_type in enumerate(EVENT_TYPES, start=1)}
+
+    def schema_by_id(self, schema_id: int) -> str:
+        """Schema text of one of `IDS`."""
+        return contracts.schema_text(EVENT_TYPES[schema_id - 1])
 
 
 @dataclass(frozen=True)
