@@ -3,7 +3,8 @@
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `retired_row`, `measure_retired`, `run_epoch`. State:
-`warehouse_setting`, `taxonomy_version`, `active_tagging`. Views for reading are in `sinks/views.py`.
+`warehouse_setting`, `taxonomy_version`, `active_tagging`, `erasure_marker`, `retired_subject`. Views for reading are
+in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -363,6 +364,27 @@ retired_row = Table(
     _big("n", "Rows retired."),
     sqlite_with_rowid=False,
     comment="Rows that were written and are gone on purpose, counted in the transaction that retired them.",
+)
+
+erasure_marker = Table(
+    "erasure_marker",
+    metadata,
+    Column("marker_id", Serial, primary_key=True, comment="Grows; markers are only ever added."),
+    _text("customer_key", "Pseudonym of the erased customer."),
+    _big("erased_at", "Events of this customer up to this time are dropped by every writer."),
+    sqlite_autoincrement=True,
+    comment="Who was erased, and when: keeps what was erased from coming back.",
+)
+
+retired_subject = Table(
+    "retired_subject",
+    metadata,
+    Column("subject_key", LargeBinary(16), primary_key=True, comment="Key that its row had."),
+    _text("subject_table", "ticket, survey_answer or survey_response."),
+    _text("reason", "erased or expired."),
+    _big("retired_at", "When its row was removed; forgotten after the deduplication horizon."),
+    sqlite_with_rowid=False,
+    comment="Tickets, answers and responses whose rows are gone: later events of theirs don't change the aggregates.",
 )
 
 dead_letter = Table(

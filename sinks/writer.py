@@ -1,12 +1,12 @@
 """The ledgered writer: one transaction a group of chunks, effectively once whatever is retried, killed or repeated.
 
-The transaction claims the ledger rows of the group's topic-partitions, trims what they show as applied, and writes all
-that the rest implies: event keys, events, subjects (tickets, survey answers and responses), dead letters, customer days
-and measures; then it advances the ledger and commits.
+The transaction claims the ledger rows of the group's topic-partitions, trims what they show as applied, drops what
+falls under an erasure, and writes all that the rest implies: event keys, events, subjects (tickets, survey answers and
+responses), dead letters, customer days and measures; then it advances the ledger and commits.
 
-Locks are taken in one order by every writer: ledger, event key, event, dead letter, subjects, customer day, measure,
-each by primary key. A chunk's event and dead-letter rows belong to offsets whose ledger row is already locked, so their
-place in the order can't close a cycle.
+Locks are taken in one order by every writer: ledger, erasure fence, dead letter, event key, event, subjects, customer
+day, measure, each by primary key. A chunk inserts its dead letters after its events: both belong to offsets whose
+ledger row it has locked and that nobody else knows yet, so that can't close a cycle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, repeat
 from typing import Any, TypeVar
@@ -47,6 +47,7 @@ from vocbeam.sinks.contributions import (
     contributions_json,
 )
 from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
+from vocbeam.sinks.markers import Markers, share_fence
 from vocbeam.sinks.tables import (
     active_tagging,
     customer_day,
@@ -56,6 +57,7 @@ from vocbeam.sinks.tables import (
     ingest_ledger,
     measure,
     metadata,
+    retired_subject,
 )
 
 log = logging.getLogger(__name__)
@@ -156,7 +158,8 @@ class ChunkWriter:
         self._failpoint = failpoint
         self._retry_limit_s = retry_limit_s
         subjects = [metadata.tables[rule.table] for rule in rules]
-        self._staging = Staging([event_key, customer_day, measure, *subjects], engine.dialect.name)
+        self._staging = Staging([event_key, customer_day, measure, retired_subject, *subjects], engine.dialect.name)
+        self._markers = Markers()
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     def write(self, group: TaggedGroup) -> list[Committed]:
@@ -300,6 +303,7 @@ class ChunkWriter:
     def _apply(
         self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
     ) -> None:
+        chunks = self._drop_erased(connection, chunks)
         dead: list[tuple[TaggedChunk, DeadLetter]] = [(chunk, letter) for chunk in chunks for letter in chunk.dead]
         loaded, conflicts = self._deduplicate(connection, chunks, books)
         dead += conflicts
@@ -317,6 +321,45 @@ class ChunkWriter:
             counts["lost"] += chunk.lost
             seen = len(chunk.offsets) + len(chunk.dead) + len(chunk.dropped) + chunk.lost
             counts["without_record"] += chunk.next_offset - chunk.first_offset - seen
+
+    def _drop_erased(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> list[TaggedChunk]:
+        """Drops events that fall under an erasure: of an erased customer, up to the time of the erasure; or of nobody,
+        but of a ticket or response that was erased.
+
+        Erasing waits for all transactions that share the fence, and those that share it later see its markers.
+        """
+        share_fence(connection)
+        self._markers.refresh(connection)
+        nameless = {
+            subject.subject_key
+            for chunk in chunks
+            for customer, subjects in zip(chunk.columns["customer_key"], chunk.subjects, strict=True)
+            if customer is None
+            for subject in subjects
+        }
+        erased = self._retired(connection, nameless, "erased")
+        kept = []
+        for chunk in chunks:
+            c = chunk.columns
+            falls = [
+                i
+                for i, (customer, time) in enumerate(zip(c["customer_key"], c["event_time"], strict=True))
+                if self._markers.cover(customer, time)
+                or (customer is None and any(subject.subject_key in erased for subject in chunk.subjects[i]))
+            ]
+            kept.append(chunk.dropping(frozenset(falls)) if falls else chunk)
+        return kept
+
+    def _retired(self, connection: Connection, keys: Collection[bytes], reason: str | None = None) -> set[bytes]:
+        """Those of the subject keys whose rows were retired, for this reason or any."""
+        if not keys:
+            return set()
+        stage = self._staging.fill(connection, retired_subject.name, ("subject_key",), [(key,) for key in keys])
+        c = retired_subject.c
+        query = select(c.subject_key).join(stage, stage.c.subject_key == c.subject_key)
+        if reason is not None:
+            query = query.where(c.reason == reason)
+        return {bytes(key) for key in connection.execute(query).scalars()}
 
     def _deduplicate(
         self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
@@ -467,44 +510,64 @@ class ChunkWriter:
         """Creates the subjects that are absent, then locks the others, and only then reads what they were made of.
 
         Two writers that meet at a new subject: the second one's insert waits for the first one's commit, finds the row,
-        and goes on to lock and read it in a later statement.
+        and goes on to lock and read it in a later statement. A subject whose row was retired stays as it was counted:
+        its versions are left out. One that is retired while its lock is waited for is looked at again.
         """
+        columns = ("subject_key", "versions", "contributions", *rule.columns)
+        while arrived:
+            stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
+            same_key = stage.c.subject_key == table.c.subject_key
+            query = select(table.c.subject_key).join(stage, same_key)
+            known = {bytes(key) for key in connection.execute(query).scalars()}
+
+            # Asked after the rows: a row that was retired in between has its mark by now.
+            retired = self._retired(connection, arrived.keys() - known)
+            absent = {k: rule.fold(v) for k, v in arrived.items() if k not in known and k not in retired}
+            if absent:
+                self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
+                source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
+                statement = (
+                    self._insert(table)
+                    .from_select(list(columns), source)
+                    .on_conflict_do_nothing()
+                    .returning(table.c.subject_key)
+                )
+                for key in connection.execute(statement).scalars():
+                    add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
+            present = known | absent.keys()
+            gone = present - self._fold_present(connection, table, rule, {k: arrived[k] for k in present}, delta)
+            arrived = {key: arrived[key] for key in gone}
+
+    def _fold_present(
+        self,
+        connection: Connection,
+        table: Table,
+        rule: SubjectRule,
+        arrived: Mapping[bytes, list[Version]],
+        delta: Delta,
+    ) -> set[bytes]:
+        """Folds versions into rows that another transaction has committed; the keys of those that are still there."""
+        if not arrived:
+            return set()
         columns = ("subject_key", "versions", "contributions", *rule.columns)
         stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
         same_key = stage.c.subject_key == table.c.subject_key
-        known = {bytes(key) for key in connection.execute(select(table.c.subject_key).join(stage, same_key)).scalars()}
-
-        absent = {key: rule.fold(versions) for key, versions in arrived.items() if key not in known}
-        if absent:
-            self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
-            source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
-            statement = (
-                self._insert(table)
-                .from_select(list(columns), source)
-                .on_conflict_do_nothing()
-                .returning(table.c.subject_key)
-            )
-            for key in connection.execute(statement).scalars():
-                add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
-
-        present = known | absent.keys()
-        if present:
-            self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in present])
-            locked = connection.execute(
-                select(table.c.subject_key, table.c.versions, table.c.contributions)
-                .join(stage, same_key)
-                .order_by(table.c.subject_key)
-                .with_for_update(of=table)
-            ).all()
-            rows = []
-            for row in locked:
-                key = bytes(row.subject_key)
-                folded = rule.fold([*json.loads(row.versions), *arrived[key]])
-                add_contributions(delta, contributions_from_json(row.contributions), -1)
-                add_contributions(delta, folded.contributions, 1)
-                rows.append(_subject_row(key, folded))
-            self._staging.fill(connection, table.name, columns, rows)
-            connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
+        locked = connection.execute(
+            select(table.c.subject_key, table.c.versions, table.c.contributions)
+            .join(stage, same_key)
+            .order_by(table.c.subject_key)
+            .with_for_update(of=table)
+        ).all()
+        rows = []
+        for row in locked:
+            key = bytes(row.subject_key)
+            folded = rule.fold([*json.loads(row.versions), *arrived[key]])
+            add_contributions(delta, contributions_from_json(row.contributions), -1)
+            add_contributions(delta, folded.contributions, 1)
+            rows.append(_subject_row(key, folded))
+        self._staging.fill(connection, table.name, columns, rows)
+        connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
+        return {bytes(row.subject_key) for row in locked}
 
     def _count_customers(self, connection: Connection, loaded: Sequence[_Loaded]) -> None:
         seen: Counter[tuple[str, str, str, str]] = Counter()
