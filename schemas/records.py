@@ -205,6 +205,13 @@ class TaggedChunk:
         rest.dropped = sorted([*self.dropped, *(self.offsets[i] for i in positions)])
         return rest
 
+    def without(self, offsets: Collection[int]) -> TaggedChunk:
+        """The same chunk less what it holds at these offsets: events, dead letters and dropped ones."""
+        rest = self._with_events([i for i, offset in enumerate(self.offsets) if offset not in offsets])
+        rest.dead = [letter for letter in self.dead if letter.offset not in offsets]
+        rest.dropped = [offset for offset in self.dropped if offset not in offsets]
+        return rest
+
     def _with_events(self, keep: Sequence[int]) -> TaggedChunk:
         """A copy with the events at these positions alone."""
         return replace(

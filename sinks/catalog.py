@@ -56,18 +56,33 @@ def migrate(engine: Engine) -> None:
 
     Views stand in the way of a change, so they are dropped for one; `apply_governance` creates them anew.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _alembic()
 
     def upgrade(connection: Connection) -> None:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        if context.get_current_revision() == ScriptDirectory.from_config(config).get_current_head():
+        if _is_current(connection, config):
             return
         drop_views(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
     _in_turn(engine, upgrade)
+
+
+def require_current_schema(connection: Connection) -> None:
+    """Raises ConfigError where the tables are of another release, for a command that must not migrate them."""
+    if not _is_current(connection, _alembic()):
+        raise ConfigError("the tables of this warehouse are of another release; bring them up to date: vocbeam apply")
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _is_current(connection: Connection, config: Config) -> bool:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision() == ScriptDirectory.from_config(config).get_current_head()
 
 
 def apply_governance(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from sqlalchemy import Connection, Row, func, select
 
+from vocbeam.schemas.records import TaggedChunk
 from vocbeam.sinks.tables import erasure_marker
 
 _FENCE = int.from_bytes(b"fence", "big")
@@ -53,3 +56,24 @@ class Markers:
             return False
         erased_at = self._erased_at.get(customer_key)
         return erased_at is not None and event_time <= erased_at
+
+    def find(self, chunk: TaggedChunk, erased_subjects: Collection[bytes]) -> list[int]:
+        """Positions of the events that fall under an erasure; `erased_subjects` are those of `nameless_subjects`."""
+        c = chunk.columns
+        return [
+            i
+            for i, (customer, time) in enumerate(zip(c["customer_key"], c["event_time"], strict=True))
+            if self.cover(customer, time)
+            or (customer is None and any(subject.subject_key in erased_subjects for subject in chunk.subjects[i]))
+        ]
+
+
+def nameless_subjects(chunks: Iterable[TaggedChunk]) -> set[bytes]:
+    """Keys of the tickets and responses of events that name no customer: these fall with what was erased."""
+    return {
+        subject.subject_key
+        for chunk in chunks
+        for customer, subjects in zip(chunk.columns["customer_key"], chunk.subjects, strict=True)
+        if customer is None
+        for subject in subjects
+    }

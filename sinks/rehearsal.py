@@ -12,10 +12,13 @@ from sqlalchemy import Connection, select
 
 from vocbeam.schemas.records import Contribution, SubjectRule, TaggedChunk, Version
 from vocbeam.sinks.contributions import Delta, add_contributions, contributions_from_json
-from vocbeam.sinks.tables import event_key, metadata
+from vocbeam.sinks.markers import Markers, nameless_subjects
+from vocbeam.sinks.tables import event_key, metadata, retired_subject
 
-Outcome = Literal["new", "known", "conflict"]
-"""An event that would be loaded, one that is in the warehouse already, and one whose id is there with other content."""
+Outcome = Literal["new", "known", "conflict", "erased"]
+"""An event that would be loaded, one that is in the warehouse already, one whose id is there with other content, or one
+that falls under an erasure.
+"""
 
 KEYS_AT_ONCE = 500
 """Keys of one query; SQLite and PostgreSQL take more than 30,000 parameters."""
@@ -31,8 +34,11 @@ class Rehearsal:
     def __init__(self, connection: Connection, rules: Sequence[SubjectRule]) -> None:
         self._connection = connection
         self._rules = {rule.table: rule for rule in rules}
+        self._markers = Markers()
+        self._markers.refresh(connection)
         self._contents: dict[bytes, bytes] = {}
-        self._subjects: dict[tuple[str, bytes], tuple[list[Version], list[Contribution]]] = {}
+        self._subjects: dict[tuple[str, bytes], tuple[list[Version], list[Contribution]] | None] = {}
+        """Versions and contributions of subjects that are there, or would be; None for one whose row was retired."""
         self.delta: Delta = {}
 
     def write(self, chunk: TaggedChunk) -> list[Outcome]:
@@ -46,7 +52,10 @@ class Rehearsal:
             arrived[table, subject_key].append(version)
         self._read_subjects(arrived)
         for subject, versions in arrived.items():
-            stored, former = self._subjects.get(subject, ([], []))
+            known = self._subjects.get(subject, ([], []))
+            if known is None:
+                continue
+            stored, former = known
             folded = self._rules[subject[0]].fold([*stored, *versions])
             add_contributions(self.delta, former, -1)
             add_contributions(self.delta, folded.contributions, 1)
@@ -56,10 +65,13 @@ class Rehearsal:
     def deduplicate(self, chunk: TaggedChunk) -> list[Outcome]:
         """Like `write`, but subjects and `delta` stay as they are."""
         self._read_contents(chunk.event_keys)
+        fallen = frozenset(self._markers.find(chunk, self._retired(nameless_subjects([chunk]), "erased")))
         outcomes: list[Outcome] = []
-        for key, content in zip(chunk.event_keys, chunk.content_digests, strict=True):
+        for i, (key, content) in enumerate(zip(chunk.event_keys, chunk.content_digests, strict=True)):
             stored = self._contents.get(key)
-            if stored is None:
+            if i in fallen:
+                outcomes.append("erased")
+            elif stored is None:
                 self._contents[key] = content
                 outcomes.append("new")
             else:
@@ -83,6 +95,19 @@ class Rehearsal:
                 query = select(c.subject_key, c.versions, c.contributions).where(c.subject_key.in_(some))
                 for key, versions, contributions in self._connection.execute(query):
                     self._subjects[name, bytes(key)] = json.loads(versions), contributions_from_json(contributions)
+            for key in self._retired([key for key in keys if (name, key) not in self._subjects]):
+                self._subjects[name, key] = None
+
+    def _retired(self, keys: Iterable[bytes], reason: str | None = None) -> set[bytes]:
+        """Those of the subject keys whose rows were retired, for this reason or any."""
+        c = retired_subject.c
+        found: set[bytes] = set()
+        for some in _batches(list(keys)):
+            query = select(c.subject_key).where(c.subject_key.in_(some))
+            if reason is not None:
+                query = query.where(c.reason == reason)
+            found.update(bytes(key) for key in self._connection.execute(query).scalars())
+        return found
 
 
 def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -2,9 +2,9 @@
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
-Books: `ingest_ledger`, `event_key`, `dead_letter`, `retired_row`, `measure_retired`, `run_epoch`. State:
-`warehouse_setting`, `taxonomy_version`, `active_tagging`, `erasure_marker`, `retired_subject`. Views for reading are
-in `sinks/views.py`.
+Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
+State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `erasure_marker`, `retired_subject`. Views for reading
+are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -402,6 +402,26 @@ dead_letter = Table(
     _big("run_epoch", "Run that put it here."),
     Index("ix_dead_letter_cause", "step", "error_class"),
     comment="Records that could not be loaded, with their cause. None is ever dropped.",
+)
+
+replay_attempt = Table(
+    "replay_attempt",
+    metadata,
+    Column("ledger_id", BigInteger, primary_key=True, autoincrement=False, comment="Topic-partition of the letter."),
+    _big("kafka_offset", "Offset of the letter.", primary_key=True, autoincrement=False),
+    _big(
+        "run_epoch",
+        "Run that tried: a replay, or the run that refused it first.",
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _big("attempted_at", "When."),
+    _text("outcome", "refused (by the run), then healed, healed_duplicate, erased or failed (by a replay)."),
+    _text("step", "Step that refused it; NULL where none did.", nullable=True),
+    _text("error_class", "Cause, as a short name; NULL where none.", nullable=True),
+    _text("message", "Cause, in words; quotes no content. NULL where none.", nullable=True),
+    sqlite_with_rowid=False,
+    comment="What became of each dead letter that was replayed, from its first refusal on; it outlives the letter.",
 )
 
 department = Table(

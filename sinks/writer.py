@@ -5,8 +5,10 @@ falls under an erasure, and writes all that the rest implies: event keys, events
 responses), dead letters, customer days and measures; then it advances the ledger and commits.
 
 Locks are taken in one order by every writer: ledger, erasure fence, dead letter, event key, event, subjects, customer
-day, measure, each by primary key. A chunk inserts its dead letters after its events: both belong to offsets whose
+day, measure, each by primary key. A chunk inserts its dead letters after its event keys: they belong to offsets whose
 ledger row it has locked and that nobody else knows yet, so that can't close a cycle.
+
+`sinks/letter_writer.py` has the second entry, for records that are dead letters already.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from itertools import chain, compress, repeat
 from typing import Any, TypeVar
 
 import tenacity
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
@@ -47,7 +49,7 @@ from vocbeam.sinks.contributions import (
     contributions_json,
 )
 from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
-from vocbeam.sinks.markers import Markers, share_fence
+from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
 from vocbeam.sinks.tables import (
     active_tagging,
     customer_day,
@@ -102,7 +104,7 @@ class Failpoint:
 
 
 @dataclass(slots=True)
-class _Books:
+class Books:
     """One topic-partition within one transaction."""
 
     partition: PartitionKey
@@ -119,7 +121,7 @@ class _Books:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Loaded:
     """A chunk and, aligned with its offsets, which of its events are new to the warehouse."""
 
     chunk: TaggedChunk
@@ -172,18 +174,22 @@ class ChunkWriter:
         Raises Fenced when a newer run owns a ledger row, TaxonomyChanged when the group was tagged under another
         version than the warehouse's, SinkUnavailable when the retry limit is reached.
         """
-        try:
-            return self._with_retries(group)
-        except Exception as error:
-            if not is_data_error(error):
-                raise
-            return self._bisect(group, error)
+        return _latest(self._run(self._transaction, group))
 
     def close(self) -> None:
         """Closes the connections to the warehouse."""
         self._engine.dispose()
 
-    def _with_retries(self, group: TaggedGroup) -> list[Committed]:
+    def _run(self, transaction: Callable[[TaggedGroup], list[T]], group: TaggedGroup) -> list[T]:
+        """What the transaction gives; a group with a record that the database refuses is taken in parts."""
+        try:
+            return self._with_retries(transaction, group)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            return [result for part in _split(group, error) for result in self._run(transaction, part)]
+
+    def _with_retries(self, transaction: Callable[[TaggedGroup], list[T]], group: TaggedGroup) -> list[T]:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_transient),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=5),
@@ -195,7 +201,7 @@ class ChunkWriter:
             ),
         )
         try:
-            return retrying(self._transaction, group)
+            return retrying(transaction, group)
         except tenacity.RetryError as error:
             cause = error.last_attempt.exception()
             raise SinkUnavailable(
@@ -203,32 +209,6 @@ class ChunkWriter:
                 f"({type(driver_error(cause)).__name__ if cause else 'no error'}); nothing was lost: see that the "
                 "database is up and has room, and start vocbeam again"
             ) from cause
-
-    def _bisect(self, group: TaggedGroup, error: Exception) -> list[Committed]:
-        if len(group) > 1:
-            middle = len(group) // 2
-            return _latest([*self.write(group[:middle]), *self.write(group[middle:])])
-        (chunk,) = group
-        if not chunk.offsets:
-            raise error
-        if len(chunk.offsets) > 1:
-            middle_offset = chunk.offsets[len(chunk.offsets) // 2]
-            first = self.write((chunk.part(chunk.first_offset, middle_offset),))
-            return _latest([*first, *self.write((chunk.part(middle_offset, chunk.next_offset),))])
-        state = getattr(driver_error(error), "sqlstate", None) or type(driver_error(error)).__name__
-        refused = DeadLetter(
-            offset=chunk.offsets[0],
-            step="write",
-            error_class="refused_by_warehouse",
-            message=f"the warehouse refused a value of this event ({state}); correct it at its source and send it "
-            "again under a new event id",
-            raw=chunk.raw[0],
-        )
-        log.warning("%s@%d: %s", chunk.partition, refused.offset, refused.message)
-        empty = chunk.part(chunk.next_offset, chunk.next_offset)
-        empty.first_offset, empty.lost = chunk.first_offset, chunk.lost
-        empty.dead, empty.dropped = [*chunk.dead, refused], chunk.dropped
-        return self._with_retries((empty,))
 
     def _transaction(self, group: TaggedGroup) -> list[Committed]:
         with self._engine.connect() as connection:
@@ -244,17 +224,11 @@ class ChunkWriter:
             self._failpoint.reach("after_commit")
         return [entry.committed() for entry in books.values()]
 
-    def _claim(self, connection: Connection, group: TaggedGroup) -> dict[PartitionKey, _Books]:
+    def _claim(self, connection: Connection, group: TaggedGroup) -> dict[PartitionKey, Books]:
         """Locks the ledger rows of the group, in key order; creates those of partitions seen for the first time."""
         c = ingest_ledger.c
         wanted = {chunk.partition: chunk for chunk in reversed(group)}
-        query = (
-            select(c.ledger_id, c.cluster_id, c.topic_id, c.topic, c.partition, c.next_offset, c.run_epoch)
-            .where(tuple_(c.cluster_id, c.topic_id, c.topic, c.partition).in_(sorted(wanted)))
-            .order_by(c.cluster_id, c.topic_id, c.topic, c.partition)
-            .with_for_update()
-        )
-        rows = connection.execute(query).all()
+        rows = self._lock_ledger(connection, wanted)
         missing = sorted(set(wanted) - {PartitionKey(*row[1:5]) for row in rows})
         if missing:
             for partition in missing:
@@ -271,7 +245,7 @@ class ChunkWriter:
                     )
                     .on_conflict_do_nothing()
                 )
-            rows = connection.execute(query).all()
+            rows = self._lock_ledger(connection, wanted)
         for row in rows:
             if row.run_epoch > self._run_epoch:
                 raise Fenced(
@@ -284,8 +258,19 @@ class ChunkWriter:
             connection.execute(
                 update(ingest_ledger).where(c.ledger_id.in_(taken_over)).values(run_epoch=self._run_epoch)
             )
-        books = [_Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
+        books = [Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
         return {entry.partition: entry for entry in books}
+
+    def _lock_ledger(self, connection: Connection, partitions: Iterable[PartitionKey]) -> Sequence[Row[Any]]:
+        """Ledger rows of topic-partitions, those that are there, locked in key order."""
+        c = ingest_ledger.c
+        query = (
+            select(c.ledger_id, c.cluster_id, c.topic_id, c.topic, c.partition, c.next_offset, c.run_epoch)
+            .where(tuple_(c.cluster_id, c.topic_id, c.topic, c.partition).in_(sorted(partitions)))
+            .order_by(c.cluster_id, c.topic_id, c.topic, c.partition)
+            .with_for_update()
+        )
+        return connection.execute(query).all()
 
     def _check_tagging(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> None:
         active = connection.execute(
@@ -301,19 +286,14 @@ class ChunkWriter:
                 )
 
     def _apply(
-        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
+        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
     ) -> None:
         chunks = self._drop_erased(connection, chunks)
         dead: list[tuple[TaggedChunk, DeadLetter]] = [(chunk, letter) for chunk in chunks for letter in chunk.dead]
         loaded, conflicts = self._deduplicate(connection, chunks, books)
         dead += conflicts
-        delta: Delta = {}
-        self._insert_events(connection, loaded, books, delta)
         self._insert_dead_letters(connection, dead, books)
-        self._failpoint.reach("in_transaction")
-        self._fold_subjects(connection, loaded, delta)
-        self._count_customers(connection, loaded)
-        self._add_measures(connection, delta)
+        self._add_events(connection, loaded, books)
         for chunk in chunks:
             counts = books[chunk.partition].counts
             counts["dead_lettered"] += len(chunk.dead)
@@ -321,6 +301,17 @@ class ChunkWriter:
             counts["lost"] += chunk.lost
             seen = len(chunk.offsets) + len(chunk.dead) + len(chunk.dropped) + chunk.lost
             counts["without_record"] += chunk.next_offset - chunk.first_offset - seen
+
+    def _add_events(
+        self, connection: Connection, loaded: Sequence[Loaded], books: Mapping[PartitionKey, Books]
+    ) -> None:
+        """Writes the new events and all that follows from them."""
+        delta: Delta = {}
+        self._insert_events(connection, loaded, books, delta)
+        self._failpoint.reach("in_transaction")
+        self._fold_subjects(connection, loaded, delta)
+        self._count_customers(connection, loaded)
+        self._add_measures(connection, delta)
 
     def _drop_erased(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> list[TaggedChunk]:
         """Drops events that fall under an erasure: of an erased customer, up to the time of the erasure; or of nobody,
@@ -330,23 +321,10 @@ class ChunkWriter:
         """
         share_fence(connection)
         self._markers.refresh(connection)
-        nameless = {
-            subject.subject_key
-            for chunk in chunks
-            for customer, subjects in zip(chunk.columns["customer_key"], chunk.subjects, strict=True)
-            if customer is None
-            for subject in subjects
-        }
-        erased = self._retired(connection, nameless, "erased")
+        erased = self._retired(connection, nameless_subjects(chunks), "erased")
         kept = []
         for chunk in chunks:
-            c = chunk.columns
-            falls = [
-                i
-                for i, (customer, time) in enumerate(zip(c["customer_key"], c["event_time"], strict=True))
-                if self._markers.cover(customer, time)
-                or (customer is None and any(subject.subject_key in erased for subject in chunk.subjects[i]))
-            ]
+            falls = self._markers.find(chunk, erased)
             kept.append(chunk.dropping(frozenset(falls)) if falls else chunk)
         return kept
 
@@ -362,8 +340,8 @@ class ChunkWriter:
         return {bytes(key) for key in connection.execute(query).scalars()}
 
     def _deduplicate(
-        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
-    ) -> tuple[list[_Loaded], list[tuple[TaggedChunk, DeadLetter]]]:
+        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
+    ) -> tuple[list[Loaded], list[tuple[TaggedChunk, DeadLetter]]]:
         """Which events of each chunk are really new; and, as dead letters, those with a known id and other content."""
         first: dict[bytes, bytes] = {}
         for chunk in chunks:
@@ -372,7 +350,7 @@ class ChunkWriter:
         inserted = self._insert_keys(connection, first)
         stored = first if len(inserted) == len(first) else self._stored_contents(connection)
 
-        loaded: list[_Loaded] = []
+        loaded: list[Loaded] = []
         conflicts: list[tuple[TaggedChunk, DeadLetter]] = []
         for chunk in chunks:
             new: list[bool] = []
@@ -387,7 +365,7 @@ class ChunkWriter:
                     conflicts.append((chunk, _conflict(chunk, i)))
                     counts["dead_lettered"] += 1
             counts["loaded"] += sum(new)
-            loaded.append(_Loaded(chunk, new))
+            loaded.append(Loaded(chunk, new))
         return loaded, conflicts
 
     def _insert_keys(self, connection: Connection, contents: Mapping[bytes, bytes]) -> set[bytes]:
@@ -418,8 +396,8 @@ class ChunkWriter:
     def _insert_events(
         self,
         connection: Connection,
-        loaded: Sequence[_Loaded],
-        books: Mapping[PartitionKey, _Books],
+        loaded: Sequence[Loaded],
+        books: Mapping[PartitionKey, Books],
         delta: Delta,
     ) -> None:
         now = self._now()
@@ -455,7 +433,7 @@ class ChunkWriter:
         self,
         connection: Connection,
         dead: Iterable[tuple[TaggedChunk, DeadLetter]],
-        books: Mapping[PartitionKey, _Books],
+        books: Mapping[PartitionKey, Books],
     ) -> None:
         now = self._now()
         rows = [
@@ -487,7 +465,7 @@ class ChunkWriter:
     def _fold_subjects(
         self,
         connection: Connection,
-        loaded: Sequence[_Loaded],
+        loaded: Sequence[Loaded],
         delta: Delta,
     ) -> None:
         """Folds the new events' versions into their subjects, replacing the contributions these had made."""
@@ -569,7 +547,7 @@ class ChunkWriter:
         connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
         return {bytes(row.subject_key) for row in locked}
 
-    def _count_customers(self, connection: Connection, loaded: Sequence[_Loaded]) -> None:
+    def _count_customers(self, connection: Connection, loaded: Sequence[Loaded]) -> None:
         seen: Counter[tuple[str, str, str, str]] = Counter()
         for part in loaded:
             c = part.chunk.columns
@@ -604,7 +582,7 @@ class ChunkWriter:
             )
             connection.execute(emptied, [dict(zip([f"_{name}" for name in names], key, strict=True)) for key in shrunk])
 
-    def _advance(self, connection: Connection, books: Iterable[_Books]) -> None:
+    def _advance(self, connection: Connection, books: Iterable[Books]) -> None:
         c = ingest_ledger.c
         for entry in books:
             connection.execute(
@@ -619,7 +597,7 @@ class ChunkWriter:
             )
 
 
-def _trim(group: TaggedGroup, books: Mapping[PartitionKey, _Books]) -> list[TaggedChunk]:
+def _trim(group: TaggedGroup, books: Mapping[PartitionKey, Books]) -> list[TaggedChunk]:
     """What the ledger does not show as applied, in order; advances the books' positions over it."""
     chunks = []
     for chunk in sorted(group, key=lambda chunk: (chunk.partition, chunk.first_offset)):
@@ -631,6 +609,37 @@ def _trim(group: TaggedGroup, books: Mapping[PartitionKey, _Books]) -> list[Tagg
         entry.next_offset = chunk.next_offset
         chunks.append(chunk)
     return chunks
+
+
+def _split(group: TaggedGroup, error: Exception) -> tuple[TaggedGroup, ...]:
+    """Two halves of a group that the database refuses; of a single event, the group with it as a dead letter.
+
+    Raises `error` where no event is left that could be the cause.
+    """
+    if len(group) > 1:
+        middle = len(group) // 2
+        return group[:middle], group[middle:]
+    (chunk,) = group
+    if not chunk.offsets:
+        raise error
+    if len(chunk.offsets) > 1:
+        middle_offset = chunk.offsets[len(chunk.offsets) // 2]
+        first, second = (chunk.first_offset, middle_offset), (middle_offset, chunk.next_offset)
+        return (chunk.part(*first),), (chunk.part(*second),)
+    state = getattr(driver_error(error), "sqlstate", None) or type(driver_error(error)).__name__
+    refused = DeadLetter(
+        offset=chunk.offsets[0],
+        step="write",
+        error_class="refused_by_warehouse",
+        message=f"the warehouse refused a value of this event ({state}); correct it at its source and send it "
+        "again under a new event id",
+        raw=chunk.raw[0],
+    )
+    log.warning("%s@%d: %s", chunk.partition, refused.offset, refused.message)
+    empty = chunk.part(chunk.next_offset, chunk.next_offset)
+    empty.first_offset, empty.lost = chunk.first_offset, chunk.lost
+    empty.dead, empty.dropped = [*chunk.dead, refused], chunk.dropped
+    return ((empty,),)
 
 
 def _conflict(chunk: TaggedChunk, i: int) -> DeadLetter:
