@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, delete, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, select, tuple_, update
 
 from vocbeam.schemas.records import DeadLetter, PartitionKey, TaggedChunk, TaggedGroup
 from vocbeam.sinks.retire import Reason, Retired, retire_rows
@@ -72,8 +72,7 @@ class LetterWriter(ChunkWriter):
 
     def _try_again(self, connection: Connection, group: TaggedGroup) -> list[Attempt]:
         rows = self._lock_ledger(connection, {chunk.partition for chunk in group})
-        locked = [Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
-        books = {entry.partition: entry for entry in locked}
+        books = {row.partition: Books(row.partition, row.ledger_id, row.next_offset) for row in rows}
         chunks = self._drop_erased(connection, [chunk for chunk in group if chunk.partition in books])
         wanted = {(books[chunk.partition].ledger_id, offset) for chunk in chunks for offset in _offsets(chunk)}
         letters = _lock_letters(connection, wanted)
@@ -101,7 +100,7 @@ class LetterWriter(ChunkWriter):
         return [Attempt(partitions[row.ledger_id], *row[1:]) for row in connection.execute(query)]
 
     def _settle(
-        self, connection: Connection, letters: Mapping[Place, Row[Any]], attempts: Mapping[Place, Attempt]
+        self, connection: Connection, letters: Mapping[Place, Refusal], attempts: Mapping[Place, Attempt]
     ) -> None:
         """Retires letters that are healed or erased, gives the others their present cause, and keeps the history."""
         now = self._now()
@@ -134,7 +133,17 @@ class LetterWriter(ChunkWriter):
         )
 
 
-def _lock_letters(connection: Connection, wanted: Collection[Place]) -> dict[Place, Row[Any]]:
+class Refusal(NamedTuple):
+    """Why a letter was refused, when and by which run."""
+
+    run_epoch: int
+    dead_at: int
+    step: str
+    error_class: str
+    message: str
+
+
+def _lock_letters(connection: Connection, wanted: Collection[Place]) -> dict[Place, Refusal]:
     """Letters that are still there, locked in key order."""
     c = dead_letter.c
     query = (
@@ -143,7 +152,7 @@ def _lock_letters(connection: Connection, wanted: Collection[Place]) -> dict[Pla
         .order_by(c.ledger_id, c.kafka_offset)
         .with_for_update()
     )
-    return {(row.ledger_id, row.kafka_offset): row for row in connection.execute(query)}
+    return {(row.ledger_id, row.kafka_offset): Refusal(*row[2:]) for row in connection.execute(query)}
 
 
 def _offsets(chunk: TaggedChunk) -> list[int]:

@@ -19,10 +19,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, repeat
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tenacity
-from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
@@ -132,6 +132,15 @@ class Loaded:
         return compress(values, self.new)
 
 
+class LockedRow(NamedTuple):
+    """A ledger row that this transaction has locked."""
+
+    partition: PartitionKey
+    ledger_id: int
+    next_offset: int
+    run_epoch: int
+
+
 COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
 
 
@@ -229,7 +238,7 @@ class ChunkWriter:
         c = ingest_ledger.c
         wanted = {chunk.partition: chunk for chunk in reversed(group)}
         rows = self._lock_ledger(connection, wanted)
-        missing = sorted(set(wanted) - {PartitionKey(*row[1:5]) for row in rows})
+        missing = sorted(wanted.keys() - {row.partition for row in rows})
         if missing:
             for partition in missing:
                 start = wanted[partition].first_offset
@@ -249,7 +258,7 @@ class ChunkWriter:
         for row in rows:
             if row.run_epoch > self._run_epoch:
                 raise Fenced(
-                    f"{row.topic}[{row.partition}] belongs to run {row.run_epoch}, which started after this one "
+                    f"{row.partition} belongs to run {row.run_epoch}, which started after this one "
                     f"(run {self._run_epoch}); this pipeline ends. Stop the newer run first if this one should go on"
                 )
         taken_over = [row.ledger_id for row in rows if row.run_epoch < self._run_epoch]
@@ -258,10 +267,9 @@ class ChunkWriter:
             connection.execute(
                 update(ingest_ledger).where(c.ledger_id.in_(taken_over)).values(run_epoch=self._run_epoch)
             )
-        books = [Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
-        return {entry.partition: entry for entry in books}
+        return {row.partition: Books(row.partition, row.ledger_id, row.next_offset) for row in rows}
 
-    def _lock_ledger(self, connection: Connection, partitions: Iterable[PartitionKey]) -> Sequence[Row[Any]]:
+    def _lock_ledger(self, connection: Connection, partitions: Iterable[PartitionKey]) -> list[LockedRow]:
         """Ledger rows of topic-partitions, those that are there, locked in key order."""
         c = ingest_ledger.c
         query = (
@@ -270,7 +278,10 @@ class ChunkWriter:
             .order_by(c.cluster_id, c.topic_id, c.topic, c.partition)
             .with_for_update()
         )
-        return connection.execute(query).all()
+        return [
+            LockedRow(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset, row.run_epoch)
+            for row in connection.execute(query)
+        ]
 
     def _check_tagging(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> None:
         active = connection.execute(

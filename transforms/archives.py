@@ -190,7 +190,8 @@ def _read_avro(path: Path, event_type: EventType) -> Iterator[Item]:
                 return
             except _DAMAGED as error:
                 raise _damaged(path, number, error) from error
-            body, records = block.bytes_, block.num_records
+            # An attribute that fastavro's stubs leave out.
+            body, records = block.bytes_, block.num_records  # type: ignore[attr-defined]
             if not 0 <= records <= len(body.getbuffer()):  # every event takes at least a byte for each required field
                 raise _damaged(path, number)
             for position in range(records):

@@ -16,6 +16,7 @@ from vocbeam.schemas.records import EventType, PartitionKey, TaggedChunk
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.letter_writer import LetterWriter
 from vocbeam.sinks.reconcile import reconcile
 from vocbeam.sinks.tables import (
     customer_day,
@@ -67,6 +68,22 @@ def writer(
         now=lambda: NOW,
         failpoint=Failpoint(reach),
         retry_limit_s=5,
+    )
+
+
+def letter_writer(
+    url: str, governance: Governance, *, run_epoch: int, reach: Callable[[str], None] = lambda _moment: None
+) -> LetterWriter:
+    """A writer of dead letters, with connections of its own."""
+    return LetterWriter(
+        open_engine(url, write=True),
+        rules=subject_rules(governance),
+        encrypt=lambda raw: b"sealed:" + raw,
+        calendar=LocalCalendar(governance.timezone),
+        run_epoch=run_epoch,
+        now=lambda: NOW,
+        failpoint=Failpoint(reach),
+        retry_limit_s=30,
     )
 
 
