@@ -56,8 +56,7 @@ def migrate(engine: Engine) -> None:
 
     Views stand in the way of a change, so they are dropped for one; `apply_governance` creates them anew.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _alembic()
 
     def upgrade(connection: Connection) -> None:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
@@ -68,6 +67,17 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
     _in_turn(engine, upgrade)
+
+
+def require_current(engine: Engine) -> None:
+    """Raises ConfigError unless the warehouse has this release's schema."""
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+        raise ConfigError(
+            f"the warehouse's schema is at revision {found or 'none'}, not that of this release; bring it up to date "
+            "with `vocbeam apply`"
+        )
 
 
 def apply_governance(
@@ -106,6 +116,12 @@ def apply_governance(
 
     migrate(engine)
     _in_turn(engine, apply)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
