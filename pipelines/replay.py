@@ -31,7 +31,7 @@ from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE
 from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source
 from vocbeam.schemas.timebase import LocalCalendar, to_micros
 from vocbeam.sinks import read
-from vocbeam.sinks.catalog import require_current_schema
+from vocbeam.sinks.catalog import require_current
 from vocbeam.sinks.contributions import Delta
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import draw_run_epoch
@@ -235,7 +235,7 @@ def replay(
     url = warehouse or home.warehouse_url
     reader = open_engine(url)
     with read.snapshot(reader) as connection:
-        require_current_schema(connection)
+        require_current(reader)
         taxonomy, key_fingerprint = read.taxonomy(connection), read.key_fingerprint(connection)
         event_types = topics_of_letters(connection)
         # A letter that comes in meanwhile is not tried: the replay would chase a run that refuses everything.

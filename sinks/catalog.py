@@ -59,7 +59,8 @@ def migrate(engine: Engine) -> None:
     config = _alembic()
 
     def upgrade(connection: Connection) -> None:
-        if _is_current(connection, config):
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        if context.get_current_revision() == ScriptDirectory.from_config(config).get_current_head():
             return
         drop_views(connection)
         config.attributes["connection"] = connection
@@ -68,21 +69,15 @@ def migrate(engine: Engine) -> None:
     _in_turn(engine, upgrade)
 
 
-def require_current_schema(connection: Connection) -> None:
-    """Raises ConfigError where the tables are of another release, for a command that must not migrate them."""
-    if not _is_current(connection, _alembic()):
-        raise ConfigError("the tables of this warehouse are of another release; bring them up to date: vocbeam apply")
-
-
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
-def _is_current(connection: Connection, config: Config) -> bool:
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return context.get_current_revision() == ScriptDirectory.from_config(config).get_current_head()
+def require_current(engine: Engine) -> None:
+    """Raises ConfigError unless the warehouse has this release's schema."""
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+        raise ConfigError(
+            f"the warehouse's schema is at revision {found or 'none'}, not that of this release; bring it up to date "
+            "with `vocbeam apply`"
+        )
 
 
 def apply_governance(
@@ -121,6 +116,12 @@ def apply_governance(
 
     migrate(engine)
     _in_turn(engine, apply)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:

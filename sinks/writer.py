@@ -103,6 +103,9 @@ class Failpoint:
     reach: Callable[[str], None] = lambda _moment: None
 
 
+NO_FAILPOINT = Failpoint()
+
+
 @dataclass(slots=True)
 class Books:
     """One topic-partition within one transaction."""
@@ -156,7 +159,7 @@ class ChunkWriter:
         calendar: LocalCalendar,
         run_epoch: int,
         now: Callable[[], int],
-        failpoint: Failpoint = Failpoint(),
+        failpoint: Failpoint = NO_FAILPOINT,
         retry_limit_s: float = RETRY_LIMIT_S,
     ) -> None:
         """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds."""

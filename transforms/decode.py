@@ -10,7 +10,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import compress
@@ -23,7 +23,7 @@ from fastavro.read import SchemaResolutionError
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError, SourceError
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance
-from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
+from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import NotAvro, RegistryUnavailable, UnknownSchema
 from vocbeam.schemas.timebase import SECOND_US, from_micros
 
@@ -238,6 +238,16 @@ def decode_chunk(
         dropped=dropped,
         raw=raw,
     )
+
+
+def readable_records(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> dict[int, dict[str, Any]]:
+    """Position → content, not validated, of each of the values that can be decoded.
+
+    Raises SourceError when the schema registry can't be reached.
+    """
+    chunk = RawChunk(PartitionKey("", "", "", 0), 0, len(values), list(range(len(values))), list(values))
+    positions, _, records, _, _ = _decode(chunk, event_type, schemas)
+    return dict(zip(positions, records, strict=True))
 
 
 def _decode(
