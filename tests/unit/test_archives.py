@@ -142,7 +142,10 @@ def test_find_archive__says_what_it_can_not_read(tmp_path: Path) -> None:
         (lambda: find_archive(tmp_path / "none.avro"), r"there is no archive at .*none\.avro"),
         (lambda: find_archive(tmp_path / "empty.avro"), r"empty\.avro is no Avro container file"),
         (lambda: find_archive(parquet), r"visits\.parquet does not say which events it holds; .*--type"),
-        (lambda: find_archive(write_avro(tmp_path / "b.avro", VISITS), "survey"), r"record vocbeam\.Telemetry was renamed"),
+        (
+            lambda: find_archive(write_avro(tmp_path / "b.avro", VISITS), "survey"),
+            r"record vocbeam\.Telemetry was renamed",
+        ),
         (lambda: find_archive(write_avro(tmp_path / "c.avro", VISITS, renamed)), r"event_time: logical type changed"),
         (lambda: find_mapped_archive(tmp_path / "m.yaml", tmp_path), r"names visits\.csv, which is not at"),
     ]
