@@ -27,7 +27,7 @@ KEYS_AT_ONCE = 500
 class Rehearsal:
     """Takes chunks as the writer would, one after another, and adds up what would change in `measure`.
 
-    It remembers the keys of all events and the subjects it has seen, about 200 bytes an event. `delta` is the change of
+    It remembers the subjects it has seen and the digests of all events, about 150 bytes each. `delta` is the change of
     cells so far. What others write meanwhile is not seen if `connection` reads from a snapshot.
     """
 
