@@ -162,6 +162,10 @@ def test_retain__subjects_are_forgotten_after_the_deduplication_horizon(warehous
 
     assert expire(warehouse_url, Limits(event_key=NOW)) == {}
     assert expire(warehouse_url, Limits(event_key=NOW + 1))["retired_subject"] == 2
+    # What was erased is not forgotten.
+    eraser(warehouse_url).erase([ANA])
+    assert value(engine, "SELECT count(*) FROM retired_subject") > 2
+    assert "retired_subject" not in expire(warehouse_url, Limits(event_key=NOW + 1))
 
 
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
