@@ -22,12 +22,12 @@ from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source, fingerprint, pseudonym_key, pseudonym_source
 from vocbeam.schemas.timebase import SECOND_US, LocalCalendar, from_micros
 from vocbeam.sinks import read
-from vocbeam.sinks.catalog import KEY_FINGERPRINT, require_current
+from vocbeam.sinks.catalog import require_current
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.erase import MIN_LITERAL_BYTES, Eraser, Erasure, Identity, Letter
 from vocbeam.sinks.retire import SUBJECT_TABLES
 from vocbeam.sinks.shred import Shredded, shred
-from vocbeam.sinks.tables import customer_day, dead_letter, event, warehouse_setting
+from vocbeam.sinks.tables import KEY_FINGERPRINT, customer_day, dead_letter, event, warehouse_setting
 from vocbeam.transforms.decode import Schemas, readable_records
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.subjects import subject_key

@@ -87,7 +87,10 @@ def conditions(limits: Limits) -> Mapping[Table, ColumnElement[bool]]:
         add(survey_answer, survey_answer.c.event_time < limits.survey)
         add(survey_response, survey_response.c.event_time < limits.survey)
     add(customer_day, *([] if limits.customer_day is None else [customer_day.c.date < limits.customer_day]))
-    add(retired_subject, *([] if limits.event_key is None else [retired_subject.c.retired_at < limits.event_key]))
+    if limits.event_key is not None:
+        r = retired_subject.c
+        # Those that were erased stay erased, as their customers' markers do.
+        add(retired_subject, and_(r.reason == "expired", r.retired_at < limits.event_key))
     return found
 
 
