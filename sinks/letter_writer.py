@@ -73,6 +73,7 @@ class LetterWriter(ChunkWriter):
     def _try_again(self, connection: Connection, group: TaggedGroup) -> list[Attempt]:
         rows = self._lock_ledger(connection, {chunk.partition for chunk in group})
         books = {row.partition: Books(row.partition, row.ledger_id, row.next_offset) for row in rows}
+        self._check_tagging(connection, group)
         chunks = self._drop_erased(connection, [chunk for chunk in group if chunk.partition in books])
         wanted = {(books[chunk.partition].ledger_id, offset) for chunk in chunks for offset in _offsets(chunk)}
         letters = _lock_letters(connection, wanted)
@@ -81,7 +82,6 @@ class LetterWriter(ChunkWriter):
         chunks = [_only(chunk, books[chunk.partition].ledger_id, letters.keys() - done) for chunk in chunks]
         chunks = [chunk for chunk in chunks if _offsets(chunk)]
         if chunks:
-            self._check_tagging(connection, chunks)
             loaded, conflicts = self._deduplicate(connection, chunks, books)
             self._add_events(connection, loaded, books)
             new = _judge(loaded, conflicts)
