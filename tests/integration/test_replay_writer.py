@@ -29,7 +29,16 @@ from vocbeam.sinks.letter_writer import Attempt
 from vocbeam.sinks.letters import Choice, count_letters, read_letters
 from vocbeam.sinks.reconcile import reconcile
 from vocbeam.sinks.rehearsal import Rehearsal
-from vocbeam.sinks.tables import dead_letter, erasure_marker, event, measure, replay_attempt, retired_row
+from vocbeam.sinks.tables import (
+    dead_letter,
+    erasure_marker,
+    event,
+    measure,
+    replay_attempt,
+    retired_row,
+    retired_subject,
+    ticket,
+)
 from vocbeam.transforms.subject_rules import subject_rules
 
 GOVERNANCE = mini()
@@ -309,8 +318,15 @@ def test_rehearsal__tells_outcomes_and_the_change_of_every_cell(warehouse_url: s
         again_and_again = [*dead, *dead[:5], *forged]
         end = len(there) + len(again_and_again)
         refuse(warehouse_url, event_type, range(len(there), end), len(there), end)
-        groups.append(again(again_and_again, range(len(there), end), event_type))
+        for i in range(0, len(again_and_again), 20):
+            part = again_and_again[i : i + 20]
+            groups.append(again(part, range(len(there) + i, len(there) + i + len(part)), event_type))
     with engine.begin() as connection:
+        tickets = {s.subject_key for g in groups for subjects in g.subjects for s in subjects if s.table == "ticket"}
+        stored = {bytes(key) for key in connection.execute(select(ticket.c.subject_key)).scalars()}
+        # A ticket whose row has expired stays as it was counted.
+        gone = {"subject_key": min(tickets - stored), "subject_table": "ticket", "reason": "expired", "retired_at": NOW}
+        connection.execute(insert(retired_subject).values(gone))
         connection.execute(insert(erasure_marker).values(customer_key="ana", erased_at=1_510_363_800_000_000 + 10**10))
 
     before, untouched = cells(engine), contents(engine)
