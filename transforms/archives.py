@@ -105,6 +105,8 @@ def find_archive(path: Path, event_type: EventType | None = None) -> Archive:
             raise ConfigError(f"{path} does not say which events it holds; name their type with --type")
         if _GLOB & set(str(path)):
             raise ConfigError(f"{path} holds one of {' '.join(sorted(_GLOB))}, a pattern for several files; rename it")
+        with open_database() as connection:
+            _parquet_columns(connection, path, event_type)
     return Archive(path, _digest([str(event_type)], [path]), event_type)
 
 
@@ -222,19 +224,16 @@ def _damaged(path: Path, records: int, error: Exception | None = None) -> Config
 
 
 def _read_parquet(path: Path, event_type: EventType) -> Iterator[Item]:
-    kinds = contracts.field_types(event_type)
     number = 0
     with open_database() as connection:
+        columns = _parquet_columns(connection, path, event_type)
+        query = f"SELECT {', '.join(columns.values())} FROM read_parquet({sql_text(str(path))})"  # noqa: S608
         try:
-            table = f"read_parquet({sql_text(str(path))})"
-            described = connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()  # noqa: S608
-            names = [name for name, *_ in described]
-            columns = [_parquet_column(path, name, sql_type, kinds.get(name)) for name, sql_type, *_ in described]
-            result = connection.execute(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608
+            result = connection.execute(query)
             while rows := result.fetchmany(BATCH):
                 for row in rows:
                     number += 1
-                    given = dict(zip(names, row, strict=True))
+                    given = dict(zip(columns, row, strict=True))
                     if isinstance(segments := given.get("segments"), dict):
                         # A STRUCT has all its names in every row.
                         given["segments"] = {name: value for name, value in segments.items() if value is not None}
@@ -244,7 +243,26 @@ def _read_parquet(path: Path, event_type: EventType) -> Iterator[Item]:
             raise _damaged(path, number, error) from None
 
 
-def _parquet_column(path: Path, name: str, sql_type: str, kind: str | None) -> str:
+def _parquet_columns(connection: duckdb.DuckDBPyConnection, path: Path, event_type: EventType) -> dict[str, str]:
+    """Column → the SQL that gives it as its contract field wants it. Raises ConfigError where they don't fit."""
+    try:
+        table = f"read_parquet({sql_text(str(path))})"
+        described = connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()  # noqa: S608
+    except duckdb.Error as error:
+        raise ConfigError(f"{path} is no Parquet file ({type(error).__name__})") from None
+    kinds = contracts.field_types(event_type)
+    types = {name: sql_type for name, sql_type, *_ in described}
+    unknown, missing = types.keys() - kinds.keys(), contracts.required(event_type) - types.keys()
+    if unknown or missing:
+        wrong = [f"has no {name}" for name in sorted(missing)] + [f"has {name} too" for name in sorted(unknown)]
+        raise ConfigError(
+            f"{path} does not hold the fields of a {event_type}: it {', '.join(wrong)}; correct it, give another "
+            "--type, or read it through a mapping (--mapping)"
+        )
+    return {name: _parquet_column(path, name, sql_type, kinds[name]) for name, sql_type in types.items()}
+
+
+def _parquet_column(path: Path, name: str, sql_type: str, kind: str) -> str:
     """The SQL that gives a column as its contract field wants it. Raises ConfigError for times without a zone."""
     quoted = sql_name(name)
     if kind == "timestamp" and sql_type.startswith(("TIMESTAMP", "DATE")):

@@ -133,6 +133,7 @@ def test_find_archive__digest_follows_content_and_options(tmp_path: Path) -> Non
 def test_find_archive__says_what_it_can_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     (tmp_path / "empty.avro").touch()
+    (tmp_path / "flag.parquet").touch()
     (tmp_path / "m.yaml").write_text(MAPPING % ("csv", ""))
     parquet = in_parquet(tmp_path).rename(tmp_path / "visits.parquet")
     renamed = json.loads(contracts.schema_text("telemetry"))
@@ -142,6 +143,11 @@ def test_find_archive__says_what_it_can_not_read(tmp_path: Path) -> None:
         (lambda: find_archive(tmp_path / "none.avro"), r"there is no archive at .*none\.avro"),
         (lambda: find_archive(tmp_path / "empty.avro"), r"empty\.avro is no Avro container file"),
         (lambda: find_archive(parquet), r"visits\.parquet does not say which events it holds; .*--type"),
+        (
+            lambda: find_archive(parquet, "flag"),
+            r"fields of a flag: it has no flag_kind, has no text, has duration_ms too, has name too; ",
+        ),
+        (lambda: find_archive(tmp_path / "flag.parquet"), r"flag\.parquet is no Parquet file"),
         (
             lambda: find_archive(write_avro(tmp_path / "b.avro", VISITS), "survey"),
             r"record vocbeam\.Telemetry was renamed",
@@ -157,7 +163,7 @@ def test_find_archive__says_what_it_can_not_read(tmp_path: Path) -> None:
 def test_read_archive__parquet_times_without_a_zone_are_refused(tmp_path: Path) -> None:
     path = in_parquet(tmp_path, "* REPLACE (make_timestamp(event_time) AS event_time)")
     with pytest.raises(ConfigError, match=r"event_time is TIMESTAMP, which says no time zone"):
-        list(read_archive(find_archive(path)))
+        find_archive(path)
 
 
 def test_read_archive__records_that_give_no_event_are_named(tmp_path: Path) -> None:
