@@ -21,11 +21,15 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
+    "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
+    "replay": Entry("vocbeam.pipelines.replay:replay", "Try dead letters again and heal those that load now."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
+    "retain": Entry("vocbeam.pipelines.retain:retain", "Delete what is older than the governance file allows."),
     "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
     "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),
     "simulate": Entry(

@@ -23,6 +23,8 @@ from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import insert_rows
 from vocbeam.sinks.engine import driver_error, is_contention, is_transient
 from vocbeam.sinks.tables import (
+    KEY_FINGERPRINT,
+    TIMEZONE,
     active_tagging,
     calendar_date,
     data_dictionary,
@@ -54,16 +56,13 @@ _TURN = int.from_bytes(b"vocbeam", "big")
 VERSION_TABLE = "schema_version"
 """Where Alembic keeps the revision of the schema; `migrations/env.py` says so too."""
 
-TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
-
 
 def migrate(engine: Engine) -> None:
     """Brings the schema to this release's version.
 
     Views stand in the way of a change, so they are dropped for one; `apply_governance` creates them anew.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _alembic()
 
     def upgrade(connection: Connection) -> None:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
@@ -74,6 +73,17 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
     _in_turn(engine, upgrade)
+
+
+def require_current(engine: Engine) -> None:
+    """Raises ConfigError unless the warehouse has this release's schema."""
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+        raise ConfigError(
+            f"the warehouse's schema is at revision {found or 'none'}, not that of this release; bring it up to date "
+            "with `vocbeam apply`"
+        )
 
 
 def apply_governance(
@@ -112,6 +122,12 @@ def apply_governance(
 
     migrate(engine)
     _in_turn(engine, apply)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:

@@ -259,6 +259,15 @@ def taxonomy(connection: Connection) -> TaxonomyRow:
     return TaxonomyRow(*row)
 
 
+def key_fingerprint(connection: Connection) -> str:
+    """Fingerprint of the pseudonymisation key of this warehouse; raises ConfigError where none has been applied."""
+    c = tables.warehouse_setting.c
+    found = connection.execute(select(c.value).where(c.name == tables.KEY_FINGERPRINT)).scalar_one_or_none()
+    if found is None:
+        raise ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
+    return str(found)
+
+
 def stages(connection: Connection) -> list[StageRow]:
     """Stages in the order of the journeys, `unassigned` last."""
     c = tables.journey_stage.c

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import compress
@@ -23,7 +23,7 @@ from fastavro.read import SchemaResolutionError
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError, SourceError
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance
-from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
+from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import NotAvro, RegistryUnavailable, UnknownSchema
 from vocbeam.schemas.timebase import SECOND_US, from_micros
 
@@ -64,7 +64,7 @@ ENUMERATIONS: Mapping[EventType, Mapping[str, tuple[str, ...]]] = {
 
 _CURRENCY = re.compile("[A-Z]{3}")
 
-_UNREADABLE = (
+UNREADABLE = (
     EOFError,
     StopIteration,
     LookupError,
@@ -186,15 +186,24 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )
         writer = contracts.writer_schema(event_type, text)
-        _cost(writer, {})
+        reason = hazard(writer)
+        if reason:
+            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {reason}")
         reader = None if writer == contract else contracts.resolving_schema(event_type, writer)
-    except _Hazard as hazard:
-        return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
     except (LookupError, TypeError, AttributeError, RecursionError):
         return Problem("unusable_schema", f"schema id {schema_id} is JSON but no Avro schema")
     return _Writer(writer, reader)
+
+
+def hazard(writer: Any) -> str | None:
+    """Why data of a parsed writer schema could hang or crash the decoder; None where nothing speaks against it."""
+    try:
+        _cost(writer, {})
+    except _Hazard as found:
+        return str(found)
+    return None
 
 
 class _Hazard(Exception):
@@ -265,6 +274,7 @@ def decode_chunk(
     `now` gives UTC microseconds. Raises SourceError when the schema registry can't be reached.
     """
     offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
+    dead += chunk.refused
     columns: Columns = {name: [record[name] for record in records] for name in contracts.fields(event_type)}
     problems = find_problems(event_type, columns, limits, now())
     if problems:
@@ -285,6 +295,16 @@ def decode_chunk(
         dropped=dropped,
         raw=raw,
     )
+
+
+def readable_records(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> dict[int, dict[str, Any]]:
+    """Position → content, not validated, of each of the values that can be decoded.
+
+    Raises SourceError when the schema registry can't be reached.
+    """
+    chunk = RawChunk(PartitionKey("", "", "", 0), 0, len(values), list(range(len(values))), list(values))
+    positions, _, records, _, _ = _decode(chunk, event_type, schemas)
+    return dict(zip(positions, records, strict=True))
 
 
 def _decode(
@@ -312,7 +332,7 @@ def _decode(
         stream.seek(header_size)
         try:
             record: Any = schemaless_reader(stream, *found)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             dead.append(DeadLetter(offset, "decode", *_unreadable(error), value))
             continue
         if stream.read(1):

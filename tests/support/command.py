@@ -79,7 +79,7 @@ class Vocbeam:
         number = len(list(folder.iterdir()))
         stdout, stderr = folder / f"{number}.out", folder / f"{number + 1}.err"
         with stdout.open("wb") as out, stderr.open("wb") as err:
-            process = subprocess.Popen(self._command(arguments), env=self._environment(), stdout=out, stderr=err)
+            process = subprocess.Popen(self._command(arguments), env=self.environment(), stdout=out, stderr=err)
         try:
             yield Running(process, stdout, stderr)
         finally:
@@ -100,7 +100,8 @@ class Vocbeam:
     def _command(self, arguments: Sequence[str | Path]) -> list[str]:
         return [sys.executable, "-m", *self.entry, *map(str, arguments)]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What a command finds its home folder, Kafka, warehouse and governance file by."""
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),

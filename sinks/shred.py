@@ -1,0 +1,73 @@
+"""Making sure that removed bytes leave the database's files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tenacity
+from sqlalchemy import Engine, Table
+
+from vocbeam.sinks.engine import is_contention
+
+SHRED_WAIT_S = 60
+"""Longest wait for those who read or write while a SQLite file is rewritten."""
+
+
+class Shredded(NamedTuple):
+    """Whether removed bytes are gone from the files, and what holds in words."""
+
+    done: bool
+    message: str
+
+
+def shred(engine: Engine, tables: Sequence[Table], wait_s: float = SHRED_WAIT_S) -> Shredded:
+    """SQLite: rewrites the file and empties its write-ahead log. PostgreSQL: vacuums the tables.
+
+    Never raises because others are at work: it says so, and the next call makes up for it.
+    """
+    if engine.dialect.name == "postgresql":
+        return _vacuum(engine, tables)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_contention) | tenacity.retry_if_result(lambda done: not done),
+        wait=tenacity.wait_random_exponential(multiplier=0.05, max=2),
+        stop=tenacity.stop_after_delay(wait_s),
+    )
+    try:
+        retrying(_rewrite, engine)
+    except tenacity.RetryError:
+        return Shredded(
+            False,
+            "the file could not be rewritten while others use it: removed bytes are still in it or in its write-ahead "
+            "log; run the command again when no long reader and no run is at work",
+        )
+    return Shredded(True, "the file was rewritten and its write-ahead log emptied: removed bytes are in neither")
+
+
+def _rewrite(engine: Engine) -> bool:
+    """Whether the file holds present rows only and the write-ahead log nothing."""
+    connection: Any = engine.raw_connection()
+    try:
+        # Not through SQLAlchemy, which would begin a transaction: VACUUM refuses to run in one.
+        connection.execute("VACUUM")
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+    finally:
+        connection.close()
+
+
+def _vacuum(engine: Engine, tables: Sequence[Table]) -> Shredded:
+    quote = engine.dialect.identifier_preparer.quote
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        # A vacuum takes as long as it takes, and its lock stands in nobody's way.
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        try:
+            for table in tables:
+                connection.exec_driver_sql(f"VACUUM {quote(table.name)}")
+        finally:
+            connection.exec_driver_sql("RESET statement_timeout")
+    return Shredded(
+        True,
+        "removed rows were vacuumed and their room is reused; until it is, traces may stay inside the data files "
+        "(VACUUM FULL of the tables rewrites them), and in the write-ahead log until it is recycled",
+    )
