@@ -23,6 +23,8 @@ from vocbeam.schemas.errors import Fenced
 STARTS_IN_S = 8.0
 """Until a run loads on a slow machine; a kill within it falls on imports, migration, connecting or the first groups."""
 
+ENDS_ITSELF_IN_S = 5
+"""Margin for a forced end: the process may be given no time just when its time of grace is over."""
 
 MOMENTS = ("in_transaction", "before_commit", "after_commit")
 """Points of a transaction, as the writer's Failpoint names them."""
@@ -38,16 +40,16 @@ def kills(number: int, chance: random.Random) -> list[Ending]:
     return endings
 
 
-def live_and_die(
-    loaded: Loaded, vocbeam: Vocbeam, books: Books, ending: Ending, goal: int, start_s: float, chance: random.Random
-) -> None:
-    """One life of `vocbeam run`: SIGKILL while it starts (within `start_s`), near `goal` records, or at a failpoint."""
+def live_and_die(vocbeam: Vocbeam, books: Books, ending: Ending, goal: int, chance: random.Random) -> None:
+    """One life of `vocbeam run`: SIGKILL while it starts, near `goal` records, or at a failpoint before them."""
     if ending in MOMENTS:
         ahead = max(1, (goal - books.records()) // RECORDS_A_TRANSACTION)
         vocbeam = vocbeam.crashing(ending, chance.randint(1, ahead))
     with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
         if ending == "starting":
-            time.sleep(chance.uniform(0, start_s))
+            due = time.monotonic() + chance.uniform(0, STARTS_IN_S)
+            while time.monotonic() < due and books.records() < goal:
+                time.sleep(0.02)
         elif ending == "loading":
             books.wait_for(goal, running)
             time.sleep(chance.uniform(0, 0.05))
@@ -66,7 +68,7 @@ def test_run__killed_at_random_moments(
     for life, ending in enumerate(endings):
         # The last life must have something left to load, so every goal leaves room for those to come.
         goal = books.records() + int((loaded.records - books.records()) / (len(endings) - life + 1))
-        live_and_die(loaded, vocbeam, books, ending, goal, STARTS_IN_S, chance)
+        live_and_die(vocbeam, books, ending, goal, chance)
         killed_at.append((ending, books.records()))
     positions = [records for _, records in killed_at]
     assert positions == sorted(positions)
@@ -88,15 +90,17 @@ def test_run__killed_at_random_moments(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str, workers: int, figures: Figures) -> None:
+    """It ends in good order or, on a machine too busy for that, by itself after its time of grace; nothing is lost."""
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
     with vocbeam.started("run", "--workers", str(workers), *MANY_TRANSACTIONS) as running:
         books.wait_for(loaded.records // 10, running)
         told = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+        code = running.process.wait(STOPS_WITHIN_S + ENDS_ITSELF_IN_S)
         took_s = time.monotonic() - told
-    assert took_s < STOPS_WITHIN_S
-    assert " stopped: " in running.said()
+    out_of_time = "the group in hand did not end in time; uncommitted work is read again" in running.said()
+    assert code == int(out_of_time), running.said()
+    assert out_of_time or " stopped: " in running.said()
     assert "Traceback" not in running.said()
     stopped_at = books.records()
     assert loaded.records // 10 <= stopped_at < loaded.records
@@ -106,7 +110,7 @@ def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str, workers: in
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     figures.add(
-        "SIGTERM", f"{workers} workers under load, at {stopped_at} records: ended in {took_s:.1f} s with exit code 0",
+        "SIGTERM", f"{workers} workers under load, at {stopped_at} records: ended in {took_s:.1f} s, exit code {code}",
         database=books.engine.dialect.name, records=loaded.records, restarts=1,
     )  # fmt: skip
 
@@ -148,7 +152,9 @@ def test_run__processes_end_with_their_killed_parent(loaded: Loaded, sqlite_url:
     vocbeam.reconcile()
 
 
-def test_run__newer_run_shuts_the_older_one_out(kafka_topics: Topics, warehouse_url: str, tmp_path: Path) -> None:
+def test_run__newer_run_shuts_the_older_one_out(
+    kafka_topics: Topics, warehouse_url: str, tmp_path: Path, figures: Figures
+) -> None:
     kafka_topics.create_all()
     vocbeam, books = Vocbeam(tmp_path, kafka_topics.bootstrap, kafka_topics.prefix, warehouse_url), Books(warehouse_url)
     sent = 0
@@ -181,3 +187,7 @@ def test_run__newer_run_shuts_the_older_one_out(kafka_topics: Topics, warehouse_
     assert "(run 1); this pipeline ends" in last_word
     vocbeam.reconcile()
     assert books.records() == sent
+    figures.add(
+        "zombie", "kept loading while its successor started; ended with exit code 4 at the first row taken over",
+        database=books.engine.dialect.name, records=sent, restarts=1,
+    )  # fmt: skip
