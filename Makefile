@@ -71,7 +71,7 @@ verify-real: setup ## Compare the pipeline's figures with pandas on the real dat
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py
 
-soak: setup ## Load for 20 minutes at half speed, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
+soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
