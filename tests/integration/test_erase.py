@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -354,6 +356,22 @@ def test_shred__erased_bytes_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
     assert shred(engine, [event]).done
     assert traces() == set()
     assert b"I am bia" in file.read_bytes()
+
+
+def test_shred__rewrites_the_file_of_a_sqlite_that_leaves_traces(tmp_path: Path) -> None:
+    file = tmp_path / "warehouse.db"
+    engine = new_warehouse(f"sqlite:///{file}", GOVERNANCE)
+    fill(f"sqlite:///{file}")
+    # Some builds of SQLite overwrite what is deleted by default, others don't.
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA secure_delete=OFF")
+        connection.execute("DELETE FROM event")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    assert b"I am ana" in file.read_bytes()
+    assert shred(engine, [event]).done
+    assert b"I am ana" not in file.read_bytes()
 
 
 def test_shred__says_when_a_reader_keeps_the_log(tmp_path: Path) -> None:
