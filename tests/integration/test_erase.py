@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, make_url, select, text
 
 from tests.support.erasing import ANA, BIA, GOVERNANCE, HOUR, T0, Shop, answer, delivery, eraser, places_of, step
 from tests.support.warehouse import NOW, books_that_fail, contents, new_warehouse
@@ -384,3 +385,21 @@ def test_shred__says_when_a_reader_keeps_the_log(tmp_path: Path) -> None:
     assert not hindered.done
     assert "run the command again" in hindered.message
     assert shred(engine, [event]).done
+
+
+def test_shred__says_when_a_role_may_not_vacuum(postgres_url: str) -> None:
+    engine = new_warehouse(postgres_url, GOVERNANCE)
+    assert shred(engine, [event, ticket]).done
+    role = f"writer_{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        connection.execute(text(f"GRANT SELECT, DELETE ON event, ticket TO {role}"))
+    other = open_engine(make_url(postgres_url).set(username=role).render_as_string(hide_password=False))
+    refused = shred(other, [event, ticket])
+    other.dispose()
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+
+    assert not refused.done
+    assert refused.message.startswith("2 of 2 tables were not vacuumed (the first: ")
