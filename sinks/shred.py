@@ -52,6 +52,8 @@ def _rewrite(engine: Engine) -> bool:
         # Not through SQLAlchemy, which would begin a transaction: VACUUM refuses to run in one. It builds the new file
         # in temporary storage, which our other connections keep in memory.
         pooled.execute("PRAGMA temp_store=FILE")
+        # Emptying the log keeps writers waiting while it waits for readers: rather often than long.
+        pooled.execute("PRAGMA busy_timeout=1000")
         pooled.execute("VACUUM")
         busy, _, _ = pooled.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
