@@ -52,6 +52,9 @@ BATCH_ROWS = 500
 PASS_CUSTOMERS = 100
 """Customers that are looked for in one scan."""
 
+PASS_SUBJECTS = 5_000
+"""Tickets or responses that are looked for in one scan: far below the parameters that a statement may have."""
+
 MIN_LITERAL_BYTES = 4
 """Shortest id that is looked for in bytes that can't be decoded: shorter ones occur anywhere."""
 
@@ -265,7 +268,7 @@ class Eraser:
             (survey_answer, _RESPONSE, found.responses),
             (survey_response, _RESPONSE, found.responses),
         ):
-            for part in _batches(sorted({identity[-1] for identity in identities}), BATCH_ROWS):
+            for part in _batches(sorted({identity[-1] for identity in identities}), PASS_SUBJECTS):
                 columns = [table.c.subject_key, table.c.contributions, *[table.c[name] for name in names]]
                 for row in _select(connection, table, columns, table.c[names[-1]].in_(part)):
                     if row[2:] in identities:
@@ -297,7 +300,7 @@ class Eraser:
             (c.ticket_id, _TICKET, found.tickets),
             (c.response_id, _RESPONSE, found.responses),
         ):
-            for part in _batches(sorted({identity[-1] for identity in identities}), BATCH_ROWS):
+            for part in _batches(sorted({identity[-1] for identity in identities}), PASS_SUBJECTS):
                 columns = [c.ledger_id, c.kafka_offset, c.contributions, *[c[name] for name in names]]
                 for row in _select(connection, event, columns, and_(c.customer_key.is_(None), id_column.in_(part))):
                     if row[3:] in identities:
