@@ -46,19 +46,32 @@ def shred(engine: Engine, tables: Sequence[Table], wait_s: float = SHRED_WAIT_S)
 
 def _rewrite(engine: Engine) -> bool:
     """Whether the file holds present rows only and the write-ahead log nothing."""
-    connection: Any = engine.raw_connection()
+    pooled: Any = engine.raw_connection()
+    pooled.detach()
     try:
-        # Not through SQLAlchemy, which would begin a transaction: VACUUM refuses to run in one.
-        connection.execute("VACUUM")
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        # Not through SQLAlchemy, which would begin a transaction: VACUUM refuses to run in one. It builds the new file
+        # in temporary storage, which our other connections keep in memory.
+        pooled.execute("PRAGMA temp_store=FILE")
+        # Emptying the log keeps writers waiting while it waits for readers: rather often than long.
+        pooled.execute("PRAGMA busy_timeout=1000")
+        pooled.execute("VACUUM")
+        busy, _, _ = pooled.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
     finally:
-        connection.close()
+        pooled.close()
 
 
 def _vacuum(engine: Engine, tables: Sequence[Table]) -> Shredded:
     quote = engine.dialect.identifier_preparer.quote
+    refusals: list[str] = []
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        driver: Any = connection.connection.driver_connection
+
+        def remember(notice: Any) -> None:
+            if notice.severity_nonlocalized == "WARNING":
+                refusals.append(notice.message_primary)
+
+        driver.add_notice_handler(remember)
         # A vacuum takes as long as it takes, and its lock stands in nobody's way.
         connection.exec_driver_sql("SET statement_timeout = 0")
         try:
@@ -66,6 +79,13 @@ def _vacuum(engine: Engine, tables: Sequence[Table]) -> Shredded:
                 connection.exec_driver_sql(f"VACUUM {quote(table.name)}")
         finally:
             connection.exec_driver_sql("RESET statement_timeout")
+            driver.remove_notice_handler(remember)
+    if refusals:
+        return Shredded(
+            False,
+            f"{len(refusals)} of {len(tables)} tables were not vacuumed (the first: {refusals[0]}); removed rows stay "
+            "in the data files until autovacuum comes by or their owner runs VACUUM",
+        )
     return Shredded(
         True,
         "removed rows were vacuumed and their room is reused; until it is, traces may stay inside the data files "

@@ -382,7 +382,7 @@ retired_subject = Table(
     Column("subject_key", LargeBinary(16), primary_key=True, comment="Key that its row had."),
     _text("subject_table", "ticket, survey_answer or survey_response."),
     _text("reason", "erased or expired."),
-    _big("retired_at", "When its row was removed; forgotten after the deduplication horizon."),
+    _big("retired_at", "When its row was removed; if it expired, forgotten after the deduplication horizon."),
     sqlite_with_rowid=False,
     comment="Tickets, answers and responses whose rows are gone: later events of theirs don't change the aggregates.",
 )

@@ -502,64 +502,47 @@ class ChunkWriter:
         """Creates the subjects that are absent, then locks the others, and only then reads what they were made of.
 
         Two writers that meet at a new subject: the second one's insert waits for the first one's commit, finds the row,
-        and goes on to lock and read it in a later statement. A subject whose row was retired stays as it was counted:
-        its versions are left out. One that is retired while its lock is waited for is looked at again.
+        and goes on to lock and read it in a later statement. A subject whose row was retired, be it while its lock is
+        waited for, stays as it was counted: its versions are left out.
         """
-        columns = ("subject_key", "versions", "contributions", *rule.columns)
-        while arrived:
-            stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
-            same_key = stage.c.subject_key == table.c.subject_key
-            query = select(table.c.subject_key).join(stage, same_key)
-            known = {bytes(key) for key in connection.execute(query).scalars()}
-
-            # Asked after the rows: a row that was retired in between has its mark by now.
-            retired = self._retired(connection, arrived.keys() - known)
-            absent = {k: rule.fold(v) for k, v in arrived.items() if k not in known and k not in retired}
-            if absent:
-                self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
-                source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
-                statement = (
-                    self._insert(table)
-                    .from_select(list(columns), source)
-                    .on_conflict_do_nothing()
-                    .returning(table.c.subject_key)
-                )
-                for key in connection.execute(statement).scalars():
-                    add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
-            present = known | absent.keys()
-            gone = present - self._fold_present(connection, table, rule, {k: arrived[k] for k in present}, delta)
-            arrived = {key: arrived[key] for key in gone}
-
-    def _fold_present(
-        self,
-        connection: Connection,
-        table: Table,
-        rule: SubjectRule,
-        arrived: Mapping[bytes, list[Version]],
-        delta: Delta,
-    ) -> set[bytes]:
-        """Folds versions into rows that another transaction has committed; the keys of those that are still there."""
-        if not arrived:
-            return set()
         columns = ("subject_key", "versions", "contributions", *rule.columns)
         stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
         same_key = stage.c.subject_key == table.c.subject_key
-        locked = connection.execute(
-            select(table.c.subject_key, table.c.versions, table.c.contributions)
-            .join(stage, same_key)
-            .order_by(table.c.subject_key)
-            .with_for_update(of=table)
-        ).all()
-        rows = []
-        for row in locked:
-            key = bytes(row.subject_key)
-            folded = rule.fold([*json.loads(row.versions), *arrived[key]])
-            add_contributions(delta, contributions_from_json(row.contributions), -1)
-            add_contributions(delta, folded.contributions, 1)
-            rows.append(_subject_row(key, folded))
-        self._staging.fill(connection, table.name, columns, rows)
-        connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
-        return {bytes(row.subject_key) for row in locked}
+        known = {bytes(key) for key in connection.execute(select(table.c.subject_key).join(stage, same_key)).scalars()}
+
+        # Asked after the rows: a row that was retired in between has its mark by now.
+        retired = self._retired(connection, arrived.keys() - known)
+        absent = {k: rule.fold(v) for k, v in arrived.items() if k not in known and k not in retired}
+        if absent:
+            self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
+            source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
+            statement = (
+                self._insert(table)
+                .from_select(list(columns), source)
+                .on_conflict_do_nothing()
+                .returning(table.c.subject_key)
+            )
+            for key in connection.execute(statement).scalars():
+                add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
+
+        present = known | absent.keys()
+        if present:
+            self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in present])
+            locked = connection.execute(
+                select(table.c.subject_key, table.c.versions, table.c.contributions)
+                .join(stage, same_key)
+                .order_by(table.c.subject_key)
+                .with_for_update(of=table)
+            ).all()
+            rows = []
+            for row in locked:
+                key = bytes(row.subject_key)
+                folded = rule.fold([*json.loads(row.versions), *arrived[key]])
+                add_contributions(delta, contributions_from_json(row.contributions), -1)
+                add_contributions(delta, folded.contributions, 1)
+                rows.append(_subject_row(key, folded))
+            self._staging.fill(connection, table.name, columns, rows)
+            connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
 
     def _count_customers(self, connection: Connection, loaded: Sequence[Loaded]) -> None:
         seen: Counter[tuple[str, str, str, str]] = Counter()

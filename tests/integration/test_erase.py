@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, make_url, select, text
 
 from tests.support.erasing import ANA, BIA, GOVERNANCE, HOUR, T0, Shop, answer, delivery, eraser, places_of, step
 from tests.support.warehouse import NOW, books_that_fail, contents, new_warehouse
@@ -321,8 +324,8 @@ def test_erase__beside_writers_that_never_rest(warehouse_url: str) -> None:
     try:
         wait_until(lambda: bool(errors) or min(sent.values()) >= 150)
         erasure = eraser(warehouse_url).erase([ANA])
-        reached = min(sent.values())
-        wait_until(lambda: bool(errors) or min(sent.values()) >= reached + 90)
+        look = open_engine(warehouse_url)
+        wait_until(lambda: bool(errors) or count(look, "SELECT sum(dropped) FROM ingest_ledger") >= 30)
     finally:
         stop.set()
         for thread in threads:
@@ -331,7 +334,6 @@ def test_erase__beside_writers_that_never_rest(warehouse_url: str) -> None:
     assert errors == []
     assert erasure.removed["event"] >= 50
     assert places_of(engine, ANA) == {"erasure_marker"}
-    assert count(engine, "SELECT sum(dropped) FROM ingest_ledger") >= 30
     assert books_that_fail(engine) == []
 
 
@@ -356,6 +358,22 @@ def test_shred__erased_bytes_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
     assert b"I am bia" in file.read_bytes()
 
 
+def test_shred__rewrites_the_file_of_a_sqlite_that_leaves_traces(tmp_path: Path) -> None:
+    file = tmp_path / "warehouse.db"
+    engine = new_warehouse(f"sqlite:///{file}", GOVERNANCE)
+    fill(f"sqlite:///{file}")
+    # Some builds of SQLite overwrite what is deleted by default, others don't.
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA secure_delete=OFF")
+        connection.execute("DELETE FROM event")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    assert b"I am ana" in file.read_bytes()
+    assert shred(engine, [event]).done
+    assert b"I am ana" not in file.read_bytes()
+
+
 def test_shred__says_when_a_reader_keeps_the_log(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'warehouse.db'}"
     engine = new_warehouse(url, GOVERNANCE)
@@ -366,3 +384,21 @@ def test_shred__says_when_a_reader_keeps_the_log(tmp_path: Path) -> None:
     assert not hindered.done
     assert "run the command again" in hindered.message
     assert shred(engine, [event]).done
+
+
+def test_shred__says_when_a_role_may_not_vacuum(postgres_url: str) -> None:
+    engine = new_warehouse(postgres_url, GOVERNANCE)
+    assert shred(engine, [event, ticket]).done
+    role = f"writer_{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        connection.execute(text(f"GRANT SELECT, DELETE ON event, ticket TO {role}"))
+    other = open_engine(make_url(postgres_url).set(username=role).render_as_string(hide_password=False))
+    refused = shred(other, [event, ticket])
+    other.dispose()
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+
+    assert not refused.done
+    assert refused.message.startswith("2 of 2 tables were not vacuumed (the first: ")

@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from kafka import KafkaProducer
 from sqlalchemy import select, text
 
 from tests.support.command import STOPS_WITHIN_S, Books, Vocbeam
-from tests.support.erasing import places_of
+from tests.support.erasing import ANA, Shop, delivery, places_of
 from tests.support.kafka import Topics
 from tests.support.warehouse import MINI, contents
+from vocbeam.pipelines.apply import apply_to
+from vocbeam.pipelines.cli import vocbeam as cli
+from vocbeam.pipelines.settings import Home
 from vocbeam.schemas import contracts, wire
+from vocbeam.schemas.errors import ConfigError, WrongKey
+from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.records import EventType
 from vocbeam.schemas.registry import FileRegistry
-from vocbeam.schemas.secrets import pseudonym_key, pseudonym_source
+from vocbeam.schemas.secrets import dead_letter_source, pseudonym_key, pseudonym_source
+from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import dead_letter, measure
 from vocbeam.transforms.pseudonym import Pseudonyms
 
@@ -95,13 +102,9 @@ def test_erase__beside_a_running_pipeline_then_retention(
         before = places_of(books.engine, CUSTOMER, customer_key)
         assert {"event", "ticket", "survey_answer", "survey_response", "customer_day"} <= before
 
-        planned = vocbeam.call_json("erase", "--customers-file", whom, "--dry-run")
-        assert (planned["dry_run"], planned["present_afterwards"]) == (True, None)
-        assert places_of(books.engine, CUSTOMER, customer_key) == before
-
         report = vocbeam.call_json("erase", "--customers-file", whom, "--report", tmp_path / "proof.json")
         assert report == json.loads((tmp_path / "proof.json").read_text(encoding="utf-8"))
-        assert report["removed"] == planned["removed"] == {
+        assert report["removed"] == {
             "dead_letter": 2, "event": 7, "ticket": 1, "survey_answer": 2, "survey_response": 1, "customer_day": 3,
         }  # fmt: skip
         assert report["customer_keys"] == [customer_key]
@@ -116,14 +119,12 @@ def test_erase__beside_a_running_pipeline_then_retention(
         assert any("Kafka" in line for line in report["out_of_reach"])
         assert CUSTOMER not in json.dumps(report)
         assert places_of(books.engine, CUSTOMER, customer_key) == {"erasure_marker"}
-        vocbeam.reconcile()
 
         # Kafka still has it all; sent again (under new offsets) it is dropped, the other customer's is known.
         company.send(CUSTOMER, OTHER)
         books.wait_for(company.sent, running)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
-    vocbeam.reconcile()
     assert places_of(books.engine, CUSTOMER, customer_key) == {"erasure_marker"}
     with books.engine.connect() as connection:
         counted = connection.execute(text("SELECT sum(dropped), sum(duplicates) FROM ingest_ledger")).one()
@@ -142,9 +143,7 @@ def test_erase__beside_a_running_pipeline_then_retention(
     (proof,) = (vocbeam.home / "erasures").iterdir()
     assert json.loads(proof.read_text(encoding="utf-8"))["removed"]["dead_letter"] == 1
 
-    planned = vocbeam.call_json("retain", "--dry-run")
     expired = vocbeam.call_json("retain")
-    assert [entry["rows"] for entry in planned["expired"]] == [entry["rows"] for entry in expired["expired"]]
     removed = {entry["table"]: entry["rows"] for entry in expired["expired"] if entry["rows"]}
     # The other ticket is still open.
     assert removed == {"event": 7, "survey_answer": 2, "survey_response": 1, "customer_day": 3}
@@ -152,18 +151,45 @@ def test_erase__beside_a_running_pipeline_then_retention(
     assert contents(books.engine)["event"] == []
     with books.engine.connect() as connection:
         assert connection.execute(select(measure).order_by(*measure.primary_key)).all() == figures
-    assert "removed" in vocbeam.call("retain")
 
 
 def test_erase__refuses_what_it_cannot_do(sqlite_url: str, tmp_path: Path) -> None:
-    vocbeam = Vocbeam(tmp_path / "home", "127.0.0.1:1", "t", sqlite_url, MINI)
-    vocbeam.call("erase", "--customer", "someone", code=2)
-    assert "vocbeam apply" in vocbeam.printed()
-    vocbeam.call("apply")
-    vocbeam.call("erase", code=2)
-    vocbeam.call("erase", "--customer-key", "Someone-4471", code=2)
-    assert "no pseudonyms" in vocbeam.printed()
-    assert "Someone-4471" not in vocbeam.printed()
-    (vocbeam.home / "keys" / "pseudonym.key").write_text("0" * 64, encoding="utf-8")
-    vocbeam.call("erase", "--customer", "someone", code=2)
-    assert "no customer could be found with it" in vocbeam.printed()
+    home = tmp_path / "home"
+
+    def refused(*options: str) -> str:
+        arguments = ["erase", "--home", str(home), "--warehouse", sqlite_url, *options]
+        with pytest.raises(ConfigError) as caught:
+            cli.main(arguments, standalone_mode=False)
+        return str(caught.value)
+
+    assert "vocbeam apply" in refused("--customer", "someone")
+    apply_to(open_engine(sqlite_url, write=True), load_governance(MINI), Home(home))
+    assert refused().startswith("whom?")
+    said = refused("--customer-key", "Someone-4471")
+    assert "no pseudonyms" in said
+    assert "Someone-4471" not in said
+    (home / "keys" / "pseudonym.key").write_text("0" * 64, encoding="utf-8")
+    with pytest.raises(WrongKey, match="no customer could be found with it"):
+        cli.main(["erase", "--home", str(home), "--warehouse", sqlite_url, "--customer", "a"], standalone_mode=False)
+
+
+def test_erase__dry_run_and_retention_in_words(sqlite_url: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    apply_to(open_engine(sqlite_url, write=True), load_governance(MINI), Home(home))
+    dead_letter_source(home).ensure()
+    shop = Shop(sqlite_url)
+    shop.send("telemetry", delivery(1, ANA), letters=(b"\x00",))
+    runner = CliRunner()
+
+    def said(*arguments: str) -> str:
+        options = ["--home", str(home), "--warehouse", sqlite_url]
+        return runner.invoke(cli, [*arguments, *options], catch_exceptions=False).stdout
+
+    words = said("erase", "--customer-key", ANA, "--dry-run")
+    assert "would be removed: 1 of event, 1 of customer_day" in words
+    assert "0 stay, 1 taken back" in words
+    assert "1 dead letters are sealed with a key that is not configured" in words
+    assert not (home / "erasures").exists()
+    assert "dead_letter: 1 have expired" in said("retain", "--dry-run")
+    assert "dead_letter: 1 removed" in said("retain")
+    assert "dead_letter: 0 removed" in said("retain")

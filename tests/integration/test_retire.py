@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from sqlalchemy import Connection, Engine, delete, select
 
 from tests.support.warehouse import books_that_fail, chunk, mini, new_warehouse, writer
@@ -88,21 +87,6 @@ def test_retire__healed_letter_and_expired_key_are_accounted_for(warehouse_url: 
         connection.execute(delete(event_key).where(event_key.c.loaded_at == 0))
         retire_rows(connection, {Retired(ALL_TOPICS, "event_key", "expired"): 1})
     assert books_that_fail(engine) == []
-
-
-@pytest.mark.parametrize(
-    ("statement", "finding"),
-    [
-        (delete(event).where(event.c.kafka_offset == 0), "= events present"),
-        (delete(dead_letter), "= dead letters present"),
-        (delete(event_key), "= event keys present"),
-    ],
-)
-def test_reconcile__row_that_went_uncounted_is_found(warehouse_url: str, statement: Any, finding: str) -> None:
-    engine = loaded(warehouse_url)
-    with engine.begin() as connection:
-        connection.execute(statement)
-    assert any(finding in line for line in books_that_fail(engine))
 
 
 def test_reconcile__retired_contribution_that_nobody_booked_is_found(warehouse_url: str) -> None:

@@ -41,7 +41,7 @@ def upgrade() -> None:
             "retired_at",
             sa.BigInteger(),
             nullable=False,
-            comment="When its row was removed; forgotten after the deduplication horizon.",
+            comment="When its row was removed; if it expired, forgotten after the deduplication horizon.",
         ),
         sa.PrimaryKeyConstraint("subject_key", name=op.f("pk_retired_subject")),
         comment="Tickets, answers and responses whose rows are gone: later events of theirs don't change the aggregates.",
