@@ -52,6 +52,7 @@ DEV = [
     "pandas-stubs>=3",
     "pytest>=9,<10",
     "pytest-timeout>=2.4",
+    "pytest-xdist>=3.8,<4",
     "ruff>=0.17,<0.18",
     "setuptools>=80",
     "types-psutil>=7",

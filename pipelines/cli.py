@@ -72,6 +72,8 @@ def vocbeam(verbose: int) -> None:
     if not verbose:
         # kafka-python warns of everything that it then retries by itself; what it gives up reaches us as an exception.
         logging.getLogger("kafka").setLevel(logging.ERROR)
+        # A connection that breaks is no news by itself, and this would tell it with a traceback.
+        logging.getLogger("kafka.net.transport").setLevel(logging.CRITICAL)
         # Beam logs the traceback of a failing bundle; the supervisor says in a sentence what failed and what follows.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 

@@ -46,6 +46,7 @@ from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE
 from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
+from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
 from vocbeam.transforms.progress import PROGRESS
@@ -178,8 +179,16 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     help="Processes that share the topic-partitions; the ledger keeps them apart.",
 )
 @click.option(
+    "--retry-seconds", default=RETRY_LIMIT_S, show_default=True, type=click.FloatRange(0),
+    help="How long a transaction that the warehouse refuses is repeated before the run fails and is restarted.",
+)  # fmt: skip
+@click.option(
     "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
     help="Failures in a row after which the run is given up.",
+)  # fmt: skip
+@click.option(
+    "--outage-seconds", default=SourceConfig.outage_seconds, show_default=True, type=click.FloatRange(0),
+    help="For how long Kafka may give no answer before the pipeline fails.",
 )  # fmt: skip
 @click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
@@ -201,7 +210,9 @@ def run(
     chunk_bytes: int,
     group_records: int,
     group_bytes: int,
+    retry_seconds: float,
     max_restarts: int,
+    outage_seconds: float,
     progress_seconds: float,
     as_json: bool,
 ) -> None:
@@ -222,6 +233,7 @@ def run(
             group_id=group_id or None,
             shards=shards,
             bounds=Bounds(chunk_records, chunk_bytes, group_records, group_bytes),
+            outage_seconds=outage_seconds,
         )
         ends = find_end_offsets(source)
         missing = [topic for topic in source.topics if all(topic != known for known, _ in ends)]
@@ -255,13 +267,19 @@ def run(
                 warehouse_url=url,
                 key_fingerprint=key_fingerprint,
                 run_epoch=epoch,
+                retry_seconds=retry_seconds,
             ),
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
         )
-        outcome, total = "failed", Total()
+        outcome = "failed"
+        total: Total | None = None
         try:
-            total = work(job) if workers == 1 else run_workers(partial(work_as, job, workers), workers, max_restarts)
+            total = (
+                work(job)
+                if workers == 1
+                else run_workers(partial(work_as, job, workers), workers, RestartPolicy(max_restarts=max_restarts))
+            )
             outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__
@@ -272,7 +290,10 @@ def run(
             seconds = time.monotonic() - started
             if as_json:
                 summary = {"run_epoch": epoch, "runner": chosen.description, "workers": workers, "outcome": outcome}
-                click.echo(json.dumps({**summary, **asdict(total), "seconds": round(seconds, 3)}))
+                known = {} if total is None else asdict(total)
+                click.echo(json.dumps({**summary, **known, "seconds": round(seconds, 3)}))
+            elif total is None:
+                click.echo(f"run {epoch} {outcome} after {seconds:.1f} s", err=True)
             else:
                 click.echo(
                     f"run {epoch} {outcome}: {total.records:,} records in {seconds:.1f} s, {total.lag:,} behind",

@@ -12,6 +12,7 @@ from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import EventType, SubjectRule
 from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
+from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.transforms.decode import SchemaById
 from vocbeam.transforms.progress import report_committed
@@ -36,6 +37,7 @@ class JobSteps:
     warehouse_url: str
     key_fingerprint: str
     run_epoch: int
+    retry_seconds: float = RETRY_LIMIT_S
 
     def decode(self, open_schemas: Callable[[], SchemaById] | None = None) -> DecodeChunks:
         """RawGroup → DecodedGroup; with schemas from the registry unless others are given."""
@@ -72,4 +74,5 @@ class JobSteps:
             rules=partial(rules_of, self.governance_text),
             now=now_us,
             committed=report_committed,
+            retry_limit_s=self.retry_seconds,
         )

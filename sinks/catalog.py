@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from itertools import zip_longest
@@ -38,11 +39,16 @@ from vocbeam.sinks.tables import (
 )
 from vocbeam.sinks.views import create_views, drop_views, view_comments
 
+log = logging.getLogger(__name__)
+
 FIRST_YEAR, LAST_YEAR = 1999, 2049
 """Years of `calendar_date`. A governance file may accept events from 2000-01-01 UTC on, in some zones a day earlier."""
 
 TURN_WAIT_S = 120
 """Longest wait for others who migrate, apply, or read a view that is to be replaced; each takes some seconds."""
+
+OUTAGE_WAIT_S = 10
+"""Longest wait for a database that doesn't answer or is starting: a wrong URL shall be told soon."""
 
 _TURN = int.from_bytes(b"vocbeam", "big")
 """Key of the advisory lock that only `vocbeam` takes."""
@@ -125,7 +131,9 @@ def _alembic() -> Config:
 
 
 def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
-    """Runs `change` in a transaction, one process after another; repeats it as long as others are in the way."""
+    """Runs `change` in a transaction, one process after another; repeats it while others are in the way, or the
+    database is away, up to a limit for each.
+    """
 
     def attempt() -> None:
         with engine.begin() as connection:
@@ -133,10 +141,21 @@ def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
                 connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
             change(connection)
 
+    def waited_long_enough(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        limit_s = TURN_WAIT_S if error is not None and is_contention(error) else OUTAGE_WAIT_S
+        return (state.seconds_since_start or 0.0) >= limit_s
+
+    def announce(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and not is_contention(error):
+            log.warning("the warehouse is not there yet (%s); tried again", type(driver_error(error)).__name__)
+
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_contention),
+        retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
-        stop=tenacity.stop_after_delay(TURN_WAIT_S),
+        stop=waited_long_enough,
+        before_sleep=announce,
         reraise=True,
     )
     try:

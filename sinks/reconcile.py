@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Table, func, select
 
 from vocbeam.schemas.records import Contribution
 from vocbeam.sinks.contributions import AS_REPORTED, contributions_from_json
+from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
     dead_letter,
@@ -51,14 +52,10 @@ def reconcile(engine: Engine) -> list[Check]:
     dead-lettered - letters healed, erased or expired. For the whole warehouse: event keys = loaded + healed - keys
     erased or expired, and every cell of `measure` = the sum of the contributions stored with the rows and of those in
     `measure_retired`, n, weight, weight_sq and total alike; the checks on cells count those that differ, of which none
-    is expected.
+    is expected. Raises SinkError where the database can't be read or holds no warehouse.
     """
-    connection = engine.connect()
-    with connection:
-        if engine.dialect.name == "postgresql":
-            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            return [*_ledger_checks(connection), *_measure_checks(connection)]
+    with snapshot(engine) as connection:
+        return [*_ledger_checks(connection), *_measure_checks(connection)]
 
 
 def _ledger_checks(connection: Connection) -> list[Check]:

@@ -18,14 +18,14 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, compress, repeat
 from typing import Any, NamedTuple, TypeVar
 
-import tenacity
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
+from vocbeam.schemas.errors import Fenced, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
     Committed,
@@ -48,8 +48,9 @@ from vocbeam.sinks.contributions import (
     contributions_from_json,
     contributions_json,
 )
-from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
+from vocbeam.sinks.engine import driver_error, is_data_error
 from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
+from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.tables import (
     active_tagging,
     customer_day,
@@ -66,8 +67,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RETRY_LIMIT_S = 60
-"""How long one group is tried before the failure goes to the runner and its supervisor."""
 
 _COMMON = (
     "source", "event_id", "event_time", "customer_key", "stage", "department", "topic", "tag_method", "tag_confidence",
@@ -202,25 +201,7 @@ class ChunkWriter:
             return [result for part in _split(group, error) for result in self._run(transaction, part)]
 
     def _with_retries(self, transaction: Callable[[TaggedGroup], list[T]], group: TaggedGroup) -> list[T]:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(is_transient),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=5),
-            stop=tenacity.stop_after_delay(self._retry_limit_s),
-            before_sleep=lambda state: log.warning(
-                "the warehouse refused a transaction (%s); attempt %d follows",
-                type(driver_error(state.outcome.exception())).__name__ if state.outcome else "?",  # type: ignore[arg-type]
-                state.attempt_number + 1,
-            ),
-        )
-        try:
-            return retrying(transaction, group)
-        except tenacity.RetryError as error:
-            cause = error.last_attempt.exception()
-            raise SinkUnavailable(
-                f"the warehouse refused {error.last_attempt.attempt_number} attempts over {self._retry_limit_s:.0f} s "
-                f"({type(driver_error(cause)).__name__ if cause else 'no error'}); nothing was lost: see that the "
-                "database is up and has room, and start vocbeam again"
-            ) from cause
+        return with_retries("a transaction", partial(transaction, group), self._retry_limit_s)
 
     def _transaction(self, group: TaggedGroup) -> list[Committed]:
         with self._engine.connect() as connection:

@@ -40,6 +40,9 @@ MAX_WEIGHT = 100.0
 UNKNOWN_SCHEMA_TTL_S = 10.0
 """How long an unknown schema id is not asked for again; the id may be registered meanwhile."""
 
+UNKNOWN_SCHEMAS = 10_000
+"""Most unknown schema ids remembered: a producer of garbage could name all two billion."""
+
 REQUIRED_FILLED: Mapping[EventType, tuple[str, ...]] = {
     "survey": ("event_id", "source", "survey_id", "response_id"),
     "ticket": ("event_id", "source", "ticket_id"),
@@ -149,7 +152,7 @@ class Schemas:
             try:
                 text = self._registry.schema_by_id(schema_id)
             except UnknownSchema:
-                self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
+                self._remember_unknown(schema_id)
                 return _unknown(schema_id)
             except NotAvro as error:
                 self._known[key] = Problem("unusable_schema", str(error))
@@ -158,6 +161,12 @@ class Schemas:
                 raise SourceError(f"records can't be decoded without the schema registry: {error}") from error
             self._known[key] = _resolve(event_type, schema_id, text)
         return self._known[key]
+
+    def _remember_unknown(self, schema_id: int) -> None:
+        self._unknown.pop(schema_id, None)  # so that the first entry is always the oldest
+        if len(self._unknown) >= UNKNOWN_SCHEMAS:
+            del self._unknown[next(iter(self._unknown))]
+        self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
 
 
 def _unknown(schema_id: int) -> Problem:
@@ -171,42 +180,89 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
         schema = json.loads(text)
         contract = contracts.reader_schema(event_type)
         name = schema.get("name", "") if isinstance(schema, dict) else ""
-        if name.rpartition(".")[2] != contract["name"].rpartition(".")[2]:
+        own = (contract["name"], *contract.get("aliases", ()))
+        if name.rpartition(".")[2] not in {known.rpartition(".")[2] for known in own}:
             return Problem(
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )
-        reason = hazard(schema)
-        if reason:
-            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {reason}")
-        writer = contracts.writer_schema(event_type, text)
+        return resolve_writer(event_type, text)
+    except _Hazard as hazard:
+        return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
     except (LookupError, TypeError, AttributeError, RecursionError):
         return Problem("unusable_schema", f"schema id {schema_id} is JSON but no Avro schema")
-    return _Writer(writer, None if writer == contract else contract)
 
 
-def hazard(schema: Any, inside: tuple[str, ...] = ()) -> str | None:
-    """Why data of this schema could hang or crash the decoder: recursion (C stack), or items that take no bytes."""
+def resolve_writer(event_type: EventType, text: str) -> _Writer:
+    """How data written under the schema `text` is read as this event type; the record may have fields of its own too.
+
+    Raises SchemaError where the contract can't read it, or where its data could hang or crash the decoder.
+    """
+    writer = contracts.writer_schema(event_type, text)
+    _cost(writer, {})
+    same = writer == contracts.reader_schema(event_type)
+    return _Writer(writer, None if same else contracts.resolving_schema(event_type, writer))
+
+
+class _Hazard(SchemaError):
+    """Data of this schema could hang or crash the decoder."""
+
+
+class _Cost(NamedTuple):
+    """The fewest bytes that a value takes, and the reads that one value without array or map items costs at most."""
+
+    bytes: int
+    reads: int
+
+
+_PRIMITIVES = {
+    "null": _Cost(0, 1),
+    "boolean": _Cost(1, 1),
+    "int": _Cost(1, 1),
+    "long": _Cost(1, 1),
+    "float": _Cost(4, 1),
+    "double": _Cost(8, 1),
+    "bytes": _Cost(1, 1),
+    "string": _Cost(1, 1),
+}
+
+MAX_READS = 1_000
+"""Most reads for one event: records nested in records take no bytes of their own, but double with each level."""
+
+
+def _cost(schema: Any, named: dict[str, _Cost | None]) -> _Cost:
+    """Cost of a parsed schema; `named` holds the named types met so far, None for those under way.
+
+    Raises _Hazard for what no length of the message limits: a type within itself (the C stack), array items that take
+    no bytes, records that unfold beyond MAX_READS.
+    """
     if isinstance(schema, str):
-        return f"type {schema} contains itself" if schema.rpartition(".")[2] in inside else None
-    branches: list[Any] = []
-    if isinstance(schema, list):
-        branches = schema
+        cost = _PRIMITIVES.get(schema) or named[schema]
+        if cost is None:
+            raise _Hazard(f"type {schema} contains itself")
+    elif isinstance(schema, list):
+        branches = [_cost(branch, named) for branch in schema]
+        cost = _Cost(1 + min(branch.bytes for branch in branches), 1 + max(branch.reads for branch in branches))
     elif schema["type"] in ("record", "error"):
-        inside = (*inside, schema["name"].rpartition(".")[2])
-        branches = [field["type"] for field in schema["fields"]]
+        named[schema["name"]] = None
+        fields = [_cost(field["type"], named) for field in schema["fields"]]
+        cost = _Cost(sum(field.bytes for field in fields), 1 + sum(field.reads for field in fields))
+        named[schema["name"]] = cost
+    elif schema["type"] in ("enum", "fixed"):
+        cost = named[schema["name"]] = _Cost(schema.get("size", 1), 1)
     elif schema["type"] == "array":
-        if schema["items"] not in _SIZED:
-            return "an array of anything but numbers or strings"
+        item = _cost(schema["items"], named)
+        if item.bytes == 0:
+            raise _Hazard("an array of items that take no bytes")
+        cost = _Cost(1, 1 + item.reads)
     elif schema["type"] == "map":
-        branches = [schema["values"]]
-    elif not isinstance(schema["type"], str):
-        branches = [schema["type"]]
-    return next((found for branch in branches if (found := hazard(branch, inside))), None)
-
-
-_SIZED = ("boolean", "int", "long", "float", "double", "bytes", "string")
+        cost = _Cost(1, 1 + _cost(schema["values"], named).reads)
+    else:
+        cost = _cost(schema["type"], named)
+    if cost.reads > MAX_READS:
+        raise _Hazard(f"one event could take more than {MAX_READS:,} reads")
+    return cost
 
 
 def decode_chunk(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ CONNECT_TIMEOUT_MS = 8_000
 
 REQUEST_TIMEOUT_MS = 5_000
 """Longest wait for an answer about metadata and offsets."""
+
+RECONNECT_MS = 2_000
+"""Longest pause between two attempts to reach a broker: kafka-python's own, 30 s, outlasts most restarts of one."""
 
 OWNED = frozenset(
     {
@@ -149,6 +152,7 @@ def connect_consumer(config: SourceConfig) -> KafkaConsumer:
     """
     settings = {
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "fetch_max_bytes": config.bounds.group_bytes,
         **resolve(config.consumer, os.environ),
         "auto_offset_reset": "none",
@@ -164,6 +168,7 @@ def connect_admin(config: SourceConfig) -> KafkaAdminClient:
     """A client for metadata and for publishing group offsets; raises as `connect_consumer` does."""
     settings = {
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         **resolve(config.consumer, os.environ),
     }
@@ -197,6 +202,12 @@ def discover(admin: KafkaAdminClient, topics: tuple[str, ...]) -> dict[TopicPart
         if topic["error_code"] == 0
         for partition in topic["partitions"]
     }
+
+
+def topic_ids(admin: KafkaAdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """Topic → id of its present incarnation; topics that don't exist are left out."""
+    described = admin.describe_topics(sorted(topics))
+    return {topic["name"]: str(topic["topic_id"]) for topic in described if topic["error_code"] == 0}
 
 
 def find_end_offsets(config: SourceConfig) -> dict[tuple[str, int], int]:

@@ -43,14 +43,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import to_micros
+from vocbeam.schemas.yaml_text import NotYaml, load_yaml
 
 MEMORY_LIMIT = "400MB"
 """Of the database that joins and sorts; beyond it, it spills to a temporary folder."""
@@ -112,7 +111,7 @@ class EventMapping(_Model):
     def _known_zone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"{name!r} is no IANA time zone; one looks like Europe/Berlin or UTC") from error
         return name
 
@@ -168,15 +167,13 @@ def load_mapping(path: Path) -> EventMapping:
     place, what is wrong.
     """
     try:
-        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read the mapping file {path}: {error.strerror}; check the path") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except NotYaml as error:
+        raise ConfigError(error.at(str(path))) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
     try:
         return EventMapping.model_validate(tree)
     except ValidationError as error:

@@ -19,8 +19,10 @@ from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import ingest_ledger
 
-ENDS_WITHIN_S = 110
-"""Longest wait for a command: half a minute of work and starting Beam on a busy machine."""
+PROJECT = Path(__file__).parents[2]
+
+ENDS_WITHIN_S = 240
+"""Longest wait for a command: half a minute of work and starting Beam, on a machine that is busy with much else."""
 
 STOPS_WITHIN_S = 10
 """Within this a run ends after SIGTERM."""
@@ -48,6 +50,11 @@ class Vocbeam:
     prefix: str
     warehouse: str
     governance: Path = EXAMPLE_GOVERNANCE
+    entry: tuple[str, ...] = ("vocbeam.pipelines.cli",)
+
+    def crashing(self, moment: str, number: int) -> Vocbeam:
+        """The same, but its writer dies by SIGKILL when it reaches `moment` for the `number`th time."""
+        return replace(self, entry=("tests.support.crashing", moment, str(number)))
 
     def into(self, warehouse: str) -> Vocbeam:
         """The same installation, keys and topics, with another warehouse."""
@@ -90,14 +97,14 @@ class Vocbeam:
         assert checks
         assert [check for check in checks if not check["balances"]] == []
 
-    @staticmethod
-    def _command(arguments: Sequence[str | Path]) -> list[str]:
-        return [sys.executable, "-m", "vocbeam.pipelines.cli", *map(str, arguments)]
+    def _command(self, arguments: Sequence[str | Path]) -> list[str]:
+        return [sys.executable, "-m", *self.entry, *map(str, arguments)]
 
     def environment(self) -> dict[str, str]:
         """What a command finds its home folder, Kafka, warehouse and governance file by."""
         return {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "VOCBEAM_HOME": str(self.home),
             "VOCBEAM_BOOTSTRAP": self.bootstrap,
             "VOCBEAM_TOPIC_PREFIX": self.prefix,

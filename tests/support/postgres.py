@@ -12,8 +12,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vocbeam.deploy.broker import HOST, free_port
+from vocbeam.deploy.jars import locked
 
 USER = "vocbeam"
 _SYSTEM_USER = "postgres"
@@ -39,22 +41,31 @@ class Unavailable(Exception):
     """PostgreSQL is not installed and can't be installed here."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class PostgresServer:
     """A running server; its superuser USER is trusted without a password."""
 
     process: subprocess.Popen[bytes]
     folder: Path
     port: int
+    settings: Mapping[str, str]
 
     def url(self, database: str) -> str:
         """SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/{database}"
 
-    def stop(self) -> None:
-        """End the server without waiting for its clients, and remove its folder."""
-        self.process.send_signal(signal.SIGINT)
+    def halt(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End the server without waiting for its clients: SIGINT in good order, SIGQUIT as a crash would."""
+        self.process.send_signal(how)
         self.process.wait(_STOP_TIMEOUT_S)
+
+    def resume(self) -> None:
+        """Start a halted server again, on the same data and port; back once it answers."""
+        self.process = _launch(find_binaries() or install(), self.folder, self.port, self.settings)
+
+    def stop(self) -> None:
+        """End the server, and remove its folder."""
+        self.halt()
         shutil.rmtree(self.folder)
 
 
@@ -91,31 +102,49 @@ def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
 
     Raises Unavailable where there is none to be had.
     """
-    binaries = find_binaries() or install()
-    # PostgreSQL refuses to run as root.
-    account = {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+    # Test processes side by side: one installs, the others find what it brought.
+    with locked(Path(tempfile.gettempdir()) / "vocbeam-postgres-install.lock"):
+        binaries = find_binaries() or install()
     folder = Path(tempfile.mkdtemp(prefix="vocbeam-postgres-", dir="/tmp"))
+    account = system_account()
     if account:
-        entry = pwd.getpwnam(_SYSTEM_USER)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
-    data = folder / "data"
-    initdb = [binaries / "initdb", "--pgdata", data, "--username", USER, "--auth", "trust", "--encoding", "UTF8"]
+        give_to_server(folder)
+    initdb = [binaries / "initdb", "--pgdata", folder / "data", "--username", USER, "--auth", "trust"]
     subprocess.run(
-        [*initdb, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
+        [*initdb, "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        **account,
     )
-    port = free_port()
-    options = [f"--{name}={value}" for name, value in {**_SETTINGS, **(settings or {})}.items()]
-    with (folder / "postgres.log").open("wb") as log:
+    port, settings = free_port(), {**_SETTINGS, **(settings or {})}
+    return PostgresServer(_launch(binaries, folder, port, settings), folder, port, settings)
+
+
+def system_account() -> dict[str, Any]:
+    """What makes a subprocess run as PostgreSQL's account: it refuses to run as root. Empty where we are not root."""
+    return {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def give_to_server(folder: Path) -> None:
+    """Make a folder the property of PostgreSQL's account. Needs root."""
+    entry = pwd.getpwnam(_SYSTEM_USER)
+    os.chown(folder, entry.pw_uid, entry.pw_gid)
+
+
+def _launch(binaries: Path, folder: Path, port: int, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the server on an initialised folder; its process, once it answers."""
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    with (folder / "postgres.log").open("ab") as log:
         process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, f"--port={port}", *options],
+            [binaries / "postgres", "-D", folder / "data", f"--port={port}", *options],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **account,
+            **system_account(),
         )
-    server = PostgresServer(process, folder, port)
     deadline = time.monotonic() + _READY_TIMEOUT_S
     ready = [binaries / "pg_isready", "--quiet", "--host", HOST, "--port", str(port)]
     while subprocess.run(ready, check=False).returncode != 0:
@@ -124,4 +153,4 @@ def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
             process.wait()
             raise RuntimeError("PostgreSQL did not start:\n" + (folder / "postgres.log").read_text(errors="replace"))
         time.sleep(0.1)
-    return server
+    return process
