@@ -24,7 +24,7 @@ from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, SchemaError, SourceError
 from vocbeam.schemas.records import EVENT_TYPES, DeadLetter, EventType, Ledger, PartitionKey, RawChunk, RawGroup
 from vocbeam.transforms.chunking import Bounds
-from vocbeam.transforms.decode import UNREADABLE, hazard
+from vocbeam.transforms.decode import UNREADABLE, resolve_writer
 from vocbeam.transforms.event_files import event_of, read_events, type_by_name
 from vocbeam.transforms.mapping import (
     BATCH,
@@ -170,21 +170,18 @@ def _avro_type(path: Path, event_type: EventType | None) -> EventType:
         if event_type is None:
             raise ConfigError(f"{path} holds no records of a known event type; name their type with --type")
     try:
-        reason = hazard(contracts.writer_schema(event_type, text))
+        resolve_writer(event_type, text)
     except SchemaError as error:
         raise ConfigError(f"{path}: {error}; bring it into the contract's form, or give another --type") from error
-    if reason:
-        raise ConfigError(f"{path}: its schema is not accepted: {reason}")
     return event_type
 
 
 def _read_avro(path: Path, event_type: EventType) -> Iterator[Item]:
+    names = contracts.fields(event_type)
     number = 0
     with path.open("rb") as file:
         blocks = fastavro.block_reader(file)
-        writer = contracts.writer_schema(event_type, blocks.metadata["avro.schema"])
-        reader = contracts.resolving_schema(event_type, writer)
-        own = contracts.fields(event_type)
+        writer, reader = resolve_writer(event_type, blocks.metadata["avro.schema"])
         while True:
             try:
                 block = next(blocks)
@@ -205,7 +202,7 @@ def _read_avro(path: Path, event_type: EventType) -> Iterator[Item]:
                     number += records - position
                     break
                 number += 1
-                yield MappedEvent(event_type, {name: record[name] for name in own}, f"{path} record {number}")
+                yield MappedEvent(event_type, {name: record[name] for name in names}, f"{path} record {number}")
 
 
 def _rest_of_block(path: Path, before: int, records: int, event_type: EventType, rest: bytes) -> Iterator[BadRow]:

@@ -185,28 +185,27 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
             return Problem(
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )
-        writer = contracts.writer_schema(event_type, text)
-        reason = hazard(writer)
-        if reason:
-            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {reason}")
-        reader = None if writer == contract else contracts.resolving_schema(event_type, writer)
+        return resolve_writer(event_type, text)
+    except _Hazard as hazard:
+        return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
     except (LookupError, TypeError, AttributeError, RecursionError):
         return Problem("unusable_schema", f"schema id {schema_id} is JSON but no Avro schema")
-    return _Writer(writer, reader)
 
 
-def hazard(writer: Any) -> str | None:
-    """Why data of a parsed writer schema could hang or crash the decoder; None where nothing speaks against it."""
-    try:
-        _cost(writer, {})
-    except _Hazard as found:
-        return str(found)
-    return None
+def resolve_writer(event_type: EventType, text: str) -> _Writer:
+    """How data written under the schema `text` is read as this event type; the record may have fields of its own too.
+
+    Raises SchemaError where the contract can't read it, or where its data could hang or crash the decoder.
+    """
+    writer = contracts.writer_schema(event_type, text)
+    _cost(writer, {})
+    same = writer == contracts.reader_schema(event_type)
+    return _Writer(writer, None if same else contracts.resolving_schema(event_type, writer))
 
 
-class _Hazard(Exception):
+class _Hazard(SchemaError):
     """Data of this schema could hang or crash the decoder."""
 
 

@@ -7,9 +7,11 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 
 from tests.support.command import ENDS_WITHIN_S, Books, Running, Vocbeam
@@ -27,22 +29,27 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import ingest_ledger, retired_row
 from vocbeam.sinks.writer import ChunkWriter
 
-EVENTS = company_events(seed=8, size=50)
+EVENTS = company_events(seed=8, size=25)
 UNKNOWN = ("decode", "unknown_schema", "schema id 1 is not in the registry")
 
 
-def archive(folder: Path) -> Path:
-    """All events as JSON lines."""
-    path = folder / "company.jsonl"
-    path.write_text("\n".join(json.dumps({"event_type": event_type, **event}) for event_type, event in EVENTS))
-    return path
+@dataclass(frozen=True)
+class Company:
+    """An installation, all events as an archive, and what a warehouse holds that took them in one go."""
+
+    vocbeam: Vocbeam
+    archive: Path
+    expected: dict[str, list[tuple[Any, ...]]]
 
 
-def undisturbed(vocbeam: Vocbeam, folder: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Contents of a warehouse that took all events in one go."""
-    url = f"sqlite:///{folder / 'undisturbed.db'}"
-    assert invoke(backfill, vocbeam.into(url), archive(folder)).code == 0
-    return contents(Books(url).engine)
+@pytest.fixture(scope="module")
+def company(tmp_path_factory: pytest.TempPathFactory) -> Company:
+    home = tmp_path_factory.mktemp("company")
+    archive = home / "company.jsonl"
+    archive.write_text("\n".join(json.dumps({"event_type": event_type, **event}) for event_type, event in EVENTS))
+    vocbeam = Vocbeam(home, "", "voc", f"sqlite:///{home / 'undisturbed.db'}", governance=MINI)
+    assert invoke(backfill, vocbeam, archive).code == 0
+    return Company(vocbeam, archive, contents(Books(vocbeam.warehouse).engine))
 
 
 def as_dead_letters(vocbeam: Vocbeam) -> None:
@@ -86,9 +93,8 @@ def ends_of(running: Sequence[Running]) -> list[int]:
     return [each.process.wait(ENDS_WITHIN_S) for each in running]
 
 
-def test_replay__killed_and_then_twice_at_once(warehouse_url: str, tmp_path: Path) -> None:
-    vocbeam = Vocbeam(tmp_path, "", "voc", warehouse_url, governance=MINI)
-    expected = undisturbed(vocbeam, tmp_path)
+def test_replay__killed_and_then_twice_at_once(warehouse_url: str, company: Company) -> None:
+    vocbeam = company.vocbeam.into(warehouse_url)
     as_dead_letters(vocbeam)
     engine = Books(warehouse_url).engine
 
@@ -108,15 +114,14 @@ def test_replay__killed_and_then_twice_at_once(warehouse_url: str, tmp_path: Pat
         assert ends_of([one, other]) == [0, 0], one.said() + other.said()
     assert healed() == len(EVENTS)
     assert books_that_fail(engine) == []
-    assert contents(engine) == expected
+    assert contents(engine) == company.expected
 
 
-def test_backfill__killed_and_then_twice_at_once(warehouse_url: str, tmp_path: Path) -> None:
-    vocbeam = Vocbeam(tmp_path, "", "voc", warehouse_url, governance=MINI)
-    expected = undisturbed(vocbeam, tmp_path)
+def test_backfill__killed_and_then_twice_at_once(warehouse_url: str, company: Company) -> None:
+    vocbeam = company.vocbeam.into(warehouse_url)
     books = Books(warehouse_url)
     small = ("--group-records", "5")
-    with vocbeam.started("backfill", archive(tmp_path), *small) as running:
+    with vocbeam.started("backfill", company.archive, *small) as running:
         wait_for(books.records, random.Random().randrange(1, len(EVENTS) // 2), running)
         running.process.kill()
         assert running.process.wait() == -signal.SIGKILL
@@ -125,8 +130,8 @@ def test_backfill__killed_and_then_twice_at_once(warehouse_url: str, tmp_path: P
     assert books_that_fail(books.engine) == []
 
     with (
-        vocbeam.started("backfill", archive(tmp_path), *small) as one,
-        vocbeam.started("backfill", archive(tmp_path), *small) as other,
+        vocbeam.started("backfill", company.archive, *small) as one,
+        vocbeam.started("backfill", company.archive, *small) as other,
     ):
         codes = ends_of([one, other])
     # The one that drew the lower number is shut out, unless it was done before the other began.
@@ -134,7 +139,7 @@ def test_backfill__killed_and_then_twice_at_once(warehouse_url: str, tmp_path: P
     assert set(codes) <= {0, 4}, one.said() + other.said()
     assert books.records() == len(EVENTS)
     assert books_that_fail(books.engine) == []
-    assert contents(books.engine) == expected
+    assert contents(books.engine) == company.expected
     with books.engine.connect() as connection:
         c = ingest_ledger.c
         loaded = connection.execute(select(func.sum(c.loaded), func.sum(c.duplicates))).one()

@@ -134,32 +134,39 @@ def test_replay__unknown_schema_is_healed_once_it_is_registered(
 
         # Run 4.
         healed = invoke(replay, vocbeam, "--json", environment=told)
-    assert healed.code == 0
-    names = ("outcome", "healed", "healed_duplicate", "failed", "gone")
-    assert [healed.json[name] for name in names] == ["complete", 3, 1, 2, 0]
-    assert books_that_fail(engine) == []
-    assert history(engine) == {
-        6: [(1, "refused", "conflicting_duplicate"), (3, "failed", "conflicting_duplicate"),
-            (4, "failed", "conflicting_duplicate")],
-        **{offset: [(1, "refused", "unknown_schema"), (2, "failed", "unknown_schema"), (4, "healed", None)]
-           for offset in (7, 8, 9)},
-        10: [(1, "refused", "unknown_schema"), (2, "failed", "unknown_schema"), (4, "failed", "score_out_of_range")],
-        11: [(1, "refused", "unknown_schema"), (2, "failed", "unknown_schema"), (4, "healed_duplicate", None)],
-    }  # fmt: skip
-    # What is left has its present cause, and a rehearsal that heals nothing moves nothing.
-    left = invoke(replay, vocbeam, "--error-class", "score_out_of_range", "--dry-run", "--json", environment=told).json
-    assert (left["chosen"], left["failed"], left["movements"], left["would_stop_after"]) == (1, 1, [], 1)
+        assert healed.code == 0
+        names = ("outcome", "healed", "healed_duplicate", "failed", "gone")
+        assert [healed.json[name] for name in names] == ["complete", 3, 1, 2, 0]
+        assert books_that_fail(engine) == []
+        assert history(engine) == {
+            6: [(1, "refused", "conflicting_duplicate"), (3, "failed", "conflicting_duplicate"),
+                (4, "failed", "conflicting_duplicate")],
+            **{offset: [(1, "refused", "unknown_schema"), (2, "failed", "unknown_schema"), (4, "healed", None)]
+               for offset in (7, 8, 9)},
+            10: [(1, "refused", "unknown_schema"), (2, "failed", "unknown_schema"),
+                 (4, "failed", "score_out_of_range")],
+            11: [(1, "refused", "unknown_schema"), (2, "failed", "unknown_schema"), (4, "healed_duplicate", None)],
+        }  # fmt: skip
+        # What is left has its present cause, and a rehearsal that heals nothing moves nothing.
+        left = invoke(
+            replay, vocbeam, "--error-class", "score_out_of_range", "--dry-run", "--json", environment=told
+        ).json
+        assert (left["chosen"], left["failed"], left["movements"], left["would_stop_after"]) == (1, 1, [], 1)
 
-    # Run with the key gone, with another, and with the former behind a new one.
-    key = (tmp_path / "keys" / "dead_letter.key").read_text().strip()
-    (tmp_path / "keys" / "dead_letter.key").unlink()
-    missing = invoke(replay, vocbeam, environment=told)
-    assert missing.code == 2
-    assert "without their key none can be replayed" in missing.error
-    assert f"set {DEAD_LETTER_ENV} or {DEAD_LETTER_ENV}_FILE" in missing.error
-    other = invoke(replay, vocbeam, environment={DEAD_LETTER_ENV: Fernet.generate_key().decode()})
-    assert other.code == 2
-    assert f"2 dead letters were sealed with another key and stay as they are, the first {topic}[0]@6" in other.error
-    rotated = f"{Fernet.generate_key().decode()},{key}"
-    assert invoke(replay, vocbeam, "--dry-run", "--json", environment={DEAD_LETTER_ENV: rotated}).json["sealed"] == 0
-    assert books_that_fail(engine) == []
+        # Run with the key gone, with another, and with the former behind a new one.
+        key = (tmp_path / "keys" / "dead_letter.key").read_text().strip()
+        (tmp_path / "keys" / "dead_letter.key").unlink()
+        missing = invoke(replay, vocbeam, environment=told)
+        assert missing.code == 2
+        assert "without their key none can be replayed" in missing.error
+        assert f"set {DEAD_LETTER_ENV} or {DEAD_LETTER_ENV}_FILE" in missing.error
+        other = invoke(replay, vocbeam, environment={DEAD_LETTER_ENV: Fernet.generate_key().decode()})
+        assert other.code == 2
+        assert (
+            f"2 dead letters were sealed with another key and stay as they are, the first {topic}[0]@6" in other.error
+        )
+        rotated = f"{Fernet.generate_key().decode()},{key}"
+        assert (
+            invoke(replay, vocbeam, "--dry-run", "--json", environment={DEAD_LETTER_ENV: rotated}).json["sealed"] == 0
+        )
+        assert books_that_fail(engine) == []
