@@ -23,9 +23,11 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
+    "roles": Entry("vocbeam.pipelines.migrate:roles", "Show what each PostgreSQL role may do."),
     "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
     "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),
     "simulate": Entry(

@@ -23,7 +23,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.apply import ensure_applied, now_us
 from vocbeam.pipelines.settings import (
     Home,
     bootstrap_option,
@@ -269,7 +269,7 @@ def run(
         folder = home.path.absolute()
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
-        key_fingerprint = apply_to(engine, rules, home)
+        key_fingerprint = ensure_applied(engine, rules, home)
         chosen = RUNNERS[runner]
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -54,6 +54,11 @@ def open_engine(url: str, *, write: bool = False) -> Engine:
     raise ConfigError(
         f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
     )
+
+
+def shown(url: URL) -> str:
+    """A URL for messages: without its password, and without its query, which may hold another."""
+    return url.set(query={}).render_as_string()
 
 
 def _open_sqlite(url: str, write: bool) -> Engine:
@@ -109,6 +114,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return (error.sqlite_errorcode & 0xFF) in _SQLITE_TRANSIENT
     return False
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the account lacks a right."""
+    return isinstance(driver_error(error), psycopg.errors.InsufficientPrivilege)
 
 
 def is_contention(error: BaseException) -> bool:

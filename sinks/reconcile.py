@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, func, select
 
 from vocbeam.schemas.records import Contribution
+from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.tables import dead_letter, event, event_key, ingest_ledger, measure, metadata
 from vocbeam.sinks.writer import AS_REPORTED, COUNTERS, contributions_from_json
 
@@ -37,14 +38,11 @@ def reconcile(engine: Engine) -> list[Check]:
     For each topic-partition: next_offset - first_offset = loaded + duplicates + dead-lettered + dropped + lost +
     without a record; events present = loaded; dead letters present = dead-lettered. For the whole warehouse: event keys
     = loaded, and every cell of `measure` = the sum of the contributions stored with the rows, n, weight, weight_sq and
-    total alike; the checks on cells count those that differ, of which none is expected.
+    total alike; the checks on cells count those that differ, of which none is expected. On PostgreSQL the auditor's
+    rights suffice. Raises SinkError where the warehouse can't be read.
     """
-    connection = engine.connect()
-    with connection:
-        if engine.dialect.name == "postgresql":
-            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            return [*_ledger_checks(connection), *_measure_checks(connection)]
+    with snapshot(engine) as connection:
+        return [*_ledger_checks(connection), *_measure_checks(connection)]
 
 
 def _ledger_checks(connection: Connection) -> list[Check]:
