@@ -860,6 +860,18 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
 
 
+ROW_LEVEL_VIEWS = frozenset({"event_export"})
+"""Views with a row an event: personal data, though pseudonymised and redacted, and not for BI readers."""
+
+
+def aggregate_views() -> tuple[str, ...]:
+    """Names of the views that BI readers may see: figures of groups, and the books, which hold no answers.
+
+    The tables behind them are no substitute: `measure`, `customer_day` and the subjects hold groups of every size.
+    """
+    return tuple(name for name in view_names() if name not in ROW_LEVEL_VIEWS)
+
+
 @cache
 def _views() -> tuple[tuple[str, str, Select[Any]], ...]:
     """(name, comment, query) of every view. Built once a process, since that takes a second."""
