@@ -30,7 +30,6 @@ from vocbeam.pipelines.settings import (
     consumer_config_option,
     governance_option,
     home_option,
-    refuse_password,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -41,7 +40,7 @@ from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Committed, EventType, SubjectRule
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, open_registry
+from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
@@ -243,8 +242,6 @@ def run(
     A failure is retried from what is committed. Exit codes: 0 ended as asked, 4 a newer run took over, 5 a topic was
     recreated or truncated, 6 another taxonomy is in force, 2 configuration, 1 anything else.
     """
-    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
-    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     with stop_on_signals(PROGRESS):
         started = time.monotonic()
         event_types = {contracts.topic(event_type, topic_prefix): event_type for event_type in EVENT_TYPES}

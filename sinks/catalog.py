@@ -237,7 +237,7 @@ def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
     except Exception as error:
         if is_forbidden(error):
             raise ConfigError(
-                f"this account may not bring schema and governance of the warehouse up to date ({driver_error(error)}); "
+                f"this account may not bring schema and governance of the warehouse up to date: {driver_error(error)}; "
                 "have its owner run `vocbeam apply` with this release, this governance file and this key, then start "
                 "again"
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ _POSTGRESQL_OPTIONS = {
 def open_engine(url: str, *, write: bool = False) -> Engine:
     """Engine of a warehouse URL; `write` makes SQLite transactions take the write lock at once.
 
-    SQLite runs in WAL mode, readers see one snapshot a transaction. PostgreSQL runs at READ COMMITTED with lock,
-    statement and idle-in-transaction timeouts and TCP keepalives. Raises ConfigError for any other database.
+    SQLite runs in WAL mode, in a file that is created with mode 600; readers see one snapshot a transaction. PostgreSQL
+    runs at READ COMMITTED with lock, statement and idle-in-transaction timeouts and TCP keepalives. Raises ConfigError
+    for any other database.
     """
     try:
         parsed = make_url(url)
@@ -67,6 +69,12 @@ def _open_sqlite(url: str, write: bool) -> Engine:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     # Autocommit in the driver: SQLAlchemy's own BEGIN below decides where a transaction starts.
     engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None})
+
+    @event.listens_for(engine, "do_connect")
+    def keep_private(_dialect: Any, _record: Any, arguments: tuple[str, ...], _options: Any) -> None:
+        # SQLite would make the file readable by everybody; the files beside it get the mode of this one.
+        if database and database != ":memory:":
+            os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR, 0o600))
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:

@@ -1,12 +1,12 @@
 """PostgreSQL roles of a warehouse, and what each may do with every table and view.
 
 Three group roles (NOLOGIN) per warehouse, named by a prefix, which is the database's name unless another is chosen:
-`<prefix>_writer` is what `vocbeam run` needs, `<prefix>_reader` is for BI tools, `<prefix>_auditor` for the commands that
-look at the books. Roles belong to the whole cluster, their rights to one database: a prefix of its own keeps the readers
-of one warehouse out of another. Everything else (schema, governance, views) is the owner's alone.
+`<prefix>_writer` is what `vocbeam run` needs, `<prefix>_reader` is for BI tools, `<prefix>_auditor` for the commands
+that look at the books. Roles belong to the whole cluster, their rights to one database: a prefix of its own keeps the
+readers of one warehouse out of another. Everything else (schema, governance, views) is the owner's alone.
 
-`TABLE_ACCESS` and `view_audience` are the only place that decides; what they don't name is granted to nobody, and a test
-fails. SQLite has no roles: there the file's permissions decide (see `sinks/engine.py`).
+`rights` alone decides: of tables by `TABLE_ACCESS`, of views by `sinks.views.ROW_LEVEL_VIEWS`. A table that is not
+classified is granted to nobody, and a test fails. SQLite has no roles: there the file's permissions decide.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy import BigInteger, Connection, text
 
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.sinks.tables import metadata
-from vocbeam.sinks.views import view_names
+from vocbeam.sinks.views import ROW_LEVEL_VIEWS, view_names
 
 Role = Literal["writer", "reader", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -95,47 +95,14 @@ TABLE_ACCESS: Mapping[str, Access] = {
 """Every table, Alembic's own included. No role but the owner's sees text, customer keys or raw bytes of dead letters;
 the writer inserts events and dead letters and can't read them back."""
 
-_PUBLISHED: tuple[Role, ...] = ("reader", "auditor")
-
-_METRICS = tuple(
-    f"{place}_by_{period}{suffix}"
-    for place, periods, suffixes in (
-        ("metric", ("bucket", "hour"), ("",)),
-        ("metric", ("day", "week", "month"), ("", "_restated")),
-        ("stage_metric", ("day", "week", "month"), ("", "_restated")),
-        ("department_metric", ("day", "week", "month"), ("", "_restated")),
-        ("company_metric", ("day", "week", "month"), ("",)),
-    )
-    for period in periods
-    for suffix in suffixes
-)
-
-_VIEW_AUDIENCE: Mapping[str, tuple[Role, ...]] = {
-    **dict.fromkeys(_METRICS, _PUBLISHED),
-    "response_funnel_by_month": _PUBLISHED,
-    "score_distribution_by_month": _PUBLISHED,
-    "ticket_backlog": _PUBLISHED,
-    "ticket_sla": _PUBLISHED,
-    "ticket_resolution_km": _PUBLISHED,
-    "customers_by_day": _PUBLISHED,
-    "customers_by_week": _PUBLISHED,
-    "customers_by_month": _PUBLISHED,
-    "data_quality": _PUBLISHED,
-    "dead_letter_by_cause": ("auditor",),
-    "event_export": (),
-}
-
-
-def view_audience(view: str) -> tuple[Role, ...]:
-    """Roles that may read a view. Raises KeyError for a view that nobody has classified."""
-    return _VIEW_AUDIENCE[view]
-
 
 def rights(relation: str, role: Role) -> Grants:
-    """What a role may do with a table or view. Raises KeyError for one that nobody has classified."""
-    if relation in TABLE_ACCESS:
-        return TABLE_ACCESS[relation].of(role)
-    return _READ if role in view_audience(relation) else _NOTHING
+    """What a role may do with a table or view. Raises KeyError for a table that nobody has classified."""
+    if relation in ROW_LEVEL_VIEWS:
+        return _NOTHING
+    if relation in view_names():
+        return _NOTHING if role == "writer" else _READ
+    return TABLE_ACCESS[relation].of(role)
 
 
 def role_names(prefix: str) -> dict[Role, str]:
@@ -158,7 +125,8 @@ def creation_statements(prefix: str) -> dict[str, str]:
         "auditor": "reads the books (vocbeam reconcile, status, report)",
     }
     return {
-        name: f"CREATE ROLE {_quoted(name)} NOLOGIN; COMMENT ON ROLE {_quoted(name)} IS '{_mark(role)}: {purpose[role]}';"
+        name: f"CREATE ROLE {_quoted(name)} NOLOGIN; "
+        f"COMMENT ON ROLE {_quoted(name)} IS '{_mark(role)}: {purpose[role]}';"
         for role, name in role_names(prefix).items()
     }
 
@@ -180,9 +148,12 @@ def ensure_roles(connection: Connection, prefix: str) -> list[str]:
                 "prefix: vocbeam migrate --role-prefix"
             )
     missing = [name for name in names.values() if name not in present]
-    if missing and not connection.execute(
-        text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
-    ).scalar_one():
+    if (
+        missing
+        and not connection.execute(
+            text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
+        ).scalar_one()
+    ):
         return missing
     statements = creation_statements(prefix)
     _execute(connection, [statements[name] for name in missing])

@@ -1,4 +1,4 @@
-"""Accounts of one PostgreSQL database as an administrator sets them up: its owner, and people in the warehouse's roles."""
+"""Accounts of one PostgreSQL database as an administrator sets them up: its owner, and members of its roles."""
 
 from __future__ import annotations
 

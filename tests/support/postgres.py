@@ -9,9 +9,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psycopg
+from psycopg import sql
 
 from vocbeam.deploy.broker import HOST, free_port
 
@@ -50,6 +55,15 @@ class PostgresServer:
     def url(self, database: str) -> str:
         """SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/{database}"
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """SQLAlchemy URL of a new database, which goes when the context ends."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            yield self.url(name)
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def stop(self) -> None:
         """End the server without waiting for its clients, and remove its folder."""
