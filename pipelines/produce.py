@@ -342,9 +342,7 @@ def _sender(bootstrap: str, settings: Mapping[str, Any]) -> Iterator[Sender]:
         except KafkaTimeoutError as error:
             raise SourceError(no_answer(bootstrap, settings, refusals)) from error
         except (KafkaError, TypeError, ValueError, AssertionError) as error:
-            raise ConfigError(
-                f"Kafka at {bootstrap} can't be used: {error}; check -X and --producer-config"
-            ) from error
+            raise ConfigError(f"Kafka at {bootstrap} can't be used: {error}; check -X and --producer-config") from error
     failures: list[Exception] = []
 
     def send(topic: str, key: bytes, value: bytes) -> None:

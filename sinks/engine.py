@@ -40,8 +40,8 @@ def open_engine(url: str, *, write: bool = False) -> Engine:
     """Engine of a warehouse URL; `write` makes SQLite transactions take the write lock at once.
 
     SQLite runs in WAL mode, in a file that is created with mode 600; readers see one snapshot a transaction. PostgreSQL
-    runs at READ COMMITTED with lock, statement and idle-in-transaction timeouts and TCP keepalives. Raises ConfigError
-    for any other database.
+    runs at READ COMMITTED with lock, statement and idle-in-transaction timeouts and TCP keepalives. Errors quote no
+    values. Raises ConfigError for any other database.
     """
     try:
         parsed = make_url(url)
@@ -52,7 +52,9 @@ def open_engine(url: str, *, write: bool = False) -> Engine:
         return _open_sqlite(url, write)
     if parsed.get_backend_name() == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, pool_size=2, pool_pre_ping=True)
+        return create_engine(
+            parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, pool_size=2, pool_pre_ping=True
+        )
     raise ConfigError(
         f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
     )
@@ -68,7 +70,8 @@ def _open_sqlite(url: str, write: bool) -> Engine:
     if database and database != ":memory:":
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     # Autocommit in the driver: SQLAlchemy's own BEGIN below decides where a transaction starts.
-    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None})
+    options = {"timeout": LOCK_WAIT_S, "isolation_level": None}
+    engine = create_engine(url, connect_args=options, hide_parameters=True)
 
     @event.listens_for(engine, "do_connect")
     def keep_private(_dialect: Any, _record: Any, arguments: tuple[str, ...], _options: Any) -> None:

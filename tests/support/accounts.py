@@ -16,6 +16,8 @@ class Accounts:
     """A database and its owner, who is no superuser; `admin` is the URL of the superuser."""
 
     admin: str
+    password: str | None = None
+    """Of every account made here; None where the server asks for none."""
 
     @property
     def database(self) -> str:
@@ -36,8 +38,11 @@ class Accounts:
 
     def join(self, account: str, role: str) -> str:
         """Creates an account that may log in, as a member of a role; its URL."""
-        self.execute(f'CREATE ROLE "{self.database}_{account}" LOGIN IN ROLE "{role}"')
+        self.execute(f'CREATE ROLE "{self.database}_{account}" LOGIN {self._password()} IN ROLE "{role}"')
         return self.url(account)
+
+    def _password(self) -> str:
+        return f"PASSWORD '{self.password}'" if self.password else ""
 
     def execute(self, statement: str) -> None:
         """Runs a statement as the superuser."""
@@ -46,11 +51,11 @@ class Accounts:
 
 
 @contextmanager
-def accounts(admin: str, *, may_create_roles: bool = True) -> Iterator[Accounts]:
+def accounts(admin: str, *, may_create_roles: bool = True, password: str | None = None) -> Iterator[Accounts]:
     """The set-up that docs/security.md describes; the accounts are removed when the context ends."""
-    made = Accounts(admin)
+    made = Accounts(admin, password)
     name = made.database
-    made.execute(f'CREATE ROLE "{name}_owner" LOGIN {"CREATEROLE" if may_create_roles else ""}')
+    made.execute(f'CREATE ROLE "{name}_owner" LOGIN {"CREATEROLE" if may_create_roles else ""} {made._password()}')
     made.execute(f'ALTER DATABASE "{name}" OWNER TO "{name}_owner"')
     made.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from tests.support.tls import Identity
 from vocbeam.deploy.broker import HOST, free_port
 
 USER = "vocbeam"
@@ -42,6 +43,14 @@ _SETTINGS = {
 
 class Unavailable(Exception):
     """PostgreSQL is not installed and can't be installed here."""
+
+
+@dataclass(frozen=True)
+class Secured:
+    """What a server proves itself with, and the password of its superuser."""
+
+    identity: Identity
+    password: str
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,11 @@ def install() -> Path:
     return found
 
 
-def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
+def start(settings: Mapping[str, str] | None = None, secured: Secured | None = None) -> PostgresServer:
     """Create and start a server on a free port; `settings` override those of tests.
 
-    Raises Unavailable where there is none to be had.
+    A secured server takes only encrypted connections, and passwords by SCRAM. Raises Unavailable where there is none
+    to be had.
     """
     binaries = find_binaries() or install()
     # PostgreSQL refuses to run as root.
@@ -113,10 +123,21 @@ def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
         entry = pwd.getpwnam(_SYSTEM_USER)
         os.chown(folder, entry.pw_uid, entry.pw_gid)
     data = folder / "data"
-    initdb = [binaries / "initdb", "--pgdata", data, "--username", USER, "--auth", "trust", "--encoding", "UTF8"]
+    initdb = [binaries / "initdb", "--pgdata", data, "--username", USER, "--encoding", "UTF8"]
+    access = ["--auth", "trust"]
+    if secured:
+        for name, content in (("password", secured.password.encode()), ("tls", secured.identity.both.read_bytes())):
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_bytes(content)
+            if account:
+                shutil.chown(folder / name, _SYSTEM_USER, _SYSTEM_USER)
+        access = ["--auth", "scram-sha-256", "--pwfile", str(folder / "password")]
+        settings = {"ssl": "on", "ssl_cert_file": f"{folder}/tls", "ssl_key_file": f"{folder}/tls", **(settings or {})}
     subprocess.run(
-        [*initdb, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
+        [*initdb, *access, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
     )
+    if secured:
+        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n", encoding="utf-8")
     port = free_port()
     options = [f"--{name}={value}" for name, value in {**_SETTINGS, **(settings or {})}.items()]
     with (folder / "postgres.log").open("wb") as log:

@@ -1,4 +1,4 @@
-"""A Kafka broker and a PostgreSQL server that demand encryption and a name, with the rights that docs/security.md gives."""
+"""A Kafka broker that demands encryption and a name, with the rights that docs/security.md gives."""
 
 from __future__ import annotations
 
