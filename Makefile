@@ -9,7 +9,7 @@ TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit verify-real bench lock lock-jars clean
+.PHONY: help setup demo test lint unit verify-real bench audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ verify-real: setup ## Compare the pipeline's figures with pandas on the real dat
 
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py
+
+audit: setup ## Ask for known vulnerabilities of the locked dependencies
+	@$(BIN)/python requirements/audit.py
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
 	@$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.lock

@@ -26,6 +26,7 @@ from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, SchemaError, SourceError, VocbeamError
 from vocbeam.schemas.records import EventType
 from vocbeam.schemas.registry import Registry, open_registry
+from vocbeam.schemas.secrets import Hidden
 from vocbeam.schemas.timebase import from_micros
 from vocbeam.transforms.event_files import read_events
 from vocbeam.transforms.kafka_settings import (
@@ -394,7 +395,7 @@ def _value(place: str, text: str, environment: Mapping[str, str]) -> Any:
         raise ConfigError(f"{place}: the environment variable {unset[0]} is not set")
     filled = _REFERENCE.sub(lambda match: environment[match[1]], text)
     if filled != text:
-        return filled
+        return Hidden(filled)
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     return int(text) if re.fullmatch(r"-?\d+", text) else text

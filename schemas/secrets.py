@@ -28,6 +28,15 @@ _TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP
 """Permissions a key file must not have. Group read stays allowed: Kubernetes mounts secrets as 0440 under fsGroup."""
 
 
+class Hidden(str):
+    """A secret's text for a library that may log its settings: their representation shows asterisks for it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 @dataclass(frozen=True, slots=True)
 class SecretSource:
     """Where a secret is read: environment variable `env`, the file named by `env`_FILE, else `path`.

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, TopicAuthorizationFailed
 
 from vocbeam.schemas.errors import ConfigError, SourceError
 from vocbeam.schemas.records import PartitionKey
+from vocbeam.schemas.secrets import Hidden
 from vocbeam.transforms.chunking import Bounds
 
 CONNECT_TIMEOUT_MS = 8_000
@@ -135,10 +136,10 @@ def resolve(settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
         elif match[1]:
             if match[1] not in environ:
                 raise ConfigError(f"consumer setting {name} refers to {match[1]}, which is not in the environment")
-            resolved[name] = environ[match[1]]
+            resolved[name] = Hidden(environ[match[1]])
         else:
             try:
-                resolved[name] = Path(match[2]).read_text(encoding="utf-8").rstrip("\r\n")
+                resolved[name] = Hidden(Path(match[2]).read_text(encoding="utf-8").rstrip("\r\n"))
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ConfigError(f"consumer setting {name} refers to {match[2]}: {reason}") from error
