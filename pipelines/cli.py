@@ -63,12 +63,15 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-v", "--verbose", count=True, help="-v for progress, -vv for everything.")
+@click.option("-v", "--verbose", count=True, help="-v for progress, -vv for all but records.")
 @click.version_option(package_name="vocbeam")
 def vocbeam(verbose: int) -> None:
     """Voice-of-customer pipeline: Kafka events in, governed and reconciled customer-experience metrics out."""
     logging.getLogger().setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
-    if not verbose:
+    if verbose:
+        # At DEBUG kafka-python writes down what it sends and receives: records, and with SASL PLAIN the password.
+        logging.getLogger("kafka").setLevel(logging.INFO)
+    else:
         # kafka-python warns of everything that it then retries by itself; what it gives up reaches us as an exception.
         logging.getLogger("kafka").setLevel(logging.ERROR)
         # Beam logs the traceback of a failing bundle; the supervisor says in a sentence what failed and what follows.

@@ -1,4 +1,4 @@
-"""What can be said of the dependencies without asking anybody: pinned, hashed, licensed; and what the audit makes of answers."""
+"""What can be said of the dependencies offline (pinned, hashed, licensed), and what the audit makes of answers."""
 
 from __future__ import annotations
 
