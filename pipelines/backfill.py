@@ -17,14 +17,13 @@ import click
 from rich.console import Console
 from sqlalchemy import Connection
 
-from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.apply import ensure_applied, now_us
 from vocbeam.pipelines.ingest import RUNNERS, record_end
 from vocbeam.pipelines.job_steps import JobSteps, rules_of
 from vocbeam.pipelines.settings import (
     Home,
     governance_option,
     home_option,
-    refuse_password,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -34,7 +33,7 @@ from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, EventType
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, Registry, open_registry
+from vocbeam.schemas.registry import Registry, open_registry
 from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks import read
 from vocbeam.sinks.engine import open_engine
@@ -168,8 +167,6 @@ def backfill(
     """
     if not files and not mappings:
         raise click.UsageError("give at least one archive: FILES, or a --mapping")
-    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
-    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     archives = [find_archive(path, event_type) for path in files]
     archives += [find_mapped_archive(path, data) for path in mappings]
     archives = list({archive.digest: archive for archive in archives}.values())
@@ -201,7 +198,7 @@ def _run(
     dead_letter_source(folder).ensure()
     schema_ids = _register(open_registry(registry, folder / "registry"), topic_prefix)
     engine = open_engine(url, write=True)
-    key_fingerprint = apply_to(engine, rules, home)
+    key_fingerprint = ensure_applied(engine, rules, home)
     runner = f"{RUNNER.description}, backfill"
     epoch = draw_run_epoch(
         engine, runner=runner, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us

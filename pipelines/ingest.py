@@ -23,7 +23,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.apply import ensure_applied, now_us
 from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.settings import (
     Home,
@@ -31,7 +31,6 @@ from vocbeam.pipelines.settings import (
     consumer_config_option,
     governance_option,
     home_option,
-    refuse_password,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -42,7 +41,6 @@ from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Committed
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE
 from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
@@ -221,8 +219,6 @@ def run(
     A failure is retried from what is committed. Exit codes: 0 ended as asked, 4 a newer run took over, 5 a topic was
     recreated or truncated, 6 another taxonomy is in force, 2 configuration, 1 anything else.
     """
-    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
-    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     with stop_on_signals(PROGRESS):
         started = time.monotonic()
         event_types = {contracts.topic(event_type, topic_prefix): event_type for event_type in EVENT_TYPES}
@@ -248,7 +244,7 @@ def run(
         folder = home.path.absolute()
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
-        key_fingerprint = apply_to(engine, rules, home)
+        key_fingerprint = ensure_applied(engine, rules, home)
         chosen = RUNNERS[runner]
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us

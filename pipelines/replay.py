@@ -21,13 +21,12 @@ from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.ingest import record_end
 from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.report import EVERYWHERE, month_of, rule_of
-from vocbeam.pipelines.settings import Home, home_option, refuse_password, registry_option, warehouse_option
+from vocbeam.pipelines.settings import Home, home_option, registry_option, warehouse_option
 from vocbeam.pipelines.supervisor import stop_on_signals
 from vocbeam.pipelines.wording import format_value
 from vocbeam.schemas.errors import ConfigError, ReplayStopped, VocbeamError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import DeadLetter, PartitionKey, RawChunk, RawGroup, TaggedChunk, TaggedGroup
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE
 from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source
 from vocbeam.schemas.timebase import LocalCalendar, to_micros
 from vocbeam.sinks import read
@@ -230,8 +229,6 @@ def replay(
     Without options all are tried. Stops with exit code 7 when more than half of a batch fails again; what was healed
     before stays. Exit code 2: the key for dead letters is missing or opens not all of them.
     """
-    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
-    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     url = warehouse or home.warehouse_url
     reader = open_engine(url)
     with read.snapshot(reader) as connection:

@@ -52,7 +52,7 @@ def reconcile(engine: Engine) -> list[Check]:
     dead-lettered - letters healed, erased or expired. For the whole warehouse: event keys = loaded + healed - keys
     erased or expired, and every cell of `measure` = the sum of the contributions stored with the rows and of those in
     `measure_retired`, n, weight, weight_sq and total alike; the checks on cells count those that differ, of which none
-    is expected. Raises SinkError where the database can't be read or holds no warehouse.
+    is expected. On PostgreSQL the auditor's rights suffice. Raises SinkError where the warehouse can't be read.
     """
     with snapshot(engine) as connection:
         return [*_ledger_checks(connection), *_measure_checks(connection)]

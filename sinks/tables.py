@@ -74,8 +74,9 @@ warehouse_setting = Table(
     "warehouse_setting",
     metadata,
     _text("name", "Name of the setting.", primary_key=True),
-    _text("value", "Its value: the time zone of all dates, the fingerprint of the pseudonymisation key."),
-    comment="What must stay the same for the life of this warehouse.",
+    _text("value", "Its value."),
+    comment="What stays the same for the life of this warehouse (time zone of all dates, fingerprint of the "
+    "pseudonymisation key), the prefix of its PostgreSQL roles, and the digest of what was last applied.",
 )
 
 TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"

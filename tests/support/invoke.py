@@ -38,7 +38,7 @@ def invoke(
         command,
         [str(argument) for argument in arguments],
         standalone_mode=False,
-        env={**vocbeam.environment(), **(environment or {})},
+        env={**vocbeam.variables(), **(environment or {})},
     )
     if result.exception is not None and not isinstance(result.exception, VocbeamError):
         raise result.exception
