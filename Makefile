@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit faults fuzz soak verify-real bench lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak verify-real bench audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,8 +71,11 @@ verify-real: setup ## Compare the pipeline's figures with pandas on the real dat
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py
 
-soak: setup ## Load for 20 minutes at half speed, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
+soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
+
+audit: setup ## Ask for known vulnerabilities of the locked dependencies
+	@$(BIN)/python requirements/audit.py
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
 	@$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.lock

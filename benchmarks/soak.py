@@ -228,19 +228,13 @@ class MainJob:
         return self._log.read_text(encoding="utf-8", errors="replace")[-4_000:]
 
 
-def slope(lives: Sequence[Life]) -> float | None:
-    """MiB a minute by which a warm process grows: least squares with one slope for all lives, a level for each.
-
-    None where no process lived long enough.
-    """
-    over = under = 0.0
-    for life in lives:
-        warm = np.array([sample for sample in life.memory if sample[0] >= WARM_UP_S])
-        if len(warm) > 1:
-            age, memory = (warm - warm.mean(axis=0)).T
-            over += float(age @ memory)
-            under += float(age @ age)
-    return 60 * over / under if under else None
+def slope(life: Life) -> float | None:
+    """MiB a minute by which the process grew once it was warm, by least squares; None where it didn't live so long."""
+    warm = np.array([sample for sample in life.memory if sample[0] >= WARM_UP_S])
+    if len(warm) < 2:
+        return None
+    age, memory = (warm - warm.mean(axis=0)).T
+    return 60 * float(age @ memory) / float(age @ age)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,11 +294,12 @@ def soak(
     kind: str,
     *,
     seconds: float,
+    quiet_seconds: float,
     rate: float,
     kill_every: float,
     log: Console,
 ) -> Result:
-    """Feeds and kills for so long, then lets the job finish, and compares the books."""
+    """Feeds and kills, feeds on without kills, then lets the job finish, and compares the books."""
     chance = random.Random()
     home = Path(bench.environment["VOCBEAM_HOME"])
     with fresh_warehouse(kind, bench.folder, bench.postgres_url) as url:
@@ -319,9 +314,10 @@ def soak(
             with watcher.looking():
                 with feeder.feeding():
                     began = time.monotonic()
-                    kill_at = began + kill_every * chance.uniform(0.9, 1.1) if kill_every else None
-                    while (now := time.monotonic()) < began + seconds:
-                        if kill_at is not None and now >= kill_at:
+                    kills_end = began + (seconds if kill_every else 0)
+                    kill_at = began + kill_every * chance.uniform(0.9, 1.1)
+                    while (now := time.monotonic()) < began + seconds + quiet_seconds:
+                        if kill_at <= now < kills_end:
                             job.kill()
                             kills += 1
                             log.print(f"{now - began:.0f} s: killed, {feeder.sent:,} events sent")
@@ -353,7 +349,7 @@ def soak(
         freshness_p99=float(p99),
         freshness_max=max(watcher.freshness),
         memory_max=max(memory for life in job.lives for _, memory in life.memory),
-        memory_slope=slope(job.lives),
+        memory_slope=slope(job.lives[-1]),
     )
 
 
@@ -370,7 +366,14 @@ def result_table(result: Result) -> Table:
 
 
 @click.command()
-@click.option("--seconds", default=1_200.0, show_default=True, type=click.FloatRange(1), help="Duration of the load.")
+@click.option("--seconds", default=1_200.0, show_default=True, type=click.FloatRange(1), help="Duration with kills.")
+@click.option(
+    "--quiet-seconds",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="And then without: for the slope.",
+)
 @click.option("--rate", type=click.FloatRange(1), help="Events a second.  [default: half of what is measured first]")
 @click.option("--kill-every", default=120.0, show_default=True, type=click.FloatRange(0), help="Seconds; 0 for never.")
 @click.option("--events", default=40_000, show_default=True, type=click.IntRange(100), help="In one pass of the load.")
@@ -387,6 +390,7 @@ def result_table(result: Result) -> Table:
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout instead of a table.")
 def main(
     seconds: float,
+    quiet_seconds: float,
     rate: float | None,
     kill_every: float,
     events: int,
@@ -411,7 +415,16 @@ def main(
             rate = fastest / 2
             log.print(f"the main job loads {fastest:,.0f} events/s, so half of that is sent")
         corpus = [event for event in read_events(path) if isinstance(event, MappedEvent)]
-        result = soak(bench, corpus, kind, seconds=seconds, rate=rate, kill_every=kill_every, log=log)
+        result = soak(
+            bench,
+            corpus,
+            kind,
+            seconds=seconds,
+            quiet_seconds=quiet_seconds,
+            rate=rate,
+            kill_every=kill_every,
+            log=log,
+        )
     about["load average after"] = f"{os.getloadavg()[0]:.2f}"
     if as_json:
         figures: dict[str, Any] = {**about, **asdict(result)}

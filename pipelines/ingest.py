@@ -20,7 +20,8 @@ from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.apply import ensure_applied, now_us
+from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.runners import Runner, RunnerChoice, runner_options
 from vocbeam.pipelines.settings import (
     Home,
@@ -28,7 +29,6 @@ from vocbeam.pipelines.settings import (
     consumer_config_option,
     governance_option,
     home_option,
-    refuse_password,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -38,19 +38,15 @@ from vocbeam.pipelines.workers import Total, run_workers
 from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
-from vocbeam.schemas.records import EVENT_TYPES, Committed, EventType, SubjectRule
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, open_registry
-from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
+from vocbeam.schemas.records import EVENT_TYPES, Committed
+from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.retries import RETRY_LIMIT_S
-from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
-from vocbeam.transforms.progress import PROGRESS, report_committed
+from vocbeam.transforms.progress import PROGRESS
 from vocbeam.transforms.source import ReadChunks
-from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
-from vocbeam.transforms.subject_rules import subject_rules
 
 log = logging.getLogger(__name__)
 
@@ -69,26 +65,13 @@ def build(
     return committed
 
 
-def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
-    """Subject rules of a governance file's text, for a worker that has no more than that."""
-    return subject_rules(parse_governance(governance_text))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run as a process needs it: picklable, with names of secrets and never secrets."""
 
     source: SourceConfig
     runner: Runner
-    governance_text: str
-    timezone: str
-    event_types: Mapping[str, EventType]
-    registry: str | None
-    home: Path
-    warehouse_url: str
-    key_fingerprint: str
-    run_epoch: int
-    retry_seconds: float
+    steps: JobSteps
     max_restarts: int
     progress_seconds: float
 
@@ -96,34 +79,10 @@ class Job:
         """Adds the main job to a pipeline."""
         build(
             pipeline,
-            ReadChunks(self.source, LedgerFactory(self.warehouse_url)),
-            DecodeChunks(
-                DecodeConfig(
-                    governance_text=self.governance_text,
-                    event_types=self.event_types,
-                    open_registry=partial(open_registry, self.registry, self.home / "registry"),
-                    now=now_us,
-                )
-            ),
-            RedactAndTag(
-                TagConfig(
-                    governance_text=self.governance_text,
-                    pseudonym_key=pseudonym_source(self.home),
-                    key_fingerprint=self.key_fingerprint,
-                )
-            ),
-            WriteChunks(
-                WriterConfig(
-                    warehouse_url=self.warehouse_url,
-                    timezone=self.timezone,
-                    run_epoch=self.run_epoch,
-                    dead_letter_key=dead_letter_source(self.home),
-                    rules=partial(rules_of, self.governance_text),
-                    now=now_us,
-                    committed=report_committed,
-                    retry_limit_s=self.retry_seconds,
-                )
-            ),
+            ReadChunks(self.source, LedgerFactory(self.steps.warehouse_url)),
+            self.steps.decode(),
+            self.steps.tag(),
+            self.steps.write(),
         )
 
 
@@ -225,8 +184,6 @@ def run(
     A failure is retried from what is committed. Exit codes: 0 ended as asked, 4 a newer run took over, 5 a topic was
     recreated or truncated, 6 another taxonomy is in force, 2 configuration, 1 anything else.
     """
-    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
-    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     with stop_on_signals(PROGRESS):
         started = time.monotonic()
         event_types = {contracts.topic(event_type, topic_prefix): event_type for event_type in EVENT_TYPES}
@@ -252,7 +209,7 @@ def run(
         folder = home.path.absolute()
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
-        key_fingerprint = apply_to(engine, rules, home)
+        key_fingerprint = ensure_applied(engine, rules, home)
         if runner.spreads:
             source = replace(source, shards=shards * workers)
         chosen = runner.open(home, workers, source, LedgerFactory(url))
@@ -264,15 +221,17 @@ def run(
         job = Job(
             source=source,
             runner=chosen,
-            governance_text=governance_text,
-            timezone=rules.timezone,
-            event_types=event_types,
-            registry=registry,
-            home=folder,
-            warehouse_url=url,
-            key_fingerprint=key_fingerprint,
-            run_epoch=epoch,
-            retry_seconds=retry_seconds,
+            steps=JobSteps(
+                governance_text=governance_text,
+                timezone=rules.timezone,
+                event_types=event_types,
+                registry=registry,
+                home=folder,
+                warehouse_url=url,
+                key_fingerprint=key_fingerprint,
+                run_epoch=epoch,
+                retry_seconds=retry_seconds,
+            ),
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
         )

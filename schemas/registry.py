@@ -231,8 +231,9 @@ class ConfluentRegistry:
         environment = os.environ if environment is None else environment
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"the registry's URL can't be parsed: {error}") from error
+        except httpx.InvalidURL:
+            # Without its cause, which may quote a part of the password.
+            raise ConfigError("the registry's URL can't be parsed; check its host and port") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ConfigError("the registry's URL must look like http://HOST:PORT or https://HOST/PATH")
         user, password = parsed.username or environment.get(USER_VARIABLE, ""), parsed.password

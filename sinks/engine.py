@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from sqlalchemy import Dialect, Engine, create_engine, event
+from sqlalchemy import URL, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -69,9 +70,9 @@ class AnsweringConnection(psycopg.Connection[Any]):
 def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) -> Engine:
     """Engine of a warehouse URL; `write` makes SQLite transactions take the write lock at once.
 
-    SQLite runs in WAL mode, readers see one snapshot a transaction. PostgreSQL runs at READ COMMITTED with lock,
-    statement and idle-in-transaction timeouts, TCP keepalives, and `answer_s` seconds for each answer. Raises
-    ConfigError for any other database.
+    SQLite runs in WAL mode, in a file that is created with mode 600; readers see one snapshot a transaction. PostgreSQL
+    runs at READ COMMITTED with lock, statement and idle-in-transaction timeouts, TCP keepalives, and `answer_s` seconds
+    for each answer. Errors quote no values. Raises ConfigError for any other database.
     """
     try:
         parsed = make_url(url)
@@ -82,7 +83,9 @@ def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) ->
         return _open_sqlite(url, write)
     if parsed.get_backend_name() == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, pool_size=2, pool_pre_ping=True)
+        engine = create_engine(
+            parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, pool_size=2, pool_pre_ping=True
+        )
         event.listen(engine, "do_connect", partial(_connect, answer_s))
         return engine
     raise ConfigError(
@@ -98,12 +101,24 @@ def _connect(
     return connection
 
 
+def shown(url: URL) -> str:
+    """A URL for messages: without its password, and without its query, which may hold another."""
+    return url.set(query={}).render_as_string()
+
+
 def _open_sqlite(url: str, write: bool) -> Engine:
     database = make_url(url).database
     if database and database != ":memory:":
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     # Autocommit in the driver: SQLAlchemy's own BEGIN below decides where a transaction starts.
-    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None})
+    options = {"timeout": LOCK_WAIT_S, "isolation_level": None}
+    engine = create_engine(url, connect_args=options, hide_parameters=True)
+
+    @event.listens_for(engine, "do_connect")
+    def keep_private(_dialect: Any, _record: Any, arguments: tuple[str, ...], _options: Any) -> None:
+        # SQLite would make the file readable by everybody; the files beside it get the mode of this one.
+        if database and database != ":memory:":
+            os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR, 0o600))
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
@@ -151,6 +166,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return (error.sqlite_errorcode & 0xFF) in _SQLITE_TRANSIENT
     return False
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the account lacks a right."""
+    return isinstance(driver_error(error), psycopg.errors.InsufficientPrivilege)
 
 
 def is_contention(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import compress
@@ -23,7 +23,7 @@ from fastavro.read import SchemaResolutionError
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError, SourceError
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance
-from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
+from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import NotAvro, RegistryUnavailable, UnknownSchema
 from vocbeam.schemas.timebase import SECOND_US, from_micros
 
@@ -64,7 +64,7 @@ ENUMERATIONS: Mapping[EventType, Mapping[str, tuple[str, ...]]] = {
 
 _CURRENCY = re.compile("[A-Z]{3}")
 
-_UNREADABLE = (
+UNREADABLE = (
     EOFError,
     StopIteration,
     LookupError,
@@ -185,19 +185,27 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
             return Problem(
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )
-        writer = contracts.writer_schema(event_type, text)
-        _cost(writer, {})
-        reader = None if writer == contract else contracts.resolving_schema(event_type, writer)
+        return resolve_writer(event_type, text)
     except _Hazard as hazard:
         return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
     except (LookupError, TypeError, AttributeError, RecursionError):
         return Problem("unusable_schema", f"schema id {schema_id} is JSON but no Avro schema")
-    return _Writer(writer, reader)
 
 
-class _Hazard(Exception):
+def resolve_writer(event_type: EventType, text: str) -> _Writer:
+    """How data written under the schema `text` is read as this event type; the record may have fields of its own too.
+
+    Raises SchemaError where the contract can't read it, or where its data could hang or crash the decoder.
+    """
+    writer = contracts.writer_schema(event_type, text)
+    _cost(writer, {})
+    same = writer == contracts.reader_schema(event_type)
+    return _Writer(writer, None if same else contracts.resolving_schema(event_type, writer))
+
+
+class _Hazard(SchemaError):
     """Data of this schema could hang or crash the decoder."""
 
 
@@ -265,6 +273,7 @@ def decode_chunk(
     `now` gives UTC microseconds. Raises SourceError when the schema registry can't be reached.
     """
     offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
+    dead += chunk.refused
     columns: Columns = {name: [record[name] for record in records] for name in contracts.fields(event_type)}
     problems = find_problems(event_type, columns, limits, now())
     if problems:
@@ -285,6 +294,16 @@ def decode_chunk(
         dropped=dropped,
         raw=raw,
     )
+
+
+def readable_records(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> dict[int, dict[str, Any]]:
+    """Position → content, not validated, of each of the values that can be decoded.
+
+    Raises SourceError when the schema registry can't be reached.
+    """
+    chunk = RawChunk(PartitionKey("", "", "", 0), 0, len(values), list(range(len(values))), list(values))
+    positions, _, records, _, _ = _decode(chunk, event_type, schemas)
+    return dict(zip(positions, records, strict=True))
 
 
 def _decode(
@@ -312,7 +331,7 @@ def _decode(
         stream.seek(header_size)
         try:
             record: Any = schemaless_reader(stream, *found)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             dead.append(DeadLetter(offset, "decode", *_unreadable(error), value))
             continue
         if stream.read(1):

@@ -90,7 +90,7 @@ def test_run__killed_at_random_moments(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str, workers: int, figures: Figures) -> None:
-    """It ends in good order or, on a machine too busy for that, by itself after its time of grace; both lose nothing."""
+    """It ends in good order or, on a machine too busy for that, by itself after its time of grace; nothing is lost."""
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
     with vocbeam.started("run", "--workers", str(workers), *MANY_TRANSACTIONS) as running:
         books.wait_for(loaded.records // 10, running)

@@ -1,7 +1,7 @@
 """Mutated messages through all steps into a real warehouse: nothing crashes, nothing vanishes, the books balance.
 
-The short form runs with all tests, `make fuzz` runs a million messages into each database, not the same ones. The same
-seed gives the same messages; a failure names it and shows the message.
+The short form, 10,000 messages into each database, runs with all tests; `make fuzz` runs a million into each, not the
+same ones. The same seed gives the same messages; a failure names it and shows the message.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vocbeam.sinks.writer import COUNTERS, ChunkWriter
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.subject_rules import subject_rules
 
-MESSAGES = int(os.environ.get("VOCBEAM_FUZZ_MESSAGES", "20000"))
+MESSAGES = int(os.environ.get("VOCBEAM_FUZZ_MESSAGES", "10000"))
 SEED = int(os.environ.get("VOCBEAM_FUZZ_SEED", "1"))
 
 CHUNK = 1_000

@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Vocbeam:
     warehouse: str
     governance: Path = EXAMPLE_GOVERNANCE
     entry: tuple[str, ...] = ("vocbeam.pipelines.cli",)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the commands get beside this process's own environment: secrets, say."""
 
     def crashing(self, moment: str, number: int) -> Vocbeam:
         """The same, but its writer dies by SIGKILL when it reaches `moment` for the `number`th time."""
@@ -79,7 +81,7 @@ class Vocbeam:
         number = len(list(folder.iterdir()))
         stdout, stderr = folder / f"{number}.out", folder / f"{number + 1}.err"
         with stdout.open("wb") as out, stderr.open("wb") as err:
-            process = subprocess.Popen(self._command(arguments), env=self._environment(), stdout=out, stderr=err)
+            process = subprocess.Popen(self._command(arguments), env=self.variables(), stdout=out, stderr=err)
         try:
             yield Running(process, stdout, stderr)
         finally:
@@ -100,7 +102,8 @@ class Vocbeam:
     def _command(self, arguments: Sequence[str | Path]) -> list[str]:
         return [sys.executable, "-m", *self.entry, *map(str, arguments)]
 
-    def _environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
+        """The environment of the commands."""
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -109,6 +112,7 @@ class Vocbeam:
             "VOCBEAM_TOPIC_PREFIX": self.prefix,
             "VOCBEAM_WAREHOUSE": self.warehouse,
             "VOCBEAM_GOVERNANCE": str(self.governance),
+            **self.environment,
         }
 
 

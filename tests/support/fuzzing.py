@@ -31,7 +31,7 @@ from vocbeam.transforms.simulate import Company, simulate
 LONG = "VOCBEAM_FUZZ_EXAMPLES" in os.environ
 
 FUZZED = settings(
-    max_examples=int(os.environ["VOCBEAM_FUZZ_EXAMPLES"]) if LONG else 40,
+    max_examples=int(os.environ["VOCBEAM_FUZZ_EXAMPLES"]) if LONG else 25,
     derandomize=not LONG,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -32,7 +32,6 @@ class Proxy:
         self.latency_s = 0.0
         self.bytes_per_s: float | None = None
         self.cut_after: Callable[[], int] | None = None
-        self.relayed = 0
         self.cuts = 0
         self._audible = threading.Event()
         self._audible.set()
@@ -102,27 +101,29 @@ class Proxy:
             server.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket, left: list[int] | None) -> None:
-        """Passes on what comes from one end until either end is gone, or `left`, of both directions, is used up."""
-        try:
-            while piece := source.recv(_PIECE):
-                self._audible.wait()
-                time.sleep(self.latency_s + (len(piece) / self.bytes_per_s if self.bytes_per_s else 0))
-                if left is not None:
-                    left[0] -= len(piece)
-                    if left[0] < 0:
-                        sink.sendall(piece[: left[0]])
-                        self.cuts += 1
-                        break
-                sink.sendall(piece)
-                self.relayed += len(piece)
-            else:
-                sink.shutdown(socket.SHUT_WR)
-                return
-        except OSError:
-            """One end is gone, so the other goes too."""
-        with self._lock:
-            for end in (source, sink):
-                self._reset(end)
+        """Passes on what comes from one end; where one end is gone, or the connection is cut, resets both."""
+        ended_well = False
+        with contextlib.suppress(OSError):
+            ended_well = self._pass_on(source, sink, left)
+        if not ended_well:
+            with self._lock:
+                for end in (source, sink):
+                    self._reset(end)
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, left: list[int] | None) -> bool:
+        """Until the source ends (True) or the bytes that are `left`, for both directions, are used up (False)."""
+        while piece := source.recv(_PIECE):
+            self._audible.wait()
+            time.sleep(self.latency_s + (len(piece) / self.bytes_per_s if self.bytes_per_s else 0))
+            if left is not None:
+                left[0] -= len(piece)
+                if left[0] < 0:
+                    sink.sendall(piece[: left[0]])
+                    self.cuts += 1
+                    return False
+            sink.sendall(piece)
+        sink.shutdown(socket.SHUT_WR)
+        return True
 
     @staticmethod
     def _reset(end: socket.socket) -> None:

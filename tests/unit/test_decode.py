@@ -19,7 +19,7 @@ from vocbeam.schemas.errors import SourceError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import ConfluentRegistry, FileRegistry, RegistryUnavailable, UnknownSchema
-from vocbeam.transforms.decode import UNKNOWN_SCHEMAS, Limits, Problem, Schemas, decode_chunk
+from vocbeam.transforms.decode import UNKNOWN_SCHEMAS, Limits, Problem, Schemas, decode_chunk, readable_records
 
 NOW = 1_600_000_000_000_000  # 2020-09-13 12:26:40 UTC
 EARLIEST = 1_262_304_000_000_000  # 2010-01-01
@@ -411,6 +411,14 @@ def test_validation__refuses_one_and_keeps_its_neighbours(
 )
 def test_validation__accepts_the_edges(event_type: EventType, changed: dict[str, Any]) -> None:
     assert decode(event_type, encoded(event_type, **changed)).dead == []
+
+
+def test_readable_records__content_of_what_decodes_valid_or_not() -> None:
+    values = [b"\x00", encoded("survey", customer_id="ana", score=99.0), b"", encoded("survey", customer_id=None)]
+    records = readable_records(values, "survey", Schemas(contract_registry()))
+
+    assert {position: record["customer_id"] for position, record in records.items()} == {1: "ana", 3: None}
+    assert readable_records([encoded("flag")], "survey", Schemas(contract_registry())) == {}
 
 
 def test_validation__several_problems_give_one_dead_letter_with_the_first() -> None:
