@@ -362,12 +362,12 @@ def funnels(connection: Connection, first: date, last: date) -> list[FunnelRow]:
     """Invitations of the whole company sent in the months that start within two local dates, by metric."""
     query = views.company_funnel(first, last)
     rows = connection.execute(query.order_by(query.selected_columns.metric))
-    return [FunnelRow(*row[:5], bool(row[5])) for row in rows]
+    return [FunnelRow(*_with_flag(row)) for row in rows]
 
 
 def backlog(connection: Connection) -> list[BacklogRow]:
     """Open tickets now, by department, the longest backlog first and hidden ones last."""
-    rows = [BacklogRow(*row[:5], bool(row[5])) for row in connection.execute(views.department_backlog())]
+    rows = [BacklogRow(*_with_flag(row)) for row in connection.execute(views.department_backlog())]
     return sorted(rows, key=lambda row: (-(row.open or 0), row.department))
 
 
@@ -375,7 +375,7 @@ def service_levels(connection: Connection, first: date, last: date) -> list[SlaR
     """Service levels as of now of tickets opened in the months that start within two local dates, by department."""
     query = views.department_sla(first, last)
     rows = connection.execute(query.order_by(query.selected_columns.department, query.selected_columns.promise))
-    return [SlaRow(*row[:5], bool(row[5])) for row in rows]
+    return [SlaRow(*_with_flag(row)) for row in rows]
 
 
 def resolution_times(connection: Connection, first: date, last: date) -> list[ResolutionRow]:
@@ -384,7 +384,7 @@ def resolution_times(connection: Connection, first: date, last: date) -> list[Re
     view = table("ticket_resolution_km", *_columns(names))
     query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
     ordered = query.order_by(view.c.period_start, view.c.department, view.c.percentile)
-    return [ResolutionRow(*row[:-1], bool(row[-1])) for row in connection.execute(ordered)]
+    return [ResolutionRow(*_with_flag(row)) for row in connection.execute(ordered)]
 
 
 def ledger(connection: Connection) -> list[LedgerRow]:
@@ -426,6 +426,11 @@ def event_types(connection: Connection) -> list[EventTypeRow]:
     ).group_by(c.event_type)
     rows = connection.execute(query.order_by(c.event_type))
     return [EventTypeRow(row[0], row[1], int(row[2]), row[3], row[4]) for row in rows]
+
+
+def _with_flag(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row whose last column is 0 or 1 with that as a bool."""
+    return (*row[:-1], bool(row[-1]))
 
 
 def _columns(names: Sequence[str]) -> list[Any]:
