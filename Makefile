@@ -9,10 +9,10 @@ TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit verify-real bench lock lock-jars clean
+.PHONY: help setup demo test lint unit verify-real verify-redaction bench lock lock-jars clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## Build .venv from the locked dependencies and install vocbeam in it
 	@:
@@ -55,6 +55,9 @@ lint: setup ## Style (ruff) and types (mypy, strict)
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
 	@$(BIN)/vocbeam verify real
+
+verify-redaction: setup ## Measure on labelled texts what the redaction finds and what it takes without need
+	@$(BIN)/python -m tests.redaction.measure
 
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py
