@@ -147,7 +147,8 @@ _NAME_HINTS = tuple(
 """What a text holds, one at least, in which a name is looked for."""
 
 _STREET_HINT = re.compile(
-    r"(?<= )(?:St|Ave|R[do]|L[an]|Dr|Cres|Cou|Way|Squ|B[ol]|Terr|rue|ave|boul|pla|chem|all|imp|quai)|"
+    r"(?<= )(?:St|Street|Ave|Avenue|Rd|Road|Lane|Ln|Drive|Crescent|Court|Way|Square|Boulevard|Blvd|Terrace|rue|avenue|"
+    r"boulevard|place|chemin|allée|impasse|quai)(?!\w)|"
     r"(?:[sßz]e|[tr]\.|weg|platz|allee|ufer|straat|laan|plein|acht|kade|C/|alle|nida|laza|aseo|Rua|Av\.|essa|raça|meda|"
     r"Via|iale|azza|orso|colo|argo|[uap]l\.|os\.) "
 )
