@@ -12,10 +12,10 @@ TEST_PROCESSES ?= 2
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit faults fuzz soak verify-real bench audit lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-redaction bench audit lock lock-jars clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## Build .venv from the locked dependencies and install vocbeam in it
 	@:
@@ -67,6 +67,9 @@ fuzz: setup ## A million mutated messages into each database, damaged files and 
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
 	@$(BIN)/vocbeam verify real
+
+verify-redaction: setup ## Measure on labelled texts what the redaction finds and what it takes without need
+	@$(BIN)/python -m tests.redaction.measure
 
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py

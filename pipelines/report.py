@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
-from vocbeam.pipelines.wording import format_interval, format_target, format_value
+from vocbeam.pipelines.wording import NOTHING, format_interval, format_target, format_value
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.timebase import from_micros
@@ -28,7 +28,7 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.transforms.statistics import Cell, Direction, Estimate, MetricKind, MetricRule, Status, estimate, status
 
 EVERYWHERE = "*"
-STATUSES: tuple[Status, ...] = ("missed", "not proven", "met", "not enough data", "no target")
+STATUSES: tuple[Status, ...] = ("missed", "not proven", "met", "not enough data", "hidden", "no target")
 """In the order in which one of them speaks for several."""
 
 TREND_PERIODS = 13
@@ -61,13 +61,16 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One metric in one unit at one place over the period; '*' stands for all stages or departments."""
+    """One metric in one unit at one place over the period; '*' stands for all stages or departments.
+
+    `estimate` is None where the group is too small to show, or would tell of one by subtraction.
+    """
 
     stage: str
     department: str
     metric: read.MetricRow
     unit: str
-    estimate: Estimate
+    estimate: Estimate | None
     target: float | None
     status: Status
 
@@ -133,6 +136,7 @@ def build_report(connection: Connection, period: Period | None, now: Callable[[]
     if period.kind != "month":
         summed = {metric.metric for metric in metrics if metric.kind in ("amount", "count")}
         targets = {key: value for key, value in targets.items() if key[0] not in summed}
+    hidden = read.hidden_places(connection, period.first, period.last)
     trend_period: Literal["week", "month"] = "week" if period.kind == "week" else "month"
     back = timedelta(days=7 * (TREND_PERIODS - 1) if trend_period == "week" else 366)
     months = (period.first.replace(day=1), period.last)
@@ -145,9 +149,9 @@ def build_report(connection: Connection, period: Period | None, now: Callable[[]
         stages=read.stages(connection),
         departments=read.departments(connection),
         metrics=metrics,
-        company_lines=_lines(metrics, targets, cells, lambda cell: (EVERYWHERE, EVERYWHERE)),
-        stage_lines=_lines(metrics, targets, cells, lambda cell: (cell.stage, EVERYWHERE)),
-        lines=_lines(metrics, targets, cells, lambda cell: (cell.stage, cell.department)),
+        company_lines=_lines(metrics, targets, cells, hidden, lambda cell: (EVERYWHERE, EVERYWHERE)),
+        stage_lines=_lines(metrics, targets, cells, hidden, lambda cell: (cell.stage, EVERYWHERE)),
+        lines=_lines(metrics, targets, cells, hidden, lambda cell: (cell.stage, cell.department)),
         trend_period=trend_period,
         trends=read.trends(connection, trend_period, period.first - back, period.last),
         funnels=read.funnels(connection, *months),
@@ -178,6 +182,7 @@ def _lines(
     metrics: Sequence[read.MetricRow],
     targets: dict[tuple[str, str, str], float],
     cells: Iterable[read.CellRow],
+    hidden: Container[tuple[str, str, str, str]],
     place: Callable[[read.CellRow], tuple[str, str]],
 ) -> list[Line]:
     """A line for each place, metric and unit that has cells, metrics in the order given."""
@@ -200,9 +205,12 @@ def _lines(
     for (stage, department, name, unit), parts in grouped.items():
         metric = by_id[name][1]
         rule = rule_of(metric)
-        found = estimate(rule, parts)
         target = targets.get((name, stage, department)) if unit == metric.unit else None
-        verdict = status(rule.direction, found.n, rule.min_n, found.interval, target)
+        found: Estimate | None = None
+        verdict: Status = "hidden"
+        if (stage, department, name, unit) not in hidden:
+            found = estimate(rule, parts)
+            verdict = status(rule.direction, found.n, rule.min_n, found.interval, target)
         lines.append(Line(stage, department, metric, unit, found, target, verdict))
     return sorted(lines, key=lambda line: (line.stage, line.department, by_id[line.metric.metric][0], line.unit))
 
@@ -228,13 +236,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "metric": line.metric.metric,
                 "kind": line.metric.kind,
                 "unit": line.unit,
-                "n": line.estimate.n,
-                "value": line.estimate.value,
-                "interval_low": line.estimate.interval.low,
-                "interval_high": line.estimate.interval.high,
-                "weighted_value": line.estimate.weighted_value,
-                "weighted_interval_low": line.estimate.weighted_interval.low,
-                "weighted_interval_high": line.estimate.weighted_interval.high,
+                **_figures(line.estimate),
                 "target": line.target,
                 "status": line.status,
             }
@@ -244,6 +246,18 @@ def as_json(report: Report) -> dict[str, Any]:
         "ticket_backlog": [asdict(row) for row in report.backlog],
         "service_levels": [asdict(row) for row in report.service_levels],
         "resolution_times": [asdict(row) for row in report.resolution_times],
+    }
+
+
+def _figures(found: Estimate | None) -> dict[str, Any]:
+    return {
+        "n": found and found.n,
+        "value": found and found.value,
+        "interval_low": found and found.interval.low,
+        "interval_high": found and found.interval.high,
+        "weighted_value": found and found.weighted_value,
+        "weighted_interval_low": found and found.weighted_interval.low,
+        "weighted_interval_high": found and found.weighted_interval.high,
     }
 
 
@@ -259,8 +273,24 @@ def print_report(report: Report, console: Console) -> None:
             console.print(_table(f"{stage.name}{owner}", own, names))
     console.print(
         "[dim]met / missed: the whole 95 % interval lies on that side of the target. not proven: the target lies "
-        "within it. not enough data: fewer contributions than the metric asks for.[/]"
+        "within it. not enough data: fewer contributions than the metric asks for. hidden: so few answers that it "
+        "could be told whose they are, or figures that would give such ones away.[/]"
     )
+
+
+def value_of(line: Line) -> str:
+    """A line's value for people; a dash where it is hidden."""
+    return format_value(line.metric, line.unit, line.estimate.value if line.estimate else None)
+
+
+def interval_of(line: Line) -> str:
+    """A line's interval for people; a dash where it is hidden."""
+    return format_interval(line.metric, line.unit, line.estimate.interval) if line.estimate else NOTHING
+
+
+def size_of(line: Line) -> str:
+    """A line's n for people; a dash where it is hidden."""
+    return f"{line.estimate.n:,}" if line.estimate else NOTHING
 
 
 def _table(title: str, lines: Sequence[Line], departments: dict[str, str]) -> Table:
@@ -275,9 +305,9 @@ def _table(title: str, lines: Sequence[Line], departments: dict[str, str]) -> Ta
         row: list[str | Text] = [departments.get(line.department, line.department)] if departments else []
         row += [
             line.metric.name + (f" (p{line.metric.percentile:g})" if line.metric.percentile else ""),
-            format_value(line.metric, line.unit, line.estimate.value),
-            format_interval(line.metric, line.unit, line.estimate.interval),
-            f"{line.estimate.n:,}",
+            value_of(line),
+            interval_of(line),
+            size_of(line),
             format_target(line.metric, line.unit, line.target),
             Text(line.status, style=_COLOURS.get(line.status, "dim")),
         ]

@@ -19,8 +19,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vocbeam.pipelines.report import EVERYWHERE, STATUSES, Line, Report, overall
-from vocbeam.pipelines.wording import format_interval, format_target, format_value, minor_digits, step_of
+from vocbeam.pipelines.report import EVERYWHERE, STATUSES, Line, Report, interval_of, overall, size_of, value_of
+from vocbeam.pipelines.wording import format_target, format_value, minor_digits, step_of
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import SECOND_US, from_micros
 from vocbeam.sinks.read import StageRow, TrendRow
@@ -43,6 +43,7 @@ _SYMBOLS: dict[Status, str] = {
     "not proven": "~",
     "not enough data": "…",
     "no target": "○",
+    "hidden": "■",
 }
 
 
@@ -95,8 +96,9 @@ def render_page(report: Report) -> str:
         wilson=wilson_interval,
         resolution=_resolution(report),
         books=_books(report),
-        value=lambda line: format_value(line.metric, line.unit, line.estimate.value),
-        interval=lambda line: format_interval(line.metric, line.unit, line.estimate.interval),
+        value=value_of,
+        interval=interval_of,
+        size=size_of,
         target=lambda line: format_target(line.metric, line.unit, line.target),
         everywhere=EVERYWHERE,
         unassigned=UNASSIGNED,
@@ -153,7 +155,7 @@ def _plots(report: Report) -> dict[str, list[Plot]]:
             key=lambda line: (
                 (line.stage, line.metric.metric, line.unit) not in targets,
                 line.metric.level != "cx",
-                -line.estimate.n,
+                -(line.estimate.n if line.estimate else 0),
             )
         )
         for line in own[:PLOTS_PER_STAGE]:

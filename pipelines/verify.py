@@ -19,6 +19,7 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from ruamel.yaml import YAML
 from sqlalchemy import Engine, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
@@ -113,7 +114,7 @@ def load_set(name: str, place: Place, url: str) -> float:
     Raises ConfigError where the database is not empty, StepFailed where the pipeline fails.
     """
     _require_empty(url)
-    governance = f"--governance={DATA_SETS[name].governance}"
+    governance = f"--governance={_without_small_groups(DATA_SETS[name].governance, place.home)}"
     # No group offsets: the same topics are read again for the next warehouse.
     summary = _vocbeam(
         "run", "--until-caught-up", f"--warehouse={url}", governance, "--group-id=", *place.options, "--json"
@@ -144,6 +145,17 @@ def compare_set(name: str, data: Path, engine: Engine) -> list[Comparison]:
             found = warehouse.servicenow(connection, expected.unresolved, files.reopen_counts(data))
             figures = compare(expected, found)
     return [books, *figures]
+
+
+def _without_small_groups(governance: Path, folder: Path) -> Path:
+    """A copy of a governance file under which the views hide nothing, since files know every answer."""
+    yaml = YAML()
+    content = yaml.load(governance)
+    content.setdefault("privacy", {})["k"] = 1
+    copy = folder / governance.name
+    with copy.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+    return copy
 
 
 @click.group()
@@ -188,7 +200,7 @@ def real(
 
     Starts a Kafka broker of its own, produces each data set through its mapping, runs the pipeline into an empty
     warehouse until it has caught up, proves the books, and compares what the views say with what pandas computes from
-    the raw files alone. Ends with exit code 3 where a figure differs.
+    the raw files alone; the views hide no small groups here. Ends with exit code 3 where a figure differs.
     """
     _require_data(data, sets)
     if len(sets) > 1 and any("{set}" not in url for url in warehouses):

@@ -251,6 +251,8 @@ def _metric_errors(metric: Metric) -> Iterator[_Error]:
     if (metric.kind == "duration") != (metric.percentile is not None):
         yield ("percentile",), "a duration needs a percentile (1 to 99), and no other kind has one"
     yield from _score_errors(metric)
+    if metric.small_groups == "shown" and not isinstance(selector, TelemetrySelector):
+        yield ("small_groups",), "only telemetry, which holds nobody's answers, may show small groups; remove the line"
     if metric.root and metric.parents:
         yield ("root",), "a root has no parents; remove one of the two"
 

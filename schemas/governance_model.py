@@ -182,7 +182,10 @@ class Segment(_Model):
 
 
 class Privacy(_Model):
-    """`k`: fewest customers in a published group. Text longer than `text_max_chars` is a dead letter."""
+    """`k`: fewest answers (or people, where people are counted) behind a published figure; 1 hides nothing.
+
+    Text longer than `text_max_chars` is a dead letter.
+    """
 
     k: Annotated[Integer, Field(ge=1)] = 5
     text_max_chars: Annotated[Integer, Field(ge=1, le=1_000_000)] = 20_000
@@ -436,6 +439,7 @@ class Metric(_Model):
 
     Targets and values are in `unit`: score kinds in points (a share kind's value is a share 0–1), rates and funnels
     as shares 0–1, durations in seconds or milliseconds, amounts in minor units of the event's currency.
+    `small_groups: shown` frees telemetry, which holds nobody's answers, of the protection of groups below `k`.
     """
 
     id: Slug
@@ -455,6 +459,7 @@ class Metric(_Model):
     root: Flag = False
     min_n: Annotated[Integer, Field(ge=1)] = DEFAULT_MIN_N
     no_target_reason: Prose | None = None
+    small_groups: Literal["hidden", "shown"] = "hidden"
 
 
 class Target(_Model):

@@ -37,6 +37,7 @@ from vocbeam.sinks.tables import (
     measure_bin,
     metadata,
     metric,
+    privacy,
     target,
     taxonomy_version,
     warehouse_setting,
@@ -221,6 +222,7 @@ def apply_governance(
         _replace(connection, journey_stage, _stages(governance))
         _replace(connection, metric, _metrics(governance))
         _replace(connection, target, _targets(governance))
+        _replace(connection, privacy, [{"only": 1, "k": governance.privacy.k}])
         if TIMEZONE not in known:
             _replace(connection, calendar_date, _dates(LocalCalendar(governance.timezone)))
         _replace(connection, measure_bin, rows_of_bins)
@@ -385,6 +387,7 @@ def _metrics(governance: Governance) -> Iterator[dict[str, Any]]:
             "percentile": entry.percentile,
             "min_n": entry.min_n,
             "parents": ",".join(entry.parents) or None,
+            "small_groups": entry.small_groups,
         }
 
 

@@ -41,7 +41,8 @@ _POSTGRESQL_OPTIONS = {
     "tcp_user_timeout": 30_000,
     "application_name": "vocbeam",
     "options": f"-c lock_timeout={LOCK_WAIT_S}s -c statement_timeout={STATEMENT_S}s "
-    f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_S}s -c TimeZone=UTC",
+    # Compiling a view's expressions takes seconds, running them milliseconds.
+    f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_S}s -c TimeZone=UTC -c jit=off",
 }
 
 

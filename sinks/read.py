@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Date, Engine, case, column, func, inspect, se
 from sqlalchemy.exc import DBAPIError
 
 from vocbeam.schemas.errors import ConfigError, SinkError
-from vocbeam.sinks import tables
+from vocbeam.sinks import tables, views
 from vocbeam.sinks.engine import driver_error, shown
 
 
@@ -107,49 +107,56 @@ class TrendRow:
 
 @dataclass(frozen=True, slots=True)
 class FunnelRow:
-    """Invitations sent in some months and how far they came."""
+    """Invitations sent in some months and how far they came; None where too few to show."""
 
     metric: str
-    sent: int
-    started: int
-    partial: int
-    complete: int
+    sent: int | None
+    started: int | None
+    partial: int | None
+    complete: int | None
+    suppressed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class BacklogRow:
-    """Open tickets of a department now."""
+    """Open tickets of a department now; None where too few to show."""
 
     department: str
-    open: int
-    unanswered: int
-    overdue_first_response: int
-    overdue_resolution: int
+    open: int | None
+    unanswered: int | None
+    overdue_first_response: int | None
+    overdue_resolution: int | None
+    suppressed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SlaRow:
-    """Service levels of a department for tickets opened in some months."""
+    """Service levels of a department for tickets opened in some months; None where too few to show."""
 
     department: str
     promise: str
-    met: int
-    missed: int
-    pending: int
+    met: int | None
+    missed: int | None
+    pending: int | None
+    suppressed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ResolutionRow:
-    """Kaplan–Meier percentile of the time to resolution in hours; None where too few are resolved to tell."""
+    """Kaplan–Meier percentile of the time to resolution in hours; None where too few are resolved to tell.
+
+    Where too few tickets were opened to show any of it, all figures are None and `suppressed` is true.
+    """
 
     period_start: date
     department: str
     percentile: int
-    n: int
-    open: int
+    n: int | None
+    open: int | None
     hours: float | None
     interval_low: float | None
     interval_high: float | None
+    suppressed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,29 +359,32 @@ def trends(connection: Connection, period: str, first: date, last: date) -> list
     return [TrendRow(*row) for row in connection.execute(query.order_by(view.c.period_start)) if row.value is not None]
 
 
+def hidden_places(connection: Connection, first: date, last: date) -> set[tuple[str, str, str, str]]:
+    """(stage, department, metric, unit), '*' in margins, of the figures of a range of dates that must stay hidden.
+
+    For a whole month they are those that the views by month hide.
+    """
+    return {tuple(row) for row in connection.execute(views.hidden_places((first, last)))}
+
+
 def funnels(connection: Connection, first: date, last: date) -> list[FunnelRow]:
     """Invitations of the whole company sent in the months that start within two local dates, by metric."""
-    names = ("sent", "started", "partial", "complete")
-    view = table("response_funnel_by_month", *_columns(("period_start", "metric", *names)))
-    query = _months(view, first, last, (view.c.metric,), names)
-    return [FunnelRow(row[0], *(int(n) for n in row[1:])) for row in connection.execute(query)]
+    query = views.company_funnel(first, last)
+    rows = connection.execute(query.order_by(query.selected_columns.metric))
+    return [FunnelRow(*_with_flag(row)) for row in rows]
 
 
 def backlog(connection: Connection) -> list[BacklogRow]:
-    """Open tickets now, by department, the longest backlog first."""
-    names = ("open", "unanswered", "overdue_first_response", "overdue_resolution")
-    view = table("ticket_backlog", *_columns(("department", *names)))
-    query = select(view.c.department, *(func.sum(view.c[name]) for name in names)).group_by(view.c.department)
-    rows = [BacklogRow(row[0], *(int(n) for n in row[1:])) for row in connection.execute(query)]
-    return sorted(rows, key=lambda row: (-row.open, row.department))
+    """Open tickets now, by department, the longest backlog first and hidden ones last."""
+    rows = [BacklogRow(*_with_flag(row)) for row in connection.execute(views.department_backlog())]
+    return sorted(rows, key=lambda row: (-(row.open or 0), row.department))
 
 
 def service_levels(connection: Connection, first: date, last: date) -> list[SlaRow]:
     """Service levels as of now of tickets opened in the months that start within two local dates, by department."""
-    names = ("met", "missed", "pending")
-    view = table("ticket_sla", *_columns(("period_start", "department", "promise", *names)))
-    query = _months(view, first, last, (view.c.department, view.c.promise), names)
-    return [SlaRow(row[0], row[1], *(int(n) for n in row[2:])) for row in connection.execute(query)]
+    query = views.department_sla(first, last)
+    rows = connection.execute(query.order_by(query.selected_columns.department, query.selected_columns.promise))
+    return [SlaRow(*_with_flag(row)) for row in rows]
 
 
 def resolution_times(connection: Connection, first: date, last: date) -> list[ResolutionRow]:
@@ -383,7 +393,7 @@ def resolution_times(connection: Connection, first: date, last: date) -> list[Re
     view = table("ticket_resolution_km", *_columns(names))
     query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
     ordered = query.order_by(view.c.period_start, view.c.department, view.c.percentile)
-    return [ResolutionRow(*row) for row in connection.execute(ordered)]
+    return [ResolutionRow(*_with_flag(row)) for row in connection.execute(ordered)]
 
 
 def ledger(connection: Connection) -> list[LedgerRow]:
@@ -427,9 +437,9 @@ def event_types(connection: Connection) -> list[EventTypeRow]:
     return [EventTypeRow(row[0], row[1], int(row[2]), row[3], row[4]) for row in rows]
 
 
-def _months(view: Any, first: date, last: date, by: Sequence[Any], names: Sequence[str]) -> Any:
-    sums = (func.sum(view.c[name]) for name in names)
-    return select(*by, *sums).where(view.c.period_start.between(first, last)).group_by(*by).order_by(*by)
+def _with_flag(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row whose last column is 0 or 1 with that as a bool."""
+    return (*row[:-1], bool(row[-1]))
 
 
 def _columns(names: Sequence[str]) -> list[Any]:

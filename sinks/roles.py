@@ -95,6 +95,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "target": _DIMENSION,
     "calendar_date": _DIMENSION,
     "measure_bin": _DIMENSION,
+    "privacy": _DIMENSION,
     "data_dictionary": _DIMENSION,
 }  # fmt: skip
 """Every table, Alembic's own included. No role but the owner's sees text, customer keys or raw bytes of dead letters;

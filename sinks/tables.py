@@ -3,8 +3,8 @@
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
-State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `erasure_marker`, `retired_subject`. Views for reading
-are in `sinks/views.py`.
+State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `erasure_marker`, `retired_subject`. Views
+for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -465,6 +465,9 @@ metric = Table(
     Column("percentile", Double, comment="Percentile that is its value, for durations."),
     Column("min_n", Integer, nullable=False, comment="Below this n its status is 'not enough data'."),
     _text("parents", "Metrics that it drives, comma separated.", nullable=True),
+    _text(
+        "small_groups", "hidden: figures below k answers stay hidden; shown: nobody's answers.", server_default="hidden"
+    ),
     comment="Metrics of the governance file.",
 )
 
@@ -496,6 +499,15 @@ calendar_date = Table(
     _big("ends_at", "When it ends."),
     Index("ix_calendar_date_starts_at", "starts_at"),
     comment="Calendar of the governance file's time zone.",
+)
+
+privacy = Table(
+    "privacy",
+    metadata,
+    Column("only", SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: the table has one row."),
+    Column("k", Integer, nullable=False, comment="Fewest answers behind a figure that views show; 1 hides nothing."),
+    CheckConstraint('"only" = 1', name="one_row"),
+    comment="What the governance file says of privacy and views must know. Without its row, views show nothing.",
 )
 
 measure_bin = Table(

@@ -1,5 +1,8 @@
 """SQL views for BI tools, one definition for SQLite (3.40 or newer) and PostgreSQL (15 or newer).
 
+Figures of fewer than k answers are hidden, and with them what would tell such figures by subtraction: `suppressed` is
+1 and the figures are NULL. `sinks/small_groups.py` has the rule.
+
 Every metric is computed from `measure` alone: cells of the histogram are summed over the wanted period and place, then
 turned into value, 95 % interval and status. `transforms/statistics.py` says the same in Python and gives the sources of
 the formulas; a test holds the two together. Only the functions under "Dialects" differ between the databases.
@@ -8,24 +11,28 @@ the formulas; a test holds the two together. Only the functions under "Dialects"
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
 from functools import cache, partial
 from statistics import NormalDist
 from typing import Any, Literal
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
+    CompoundSelect,
     Connection,
+    Date,
     DateTime,
     Double,
+    FromClause,
     MetaData,
     Select,
     Subquery,
     and_,
     case,
     cast,
-    distinct,
     func,
     inspect,
     literal,
@@ -42,11 +49,16 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from vocbeam.schemas.errors import SinkError
 from vocbeam.sinks import tables
+from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
-Place = Literal["stage", "department"]
 Expression = ColumnElement[Any]
 Query = Callable[[], Select[Any]]
+
+_STAGE_AND_DEPARTMENT: tuple[Place, ...] = ("stage", "department")
+
+BOTH: frozenset[Place] = frozenset(_STAGE_AND_DEPARTMENT)
+"""The place of a cell; fewer names are the place of a margin."""
 
 EVERYWHERE = "*"
 """Stage or department of a row that covers all of them."""
@@ -191,47 +203,109 @@ def _wilson_of_counts(n: Expression, successes: Expression) -> Pair:
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 
 
-def _cells(period: Period, by: frozenset[Place], restated: bool) -> Subquery:
-    """Cells of the histogram summed to period × place × metric × unit × bin, without those that were taken back."""
+Span = tuple[date, date]
+"""Local dates from the first to the last, both included."""
+
+
+def _booked(period: Period | Span, restated: bool) -> tuple[Any, Expression, Expression, list[Expression]]:
+    """Where the histogram's rows of a period are: (source, start of the period, its local date, conditions).
+
+    A span of dates is one period, which begins on its first date.
+    """
     m, calendar = tables.measure.c, tables.calendar_date.c
-    start: Expression
-    day: Expression
-    source: Any = tables.measure
     conditions: list[Expression] = [] if restated else [m.basis == "as_reported"]
+    if isinstance(period, tuple):
+        first = literal(period[0], Date)
+        return tables.measure, first, first, [*conditions, m.date.between(*period)]
     if period == "bucket":
-        start, day = m.bucket_start, m.date
-        conditions.append(m.grain == "bucket")
-    elif period == "hour":
-        start, day = m.hour_start, m.date
-        conditions.append(m.grain.in_(["bucket", "hour"]))
-    elif period == "day":
-        start = day = m.date
-    else:
-        source = tables.measure.join(tables.calendar_date, calendar.date == m.date)
-        start = day = calendar.week_start if period == "week" else calendar.month_start
-    groups: list[Expression] = [start, m.metric, m.unit, m.bin]
-    if day is not start:
-        groups.append(day)
-    groups.extend(m[place] for place in ("stage", "department") if place in by)
-    return (
-        select(
-            start.label("start"),
-            day.label("day"),
-            *((m[place] if place in by else literal(EVERYWHERE)).label(place) for place in ("stage", "department")),
-            m.metric,
-            m.unit,
-            m.bin,
-            _sum(m.n).label("n"),
-            _sum(m.weight).label("weight"),
-            _sum(m.weight_sq).label("weight_sq"),
-            _sum(m.total).label("total"),
-        )
+        return tables.measure, m.bucket_start, m.date, [*conditions, m.grain == "bucket"]
+    if period == "hour":
+        return tables.measure, m.hour_start, m.date, [*conditions, m.grain.in_(["bucket", "hour"])]
+    if period == "day":
+        return tables.measure, m.date, m.date, conditions
+    source = tables.measure.join(tables.calendar_date, calendar.date == m.date)
+    start = calendar.week_start if period == "week" else calendar.month_start
+    return source, start, start, conditions
+
+
+_TABLE = ("start", "metric", "unit")
+"""What is published together: one period of one metric in one unit."""
+
+_SUMS = ("n", "weight", "weight_sq", "total")
+
+
+def _protected(period: Period | Span, restated: bool) -> CTE:
+    """Cells of the histogram summed to period × stage × department × metric × unit × bin, without those that were taken
+    back; with the flags that say which of their figures stay hidden.
+    """
+    m, k, p = tables.measure.c, tables.metric.c, tables.privacy.c
+    source, start, day, conditions = _booked(period, restated)
+    # A date that is the same for all rows is no column that could be grouped by.
+    dates = [] if isinstance(period, tuple) else [start] if day is start else [start, day]
+    place = (m.stage, m.department, m.metric, m.unit, m.bin)
+    sums = (
+        select(start.label("start"), day.label("day"), *place, *(_sum(m[name]).label(name) for name in _SUMS))
         .select_from(source)
         .where(*conditions)
-        .group_by(*groups)
+        .group_by(*dates, *place)
         .having(func.sum(m.n) > 0)
+        .subquery("sums")
+    )
+    rows = (
+        select(*sums.c, case((k.small_groups == "shown", 1), else_=p.k).label("k"))
+        .join_from(sums, tables.metric, k.metric == sums.c.metric)
+        .join(tables.privacy, literal(True))
+        .subquery("rows")
+    )
+    return protect(with_sizes(rows, _TABLE, "bin"), _TABLE)
+
+
+def _cells(period: Period, by: frozenset[Place], restated: bool) -> Subquery:
+    """Cells of the histogram summed to period × place × metric × unit × bin, each with `suppressed`."""
+    c = _protected(period, restated).c
+    groups = (c.start, c.day, *(c[place] for place in _places(by)), c.metric, c.unit, c.bin)
+    return (
+        select(
+            c.start,
+            c.day,
+            *_columns_of_place(c, by),
+            c.metric,
+            c.unit,
+            c.bin,
+            *(_sum(c[name]).label(name) for name in _SUMS),
+            func.max(c[FLAGS[by]]).label("suppressed"),
+        )
+        .group_by(*groups)
         .subquery("cells")
     )
+
+
+def hidden_places(span: Span) -> CompoundSelect[Any]:
+    """(stage, department, metric, unit), '*' in margins, of the figures of a span of dates that must stay hidden."""
+    c = _protected(span, restated=False).c
+    return union_all(
+        *(
+            select(*_columns_of_place(c, by), c.metric, c.unit).where(c[flag] == 1).distinct()
+            for by, flag in FLAGS.items()
+        )
+    )
+
+
+def _places(by: frozenset[Place]) -> list[Place]:
+    return [place for place in _STAGE_AND_DEPARTMENT if place in by]
+
+
+def _columns_of_place(columns: Any, by: frozenset[Place]) -> list[Expression]:
+    return [(columns[place] if place in by else literal(EVERYWHERE)).label(place) for place in _STAGE_AND_DEPARTMENT]
+
+
+def _masked(columns: Iterable[Expression], shown: Iterable[str], hidden: Expression) -> list[Expression]:
+    """The columns, NULL where `hidden` is 1 unless they are among `shown`, and `suppressed` at the end."""
+    keep = set(shown)
+    return [
+        *(column if column.key in keep else case((hidden == 0, column)).label(column.key) for column in columns),
+        hidden.label("suppressed"),
+    ]
 
 
 def _scored(cells: Subquery) -> Subquery:
@@ -308,6 +382,7 @@ def _sums(scored: Subquery) -> Subquery:
             _sum(s.weight).label("weight"),
             _sum(s.weight_sq).label("weight_sq"),
             _sum(s.total).label("total"),
+            func.max(s.suppressed).label("suppressed"),
             func.sum(s.score * s.n).label("first"),
             func.sum(s.score * s.score * s.n).label("second"),
             func.sum(s.score * s.weight).label("weighted_first"),
@@ -457,7 +532,16 @@ def _estimates(margins: Subquery, period: Period) -> Subquery:
         m.weighted_size.label("weighted_n_effective"),
         m.weight,
         m.weight_sq,
+        m.suppressed,
     ).subquery("estimates")
+
+
+HIDDEN = "hidden"
+"""Status of a figure behind which too few answers stand, or that would tell such a one."""
+
+_DEFINITION = ("name", "level", "kind", "direction", "unit", "target", "status", "min_n")
+_OPEN = ("period_start", "day", "stage", "department", "metric", *_DEFINITION)
+"""Columns that tell nothing of answers, and are shown for hidden figures too."""
 
 
 def metric_select(period: Period, by: frozenset[Place], *, restated: bool = False) -> Select[Any]:
@@ -472,6 +556,7 @@ def metric_select(period: Period, by: frozenset[Place], *, restated: bool = Fals
     met = or_(and_(higher, e.interval_low >= e.target), and_(~higher, e.interval_high <= e.target))
     missed = or_(and_(higher, e.interval_high < e.target), and_(~higher, e.interval_low > e.target))
     status = case(
+        (e.suppressed == 1, HIDDEN),
         (e.target.is_(None), "no target"),
         (e.n < e.min_n, "not enough data"),
         (met, "met"),
@@ -479,64 +564,125 @@ def metric_select(period: Period, by: frozenset[Place], *, restated: bool = Fals
         else_="not proven",
     )
     finer = period in ("bucket", "hour")
-    columns = [column for column in e if finer or column.key != "day"]
+    columns = [column for column in e if column.key != "suppressed" and (finer or column.key != "day")]
     position = [column.key for column in columns].index("target") + 1
-    return select(*columns[:position], status.label("status"), *columns[position:])
+    columns.insert(position, status.label("status"))
+    return select(*_masked(columns, _OPEN, e.suppressed))
+
+
+def _margin(cells: FromClause, by: frozenset[Place], table: Sequence[str], counts: Sequence[str]) -> Subquery:
+    """Sums of protected cells to the places `by`, with the flag of each sum as `hidden`."""
+    c = cells.c
+    groups = [*(c[name] for name in table), *(c[place] for place in _places(by))]
+    return (
+        select(*groups, *(_sum(c[name]).label(name) for name in counts), func.max(c[FLAGS[by]]).label("hidden"))
+        .group_by(*groups)
+        .subquery("margin")
+    )
 
 
 # --- Surveys ----------------------------------------------------------------------------------------------------------
 
 
-def _response_funnel() -> Select[Any]:
-    """How far invitations came, by the month in which they were sent."""
-    m, k, calendar = tables.measure.c, tables.metric.c, tables.calendar_date.c
+_FUNNEL = ("period_start", "metric")
+
+
+def _invitations(span: Span | None) -> CTE:
+    """How far invitations came by month of sending, or in a span of months, with the flags of small groups."""
+    m, k, p, calendar = tables.measure.c, tables.metric.c, tables.privacy.c, tables.calendar_date.c
+    month = calendar.month_start
+    place = [*([month] if span is None else []), m.stage, m.department, m.metric, p.k]
     counts = (
         select(
-            calendar.month_start.label("period_start"),
+            (month if span is None else literal(span[0], Date)).label("period_start"),
             m.stage,
             m.department,
             m.metric,
-            _sum(m.n).label("sent"),
+            p.k,
+            _sum(m.n).label("n"),
             _sum_if(m.bin >= 2, m.n).label("started"),
             _sum_if(m.bin == 3, m.n).label("partial"),
             _sum_if(m.bin == _COMPLETE, m.n).label("complete"),
         )
         .join_from(tables.measure, tables.metric, k.metric == m.metric)
         .join(tables.calendar_date, calendar.date == m.date)
-        .where(k.kind == "funnel", m.basis == "as_reported")
-        .group_by(calendar.month_start, m.stage, m.department, m.metric)
+        .join(tables.privacy, literal(True))
+        .where(k.kind == "funnel", m.basis == "as_reported", *([] if span is None else [month.between(*span)]))
+        .group_by(*place)
         .having(func.sum(m.n) > 0)
         .subquery("counts")
     )
-    c = counts.c
-    low, high = _wilson_of_counts(c.sent, c.complete)
-    return select(
-        *c,
-        (_real(c.complete) / c.sent).label("response_rate"),
+    return protect(with_sizes(counts, _FUNNEL, "k"), _FUNNEL)
+
+
+def _response_funnel() -> Select[Any]:
+    """How far invitations came, by the month in which they were sent."""
+    c = _invitations(None).c
+    low, high = _wilson_of_counts(c.n, c.complete)
+    columns = [
+        c.period_start,
+        c.stage,
+        c.department,
+        c.metric,
+        c.n.label("sent"),
+        c.started,
+        c.partial,
+        c.complete,
+        (_real(c.complete) / c.n).label("response_rate"),
         low.label("interval_low"),
         high.label("interval_high"),
-    )
+    ]
+    return select(*_masked(columns, (*_FUNNEL, *BOTH), c.hides_cell))
+
+
+def company_funnel(first: date, last: date) -> Select[Any]:
+    """Invitations of the whole company sent in the months that start within two local dates, by metric."""
+    counts = ("n", "started", "partial", "complete")
+    c = _margin(_invitations((first, last)), frozenset(), _FUNNEL, counts).c
+    columns = [c.metric, c.n.label("sent"), *(c[name] for name in counts[1:])]
+    return select(*_masked(columns, ("metric",), c.hidden))
 
 
 def _score_distribution() -> Select[Any]:
-    """How often each score was given, by month."""
-    m, k, calendar = tables.measure.c, tables.metric.c, tables.calendar_date.c
-    return (
+    """How often each score was given, by month; scores too rare to show are one row without a score."""
+    m, k, p, calendar = tables.measure.c, tables.metric.c, tables.privacy.c, tables.calendar_date.c
+    names = ("period_start", "stage", "department", "metric")
+    place = (calendar.month_start, m.stage, m.department, m.metric)
+    counts = (
         select(
-            calendar.month_start.label("period_start"),
-            m.stage,
-            m.department,
-            m.metric,
+            *(column.label(name) for column, name in zip(place, names, strict=True)),
+            p.k,
             m.bin.label("score"),
             _sum(m.n).label("n"),
             _sum(m.weight).label("weight"),
         )
         .join_from(tables.measure, tables.metric, k.metric == m.metric)
         .join(tables.calendar_date, calendar.date == m.date)
+        .join(tables.privacy, literal(True))
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
-        .group_by(calendar.month_start, m.stage, m.department, m.metric, m.bin)
+        .group_by(*place, p.k, m.bin)
         .having(func.sum(m.n) > 0)
+        .subquery("counts")
     )
+    table = ("period_start", "metric")
+    protected = protect(with_sizes(counts, table, "score"), table)
+    c = protected.c
+    line = [c[name] for name in names]
+    bins = (
+        select(
+            *c,
+            func.min(c.n).over(partition_by=line).label("rarest"),
+            (_whole(func.sum(c.n).over(partition_by=line, order_by=[c.n, c.score])) - c.n).label("n_before"),
+        )
+        .subquery("bins")
+        .c
+    )
+    # The pool takes further scores, the rarest first, until it is no small group itself.
+    pooled = or_(bins.hides_cell == 1, bins.n < bins.k, and_(bins.rarest < bins.k, bins.n_before < bins.k))
+    score = case((~pooled, bins.score))
+    line = [bins[name] for name in names]
+    columns = [*line, score.label("score"), _sum(bins.n).label("n"), _sum(bins.weight).label("weight")]
+    return select(*_masked(columns, (*names, "score"), func.max(bins.hides_cell))).group_by(*line, score)
 
 
 # --- Tickets ----------------------------------------------------------------------------------------------------------
@@ -554,59 +700,110 @@ def _opening_month() -> Expression:
     )
 
 
-def _ticket_backlog() -> Select[Any]:
-    """Open tickets as of the query."""
-    t = tables.ticket.c
+def _open_tickets() -> CTE:
+    """Open tickets as of the query by stage and department, with the flags of small groups."""
+    t, p = tables.ticket.c, tables.privacy.c
     unanswered = t.first_response_at.is_(None)
-    return (
+    counts = (
         select(
             t.stage,
             t.department,
-            _whole(func.count()).label("open"),
+            p.k,
+            _whole(func.count()).label("n"),
             _sum_if(unanswered).label("unanswered"),
             _sum_if(and_(unanswered, t.first_response_due_at < NowUs())).label("overdue_first_response"),
             _sum_if(t.resolution_due_at < NowUs()).label("overdue_resolution"),
-            UtcTime(func.min(t.opened_at)).label("oldest_opened_at"),
+            func.min(t.opened_at).label("oldest_opened_at"),
         )
+        .join_from(tables.ticket, tables.privacy, literal(True))
         .where(t.is_open == 1)
-        .group_by(t.stage, t.department)
+        .group_by(t.stage, t.department, p.k)
+        .subquery("counts")
     )
+    return protect(with_sizes(counts, (), "k"), ())
 
 
-def _ticket_sla() -> Select[Any]:
-    """Service levels by opening month, open tickets counted as of the query."""
-    t = tables.ticket.c
+def _ticket_backlog() -> Select[Any]:
+    """Open tickets as of the query."""
+    c = _open_tickets().c
+    columns = [
+        c.stage,
+        c.department,
+        c.n.label("open"),
+        c.unanswered,
+        c.overdue_first_response,
+        c.overdue_resolution,
+        UtcTime(c.oldest_opened_at).label("oldest_opened_at"),
+    ]
+    return select(*_masked(columns, BOTH, c.hides_cell))
+
+
+def department_backlog() -> Select[Any]:
+    """Open tickets as of the query by department: the margin of `ticket_backlog`."""
+    counts = ("n", "unanswered", "overdue_first_response", "overdue_resolution")
+    c = _margin(_open_tickets(), frozenset({"department"}), (), counts).c
+    columns = [c.department, c.n.label("open"), *(c[name] for name in counts[1:])]
+    return select(*_masked(columns, ("department",), c.hidden))
+
+
+def _promises(span: Span | None) -> CTE:
+    """Service levels by opening month, or of a span of months; open tickets counted as of the query."""
+    t, p = tables.ticket.c, tables.privacy.c
+    month = _opening_month()
 
     def promises(promise: str, in_sla: Expression, due_at: Expression) -> Select[Any]:
         late = and_(in_sla.is_(None), due_at < NowUs())
         return select(
-            _opening_month().label("period_start"),
+            (month if span is None else literal(span[0], Date)).label("period_start"),
             t.stage,
             t.department,
             literal(promise).label("promise"),
             case((in_sla == 1, 1), else_=0).label("met"),
             case((or_(in_sla == 0, late), 1), else_=0).label("missed"),
             case((and_(in_sla.is_(None), due_at >= NowUs()), 1), else_=0).label("pending"),
-        ).where(t.opened_at.is_not(None), due_at.is_not(None))
+        ).where(t.opened_at.is_not(None), due_at.is_not(None), *([] if span is None else [month.between(*span)]))
 
-    p = union_all(
+    each = union_all(
         promises("first_response", t.responded_in_sla, t.first_response_due_at),
         promises("resolution", t.resolved_in_sla, t.resolution_due_at),
     ).subquery("promises")
-    place = (p.c.period_start, p.c.stage, p.c.department, p.c.promise)
-    c = (
-        select(*place, *(_sum(p.c[name]).label(name) for name in ("met", "missed", "pending")))
-        .group_by(*place)
+    place = [each.c[name] for name in ("period_start", "stage", "department", "promise")]
+    counts = (
+        select(
+            *place,
+            p.k,
+            _whole(func.count()).label("n"),
+            *(_sum(each.c[name]).label(name) for name in ("met", "missed", "pending")),
+        )
+        .join_from(each, tables.privacy, literal(True))
+        .group_by(*place, p.k)
         .subquery("counts")
-        .c
     )
+    table = ("period_start", "promise")
+    return protect(with_sizes(counts, table, "k"), table)
+
+
+def _ticket_sla() -> Select[Any]:
+    """Service levels by opening month, open tickets counted as of the query."""
+    c = _promises(None).c
     due = c.met + c.missed
     low, high = _wilson_of_counts(due, c.met)
-    return select(
-        *c,
+    place = ("period_start", "stage", "department", "promise")
+    columns = [
+        *(c[name] for name in (*place, "met", "missed", "pending")),
         (_real(c.met) / _positive(due)).label("attainment"),
         low.label("interval_low"),
         high.label("interval_high"),
+    ]
+    return select(*_masked(columns, place, c.hides_cell))
+
+
+def department_sla(first: date, last: date) -> Select[Any]:
+    """Service levels by department of tickets opened in the months that start within two local dates."""
+    counts = ("met", "missed", "pending")
+    c = _margin(_promises((first, last)), frozenset({"department"}), ("period_start", "promise"), counts).c
+    return select(
+        *_masked([c.department, c.promise, *(c[name] for name in counts)], ("department", "promise"), c.hidden)
     )
 
 
@@ -696,19 +893,47 @@ def _ticket_resolution() -> Select[Any]:
         return func.min(case((and_(curve.ends > 0, height <= level), curve.duration))) / 3_600_000_000.0
 
     place = (curve.period_start, curve.department, percentiles.c.percentile)
-    return (
-        select(
-            *place,
-            curve.n,
-            curve.resolved,
-            (curve.n - curve.resolved).label("open"),
-            first_below(curve.survival).label("hours"),
-            first_below(curve.survival - curve.margin).label("interval_low"),
-            first_below(curve.survival + curve.margin).label("interval_high"),
-        )
+    columns = [
+        *place,
+        curve.n,
+        curve.resolved,
+        (curve.n - curve.resolved).label("open"),
+        first_below(curve.survival).label("hours"),
+        first_below(curve.survival - curve.margin).label("interval_low"),
+        first_below(curve.survival + curve.margin).label("interval_high"),
+    ]
+    found = (
+        select(*columns)
         .select_from(curve.n.table.join(percentiles, literal(True)))
         .group_by(*place, curve.n, curve.resolved)
+        .subquery("found")
     )
+    hidden = _hidden_cohorts()
+    same = and_(*(hidden.c[name] == found.c[name] for name in ("period_start", "department")))
+    return select(*_masked(found.c, ("period_start", "department", "percentile"), hidden.c.suppressed)).join_from(
+        found, hidden, same
+    )
+
+
+def _hidden_cohorts() -> Subquery:
+    """Opening month × department, or '*' → whether the tickets opened are too few to show."""
+    t, p = tables.ticket.c, tables.privacy.c
+    month = _opening_month().label("period_start")
+    opened = select(month, t.stage, t.department).where(t.opened_at.is_not(None)).subquery("opened")
+    place = list(opened.c)
+    counts = (
+        select(*place, p.k, _whole(func.count()).label("n"))
+        .join_from(opened, tables.privacy, literal(True))
+        .group_by(*place, p.k)
+        .subquery("counts")
+    )
+    table = ("period_start",)
+    cells = protect(with_sizes(counts, table, "k"), table)
+    one, all_ = (suppressed(cells, table, by).c for by in (frozenset[Place]({"department"}), frozenset[Place]()))
+    return union_all(
+        select(one.period_start, one.department, one.suppressed),
+        select(all_.period_start, literal(EVERYWHERE).label("department"), all_.suppressed),
+    ).subquery("hidden_cohorts")
 
 
 # --- Customers, events, books -----------------------------------------------------------------------------------------
@@ -721,28 +946,73 @@ def _customers(period: Period) -> Select[Any]:
     source: Any = tables.customer_day
     if period != "day":
         source = source.join(tables.calendar_date, calendar.date == d.date)
-    places: list[frozenset[Place]] = [
-        frozenset({"stage", "department"}),
-        frozenset({"stage"}),
-        frozenset({"department"}),
-        frozenset(),
-    ]
+    seen = (
+        select(start.label("period_start"), d.stage, d.department, d.customer_key, _sum(d.n).label("n"))
+        .select_from(source)
+        .where(d.n > 0)
+        .group_by(start, d.stage, d.department, d.customer_key)
+        .subquery("seen")
+    ).c
+
+    def first_of(*places: Expression) -> Expression:
+        """1 in one of a customer's rows at a place: summed, the distinct customers."""
+        row = func.row_number().over(
+            partition_by=[seen.period_start, *places, seen.customer_key], order_by=[seen.stage, seen.department]
+        )
+        return case((row == 1, 1), else_=0)
+
+    firsts = (
+        select(
+            *seen,
+            first_of(seen.stage).label("first_of_stage"),
+            first_of(seen.department).label("first_of_department"),
+            first_of().label("first_of_company"),
+        )
+        .subquery("firsts")
+        .c
+    )
+    place = (firsts.period_start, firsts.stage, firsts.department)
+    counts = (
+        select(
+            *place,
+            tables.privacy.c.k,
+            _sum(firsts.n).label("n"),
+            _whole(func.count()).label("people"),
+            *(_sum(firsts[name]).label(name) for name in ("first_of_stage", "first_of_department", "first_of_company")),
+        )
+        .join_from(firsts.n.table, tables.privacy, literal(True))
+        .group_by(*place, tables.privacy.c.k)
+        .subquery("counts")
+        .c
+    )
+
+    def size(name: str, *places: Expression) -> Expression:
+        return _whole(func.sum(counts[name]).over(partition_by=[counts.period_start, *places]))
+
+    cells = select(
+        *(counts[name] for name in ("period_start", "stage", "department", "k", "n", "people")),
+        literal(1).label("leads"),
+        counts.n.label("cell_n"),
+        counts.people.label("size"),
+        size("first_of_stage", counts.stage).label("stage_size"),
+        size("first_of_department", counts.department).label("department_size"),
+        size("first_of_company").label("company_size"),
+    ).subquery("cells")
+    c = protect(cells, ("period_start",)).c
     parts = []
-    for by in places:
-        groups = [d[place] for place in ("stage", "department") if place in by]
+    for (by, flag), name in zip(FLAGS.items(), ("size", "stage_size", "department_size", "company_size"), strict=True):
         parts.append(
             select(
-                start.label("period_start"),
-                *((d[place] if place in by else literal(EVERYWHERE)).label(place) for place in ("stage", "department")),
-                _whole(func.count(distinct(d.customer_key))).label("customers"),
-                _sum(d.n).label("events"),
-            )
-            .select_from(source)
-            .where(d.n > 0)
-            .group_by(start, *groups)
+                c.period_start,
+                *_columns_of_place(c, by),
+                func.max(c[name]).label("customers"),
+                _sum(c.n).label("events"),
+                func.max(c[flag]).label("hidden"),
+            ).group_by(c.period_start, *(c[place] for place in _places(by)))
         )
-    c = union_all(*parts).subquery("counts").c
-    return select(c.period_start, c.stage, c.department, c.customers, c.events)
+    u = union_all(*parts).subquery("all_places").c
+    columns = [u.period_start, u.stage, u.department, u.customers, u.events]
+    return select(*_masked(columns, ("period_start", *BOTH), u.hidden))
 
 
 def _event_export() -> Select[Any]:
@@ -833,7 +1103,7 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
     )
     yield (
         "score_distribution_by_month",
-        "How often each score was given, per month, stage, department and metric; additive.",
+        "How often each score was given, per month, stage, department and metric; additive. Rare scores are one row.",
         _score_distribution,
     )
     yield "ticket_backlog", "Open and overdue tickets as of the query, by stage and department.", _ticket_backlog
@@ -895,8 +1165,10 @@ _COLUMNS: dict[str, str] = {
     "interval_high": "Upper end of the 95 % interval; NULL if the data give none.",
     "target": "Target of this place on the period's first date; for sums and counts in months only, for money in "
     "the company's currency only.",
+    "suppressed": "1: the figures are NULL, for fewer than k answers stand behind them, or they would tell such "
+    "figures by subtraction; 0: shown.",
     "status": "met or missed if the whole interval lies on that side of the target; else not proven; not enough data "
-    "below min_n; no target. Judges the unweighted value.",
+    "below min_n; no target; hidden where suppressed. Judges the unweighted value.",
     "min_n": "Contributions below which there is no verdict.",
     "mean": "Unweighted mean of what was measured.",
     "total": "Unweighted sum of what was measured.",
@@ -914,7 +1186,7 @@ _COLUMNS: dict[str, str] = {
     "partial": "Of these, ended partly answered.",
     "complete": "Of these, fully answered.",
     "response_rate": "complete / sent.",
-    "score": "Raw score.",
+    "score": "Raw score; NULL for all scores together that are too rare to show.",
     "open": "Tickets open.",
     "unanswered": "Of these, without a first response.",
     "overdue_first_response": "Of these, past the time a first response was due.",

@@ -1,30 +1,43 @@
-"""Personal data out of free text: e-mail addresses, card, account, national id and phone numbers become tokens.
+"""Personal data out of free text: e-mail addresses, numbers of cards, accounts, people and phones, and, as far as
+patterns go, names, streets, IP addresses and links that let somebody in become tokens.
 
-Recognition is phonenumbers' and python-stdnum's; what is written here finds candidates and lets plain text pass
-quickly. Names and postal addresses are not recognised, and neither are numbers that are spelled out in words.
+Numbers are recognised by phonenumbers and python-stdnum; what is written here finds candidates and lets plain text
+pass quickly. A name is recognised by the title before it or the closing above it, a street by its kind and number;
+names elsewhere stay, and so do numbers that are spelled out in words.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 
 import phonenumbers
 from phonenumbers.tzdata import TIMEZONE_DATA
 from stdnum import iban, luhn
-from stdnum.br import cpf
+from stdnum.br import cnpj, cpf
+from stdnum.de import idnr
 from stdnum.es import dni, nie
+from stdnum.fr import nir
 from stdnum.it import codicefiscale
+from stdnum.nl import bsn
+from stdnum.pl import pesel
 from stdnum.us import ssn
 
 EMAIL, CARD, ACCOUNT, NATIONAL_ID, PHONE = "[email]", "[card]", "[account]", "[id]", "[phone]"
+NAME, ADDRESS, LINK, IP = "[name]", "[address]", "[link]", "[ip]"
 
 MIN_DIGITS = 6
-"""Fewest digits of anything that is redacted apart from e-mail addresses."""
+"""Fewest digits of anything that is redacted by its digits alone."""
 
 Span = tuple[int, int]
+
+_TAKEN = "\x1f"
+"""Stands for characters that are redacted already; part of no pattern."""
 
 _SEP = r"[ .\-/_]{0,3}"
 
@@ -60,6 +73,10 @@ _LONGEST_CARD = 19
 
 _NATIONAL_IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
     (re.compile(r"(?<![\d.])\d{3}[. ]?\d{3}[. ]?\d{3}[-. /]?\d{2}(?!\d)"), cpf.is_valid),
+    (re.compile(r"(?<![\d.])\d{2}\.?\d{3}\.?\d{3}/?\d{4}-?\d{2}(?!\d)"), cnpj.is_valid),
+    (re.compile(r"(?<!\d)[12](?: ?\d){14}(?!\d)"), nir.is_valid),
+    (re.compile(r"(?<!\d)\d{11}(?!\d)"), pesel.is_valid),
+    (re.compile(r"(?<!\w)(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?\d\d){3} ?[A-D](?!\w)"), bool),
     (re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)"), ssn.is_valid),
     (re.compile(r"(?<!\w)\d{8}[- ]?[A-Z](?!\w)", re.IGNORECASE), dni.is_valid),
     (re.compile(r"(?<!\w)[XYZ][- ]?\d{7}[- ]?[A-Z](?!\w)", re.IGNORECASE), nie.is_valid),
@@ -68,7 +85,74 @@ _NATIONAL_IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
         codicefiscale.is_valid,
     ),
 )
-"""Numbers with a check that keeps chance findings rare, or (United States) with a form of their own."""
+"""Numbers with a check that keeps chance findings rare, or (United States and Kingdom) with a form of their own."""
+
+_NAMED_IDS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
+    (
+        re.compile(r"(?<!\w)(?:steuer\W?id\w*|id-?nr|tin)\W{1,3}(\d(?: ?\d){10})(?!\d)", re.IGNORECASE),
+        idnr.is_valid,
+    ),
+    (re.compile(r"(?<!\w)(?:bsn|burgerservicenummer)\W{1,3}(\d(?:[ .]?\d){8})(?!\d)", re.IGNORECASE), bsn.is_valid),
+)
+"""Numbers whose check too many other numbers pass: only behind their name."""
+
+_LINK = re.compile(
+    r"https?://(?:[^\s/@]+@\S+|[^\s?#]*[?#](?=\S*(?:token|sig|signature|session|sid|auth|key|code|secret|password|pwd)=)\S+)",
+    re.IGNORECASE,
+)
+_IPV4 = re.compile(r"(?<![\w.])(?<!version )(?<!firmware )(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)", re.IGNORECASE)
+_IPV6 = re.compile(r"(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", re.IGNORECASE)
+
+_WORD = r"(?:[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+)*)"
+_NAME_WORDS = rf"{_WORD}(?: (?:(?:van|von|de|der|den|da|do|dos|di|la|le|el|zu|zum) ){{0,2}}{_WORD}){{0,2}}"
+_PARTICLE = r"(?:(?:van|von|de|der|den|da|do|dos|di|la|le|el|zu) ){0,2}"
+_TITLES = (
+    "Mr|Mrs|Ms|Miss|Herr|Herrn|Frau|Madame|Monsieur|Mme|señor|señora|"
+    "Señor|Señora|senhor|senhora|Senhor|Senhora|mevrouw|meneer|Mevrouw|Meneer|signor|signora|signore|Signor|Signora|Pani|Panie|Panu|pani|panie"
+)
+_SHORT_TITLES = ("Dr", "Mr", "Mrs", "Ms", "sr", "sra", "Sr", "Sra", "dhr", "mevr", "Dott", "Sig")
+_TITLED = re.compile(rf"(?<!\w)(?:(?:{_TITLES})|(?:{'|'.join(_SHORT_TITLES)})\.) ({_PARTICLE}{_NAME_WORDS})")
+_SIGNED = re.compile(
+    rf"(?:egards|incerely|Grüßen|Grüße|Gruß|Cordialement|ien à vous|[Ss]aludos?|tentamente|tenciosamente|groet|roeten|"
+    rf"aluti|poważaniem|ozdrawiam)[ \t]*(?:,\s*|\n\s*)({_PARTICLE}{_NAME_WORDS})[ \t]*(?:\n|\.?\Z)"
+    rf"|(?:hanks|hank you|brigad[oa]|razie|racias|erci|anke)[ \t]*[,.!]?[ \t]*\n\s*({_PARTICLE}{_NAME_WORDS})"
+    r"[ \t]*(?:\n|\.?\Z)"
+)
+_NUMBER = r"\d{1,5}(?: ?[a-zA-Z])?(?:/\d+)?(?!\w)"
+_STREET = re.compile(
+    "|".join(
+        (
+            rf"(?<!\w)\d{{1,5}}[A-Z]? (?:[NSEW]\.? )?(?:{_WORD} ){{1,3}}"
+            r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Crescent|Court|Way|Square|Boulevard|Blvd|Terrace)(?!\w)",
+            rf"(?<!\w){_WORD}(?:straße|strasse|str\.|weg|platz|allee|gasse|ufer|straat|laan|plein|gracht|kade)"
+            rf" {_NUMBER}",
+            r"(?<!\w)\d{1,4}(?: (?:bis|ter))?,? (?:rue|avenue|boulevard|place|chemin|allée|impasse|quai) "
+            rf"(?:(?:de|du|des|la|le|les|de la) )*(?:d'|l')?{_WORD}",
+            rf"(?<!\w)(?:Calle|C/|Avenida|Avda\.?|Plaza|Paseo|Rua|Av\.|Travessa|Praça|Alameda|Via|Viale|Piazza|Corso|"
+            rf"Vicolo|Largo) (?:(?:de|del|do|da|das|dos|dei|della|la|el) )*{_WORD}(?: {_WORD}){{0,2}},? {_NUMBER}",
+            rf"(?<!\w)(?:ul|al|pl|os)\. {_WORD}(?: {_WORD}){{0,3}} {_NUMBER}",
+        )
+    )
+)
+_NAME_HINTS = tuple(
+    hint.encode()
+    for hint in (
+        "Mr", "Ms", "Miss ", "Herr", "Frau ", "adame ", "onsieur ", "Mme ", "eñor", "enhor", "evrouw ", "eneer ",
+        "ignor", "Pani", "Panu ", "pani", "Dr. ", "Dott. ", "Sig. ", "dhr. ", "mevr. ", "sr", "Sr", "egards",
+        "incerely", "Grüße", "Gruß", "ordialement", "ien à vous", "aludo", "tentamente", "tenciosamente", "groet",
+        "roeten", "aluti", "poważaniem", "ozdrawiam", "hanks,\n", "hanks\n", "hank you,\n", "rigado,\n", "rigada,\n",
+        "razie,\n", "racias,\n", "erci,\n", "anke,\n",
+    )
+)  # fmt: skip
+"""What a text holds, one at least, in which a name is looked for."""
+
+_STREET_HINT = re.compile(
+    r"(?<= )(?:St|Street|Ave|Avenue|Rd|Road|Lane|Ln|Drive|Crescent|Court|Way|Square|Boulevard|Blvd|Terrace|rue|avenue|"
+    r"boulevard|place|chemin|allée|impasse|quai)(?!\w)|"
+    r"(?:[sßz]e|[tr]\.|weg|platz|allee|ufer|straat|laan|plein|acht|kade|C/|alle|nida|laza|aseo|Rua|Av\.|essa|raça|meda|"
+    r"Via|iale|azza|orso|colo|argo|[uap]l\.|os\.) "
+)
+"""What a text with a digit holds in which a street is looked for."""
 
 
 @cache
@@ -114,32 +198,61 @@ class Redactor:
     def redact_all(self, texts: Sequence[str | None]) -> list[str | None]:
         """The texts with findings replaced by tokens; None stays None. Redacting again changes nothing."""
         result = list(texts)
-        for position in _suspects(texts):
+        for position, names in _suspects(texts).items():
             text = result[position]
             if text is not None:
-                result[position] = self.redact(text)
+                once = self._once(text, names=names)
+                result[position] = text if once == text else self.redact(once)
         return result
 
     def redact(self, text: str) -> str:
         """One text with findings replaced by tokens."""
-        # What a replacement brings together may be found in its turn. Each round takes away digits or an `@`.
+        # What a replacement brings together may be found in its turn. Each round takes away digits, an `@` or a name.
         while (redacted := self._once(text)) != text:
             text = redacted
         return text
 
-    def _once(self, text: str) -> str:
-        text = _replace(text, _emails(_fold(text)), EMAIL)
-        if len(_DIGIT.findall(_fold(text))) < MIN_DIGITS:
-            return text
-        for find, token in (
-            (_ibans, ACCOUNT),
-            (_cards, CARD),
-            (_national_ids, NATIONAL_ID),
-            (_named_accounts, ACCOUNT),
-            (self._phones, PHONE),
-        ):
-            text = _replace(text, find(_fold(text)), token)
-        return text
+    def _once(self, text: str, *, names: bool = True) -> str:
+        parts = []
+        position = 0
+        for start, end, token in self._find(text, names):
+            parts += [text[position:start], token]
+            position = end
+        return "".join([*parts, text[position:]]) if parts else text
+
+    def find(self, text: str) -> list[Span]:
+        """Where personal data stand, in order and apart; not what replacing them would bring together."""
+        return [(start, end) for start, end, _ in self._find(text, names=True)]
+
+    def _find(self, text: str, names: bool) -> list[tuple[int, int, str]]:
+        folded = _fold(text)
+        recognisers: list[tuple[Callable[[str], Iterable[Span]], str]] = [(_emails, EMAIL)]
+        if "://" in folded:
+            recognisers.append((_links, LINK))
+        if names:
+            recognisers.append((_names, NAME))
+        digits = len(_DIGIT.findall(folded))
+        if digits and _STREET_HINT.search(folded):
+            recognisers.append((_streets, ADDRESS))
+        if digits >= MIN_DIGITS:
+            recognisers += [
+                (_ibans, ACCOUNT),
+                (_cards, CARD),
+                (_national_ids, NATIONAL_ID),
+                (_named_accounts, ACCOUNT),
+                (_ips, IP),
+                (self._phones, PHONE),
+            ]
+        found = []
+        for find, token in recognisers:
+            position = 0
+            for start, end in sorted(find(folded)):
+                if start >= position:
+                    found.append((start, end, token))
+                    # What one has found is no part of what another finds.
+                    folded = folded[:start] + _TAKEN * (end - start) + folded[end:]
+                position = max(position, end)
+        return sorted(found)
 
     def _phones(self, text: str) -> Iterator[Span]:
         if _PHONE_LIKE.search(text):
@@ -149,23 +262,33 @@ class Redactor:
                     yield match.start - (text[match.start] != dialled[match.start]), match.end
 
 
-def _suspects(texts: Sequence[str | None]) -> Iterable[int]:
-    """Positions of the texts that may hold a finding: six digits or an `@`, in any script."""
-    # One translation of all texts is ten times as fast as one of each.
-    left = "\0".join([text or "" for text in texts]).encode("utf-8", "replace").translate(None, _PASSING).split(b"\0")
+def _suspects(texts: Sequence[str | None]) -> dict[int, bool]:
+    """Position → whether a name may be recognised, of the texts that may hold a finding.
+
+    They have six digits or an `@`, in any script; a digit and a kind of street; or what stands before a name.
+    """
+    # One search through all texts is many times as fast as one through each.
+    joined = "\0".join([text or "" for text in texts]).encode("utf-8", "replace")
+    left = joined.translate(None, _PASSING).split(b"\0")
     if len(left) != len(texts):  # a text holds NUL itself
-        return range(len(texts))
-    return [i for i, rest in enumerate(left) if rest and (len(rest) >= MIN_DIGITS or b"@" in rest or b"\xef" in rest)]
+        return dict.fromkeys(range(len(texts)), True)
+    starts = list(accumulate((len(text) + 1 for text in joined.split(b"\0")), initial=0))
+    named = set()
+    for hint in _NAME_HINTS:
+        at = joined.find(hint)
+        while at >= 0:
+            position = bisect_right(starts, at) - 1
+            named.add(position)
+            at = joined.find(hint, starts[position + 1])
+    return {
+        i: i in named
+        for i, rest in enumerate(left)
+        if i in named or (rest and (_is_telling(rest) or _STREET_HINT.search(texts[i] or "")))
+    }
 
 
-def _replace(text: str, spans: Iterable[Span], token: str) -> str:
-    parts = []
-    position = 0
-    for start, end in sorted(spans):
-        if start >= position:
-            parts += [text[position:start], token]
-        position = max(position, end)
-    return "".join([*parts, text[position:]]) if parts else text
+def _is_telling(rest: bytes) -> bool:
+    return len(rest) >= MIN_DIGITS or b"@" in rest or b"\xef" in rest
 
 
 def _emails(text: str) -> Iterator[Span]:
@@ -218,6 +341,38 @@ def _national_ids(text: str) -> Iterator[Span]:
         for match in pattern.finditer(text):
             if is_valid(match[0]):
                 yield match.span()
+    for pattern, is_valid in _NAMED_IDS:
+        for match in pattern.finditer(text):
+            if is_valid(match[1]):
+                yield match.span(1)
+
+
+def _links(text: str) -> Iterator[Span]:
+    if "://" in text:
+        for match in _LINK.finditer(text):
+            yield match.span()
+
+
+def _ips(text: str) -> Iterator[Span]:
+    for pattern in (_IPV4, _IPV6):
+        for match in pattern.finditer(text):
+            try:
+                ipaddress.ip_address(match[0])
+            except ValueError:
+                continue
+            yield match.span()
+
+
+def _names(text: str) -> Iterator[Span]:
+    for match in _TITLED.finditer(text):
+        yield match.span(1)
+    for match in _SIGNED.finditer(text):
+        yield match.span(1) if match[1] else match.span(2)
+
+
+def _streets(text: str) -> Iterator[Span]:
+    for match in _STREET.finditer(text):
+        yield match.span()
 
 
 def _named_accounts(text: str) -> Iterator[Span]:

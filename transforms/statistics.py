@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 MetricKind = Literal["nps", "share", "mean", "rate", "duration", "amount", "count", "funnel"]
 Direction = Literal["higher", "lower"]
-Status = Literal["met", "missed", "not proven", "not enough data", "no target"]
+Status = Literal["met", "missed", "not proven", "not enough data", "no target", "hidden"]
 
 CONFIDENCE = 0.95
 """Confidence level of every interval; fixed, so that no two reports of one number differ."""

@@ -140,6 +140,28 @@ def test_report__json_terminal_and_page_agree(loaded_url: str, tmp_path: Path) -
     assert "&lt;b&gt;score&lt;/b&gt; &amp; scale" in content
 
 
+def test_report__hides_small_groups_everywhere(loaded_url: str, tmp_path: Path) -> None:
+    governance = load_governance(EXAMPLE_GOVERNANCE)
+    (stage, owner), (_, other) = list(governance.stage_owner.items())[:2]
+    with open_engine(loaded_url, write=True).begin() as connection:
+        of_may = text("SELECT * FROM measure WHERE date = '2018-05-26' AND bin = 10")
+        fact = dict(connection.execute(of_may).mappings().one()) | {"date": date(2018, 5, 26)}
+        small = {"department": other, "n": 4, "weight": 40_000, "weight_sq": 4 * 10**8, "total": 40}
+        connection.execute(insert(tables.measure).values(**fact | small))
+    page = tmp_path / "report.html"
+    runner = CliRunner()
+    options = ["report", "--warehouse", loaded_url]
+    told = runner.invoke(vocbeam, [*options, "--json", "--html", str(page)], catch_exceptions=False)
+    lines = json.loads(told.stdout)["lines"]
+    found = {(line["stage"], line["department"]): (line["n"], line["status"]) for line in lines}
+    # The owner's 100 answers would tell the other department's 4 from the company's 104.
+    hidden = (None, "hidden")
+    assert found == {("*", "*"): (104, found["*", "*"][1]), (stage, owner): hidden, (stage, other): hidden}
+    assert "hidden" in runner.invoke(vocbeam, options, catch_exceptions=False).output
+    rows = re.findall(r"<tr>.*?</tr>", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert sum("hidden" in row for row in rows) == 2
+
+
 def test_report__nothing_loaded(warehouse_url: str, tmp_path: Path) -> None:
     apply_to(open_engine(warehouse_url, write=True), load_governance(EXAMPLE_GOVERNANCE), Home(tmp_path))
     ended = CliRunner().invoke(vocbeam, ["report", "--warehouse", warehouse_url])

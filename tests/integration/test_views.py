@@ -101,6 +101,8 @@ def empty_warehouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     with engine.begin() as connection:
         tables.metadata.create_all(connection)
         connection.execute(insert(tables.metric), list(metric_rows()))
+        # Nothing is hidden; test_small_groups.py has what is.
+        connection.execute(insert(tables.privacy).values(only=1, k=1))
         connection.execute(
             insert(tables.calendar_date),
             [*date_rows(date(2017, 9, 1), date(2018, 2, 28)), *date_rows(today - timedelta(days=70), today)],

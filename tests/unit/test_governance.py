@@ -360,6 +360,10 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
     "unit": (
         "unit: share", "unit: second", "unit: second", "metrics[0].unit: found 'second'; allowed for a rate: share",
     ),
+    "small_groups": (
+        "root: true", "root: true\n    small_groups: shown", "small_groups: shown",
+        "metrics[1].small_groups: only telemetry, which holds nobody's answers, may show small groups; remove the line",
+    ),
     "clock": (
         "parents: [csat]", "parents: [csat]\n    clock: opened_at", "clock: opened_at",
         "metrics[0].clock: found 'opened_at'; allowed for these events: event_time",
