@@ -300,6 +300,8 @@ class ShardReader:
     def _open(self, keys: list[PartitionKey]) -> None:
         """Resolves each partition's start from the ledger and seeks the consumer there."""
         opening = {TopicPartition(key.topic, key.partition): key for key in keys}
+        # Before the ends: an older run may still be loading what comes, and its ledger must not seem beyond them.
+        known = {tp: self._ledger.position(key) for tp, key in opening.items()}
         try:
             beginnings = (
                 self._consumer.beginning_offsets(list(opening), timeout_ms=REQUEST_TIMEOUT_MS) if opening else {}
@@ -310,7 +312,6 @@ class ShardReader:
                 f"Kafka at {self._config.bootstrap} gave no offsets of {', '.join(map(str, keys))}: "
                 f"{type(error).__name__}"
             ) from error
-        known = {tp: self._ledger.position(key) for tp, key in opening.items()}
         starts = {
             tp: start_of(key, self._start_from(tp, key, known[tp]), beginnings[tp], ends[tp])
             for tp, key in opening.items()

@@ -23,7 +23,7 @@ from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 from vocbeam.sinks.engine import open_engine
 
-REFUSED = "the warehouse refused a transaction"
+REFUSED = "the warehouse refused "
 
 
 def refusals(running: Running) -> int:
@@ -196,7 +196,7 @@ def test_run__disk_full(loaded: Loaded, url_on_disk: str, disk: SmallDisk, figur
         assert running.process.wait(ENDS_WITHIN_S) == 1, running.said()
         last_word = running.said().splitlines()[-1]
         repeated = refusals(running)
-    assert last_word.startswith(f"vocbeam: {REFUSED}: ")
+    assert last_word.startswith(f"vocbeam: {REFUSED}")
     assert "see that the database is up and has room, and start vocbeam again" in last_word
     assert last_word.endswith("(given up after 2 restarts)")
     gave_up_at = books.records()

@@ -35,6 +35,8 @@ from tests.support.tls import Authority
 from vocbeam.deploy.broker import create_topics
 from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.ingest import Job
+from vocbeam.pipelines.job_steps import JobSteps
+from vocbeam.pipelines.runners import InProcess
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.schemas.errors import ConfigError, SinkError, SourceError, VocbeamError
 from vocbeam.schemas.records import EVENT_TYPES
@@ -298,15 +300,17 @@ def test_secured__job_graph_holds_names_of_secrets_alone(loaded: Installation) -
     topics = {f"{PREFIX}.{event_type}": event_type for event_type in EVENT_TYPES}
     job = Job(
         source=SourceConfig(topics=tuple(topics), bootstrap=loaded.kafka.sasl, consumer=settings),
-        runner="inprocess",
-        governance_text=EXAMPLE_GOVERNANCE.read_text(encoding="utf-8"),
-        timezone="America/Sao_Paulo",
-        event_types=topics,
-        registry=loaded.registry,
-        home=loaded.folder / "home",
-        warehouse_url=loaded.accounts.url("the_writer"),
-        key_fingerprint="fingerprint",
-        run_epoch=1,
+        runner=InProcess(),
+        steps=JobSteps(
+            governance_text=EXAMPLE_GOVERNANCE.read_text(encoding="utf-8"),
+            timezone="America/Sao_Paulo",
+            event_types=topics,
+            registry=loaded.registry,
+            home=loaded.folder / "home",
+            warehouse_url=loaded.accounts.url("the_writer"),
+            key_fingerprint="fingerprint",
+            run_epoch=1,
+        ),
         max_restarts=0,
         progress_seconds=now_us(),
     )

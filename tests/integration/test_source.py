@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import apache_beam as beam
 import pytest
@@ -21,10 +25,10 @@ from tests.support.kafka import Topics
 from vocbeam.pipelines.ingest import build
 from vocbeam.pipelines.runners import InProcess
 from vocbeam.schemas.errors import Fenced, SourceError, TopicChanged
-from vocbeam.schemas.records import RawChunk
+from vocbeam.schemas.records import PartitionKey, RawChunk, RawGroup
 from vocbeam.transforms.chunking import Bounds, Shard
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
-from vocbeam.transforms.progress import PROGRESS
+from vocbeam.transforms.progress import PROGRESS, report_committed
 from vocbeam.transforms.source import ReadChunks, ShardReader, ShardTracker
 
 WITHIN_S = 30
@@ -101,6 +105,25 @@ def test_reader__resumes_at_the_ledger(kafka_topics: Topics, warehouse: Warehous
     with reader_of(config(kafka_topics, topic)) as reader:
         chunks = read_until(reader, lambda: warehouse.count() == 7)
     assert_contiguous(chunks, 13, 20)
+
+
+class BusyLedger:
+    """The ledger beside an older run, which loads what has just come whenever somebody asks."""
+
+    def __init__(self, topics: Topics, topic: str) -> None:
+        self.topics, self.topic, self.end = topics, topic, 0
+
+    def position(self, _partition: PartitionKey) -> int:
+        produce(self.topics, self.topic, [b"x"] * 5)
+        self.end += 5
+        return self.end
+
+
+def test_reader__opens_beside_an_older_run_that_still_loads(kafka_topics: Topics, warehouse: Warehouse) -> None:
+    ledger = BusyLedger(kafka_topics, kafka_topics.create("survey"))
+    reader = ShardReader(config(kafka_topics, ledger.topic), Shard(0, 1), ledger)
+    assert list(reader.positions.values()) == [ledger.end]
+    reader.close()
 
 
 @pytest.mark.parametrize("backup", [30, None])
@@ -403,6 +426,64 @@ def test_read_chunks__failure_downstream_leaves_no_reader_behind(kafka_topics: T
     while threading.active_count() > before:
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.05)
+
+
+class Cycle:
+    """Nothing but the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_run_in_process__keeps_nothing_of_the_pipeline_before() -> None:
+    left = weakref.ref(Cycle())
+    kept: list[Cycle | None] = []
+
+    def look(pipeline: beam.Pipeline) -> None:
+        gc.collect()
+        kept.append(left())
+        pipeline | beam.Create([1])
+
+    InProcess().run(look)
+    assert kept == [None]
+
+
+WARM_BUNDLES, COUNTED_BUNDLES, RECORDS_A_BUNDLE = 300, 1_000, 3
+
+
+class Census(beam.DoFn):
+    """Writes nothing, but says that it did; counts the live objects at the start of two bundles, then ends the run."""
+
+    bundles = 0
+    records = 0
+    objects: ClassVar[dict[int, Counter[str]]] = {}
+
+    def start_bundle(self) -> None:
+        Census.bundles += 1
+        if Census.bundles in (WARM_BUNDLES, WARM_BUNDLES + COUNTED_BUNDLES):
+            gc.collect()
+            Census.objects[Census.bundles] = Counter(type(found).__name__ for found in gc.get_objects())
+        if Census.bundles >= WARM_BUNDLES + COUNTED_BUNDLES:
+            PROGRESS.request_stop()
+
+    def process(self, element: RawGroup) -> Iterator[int]:
+        for chunk in element:
+            Census.records += len(chunk.offsets)
+            report_committed(chunk.partition, chunk.next_offset)
+        yield len(element)
+
+
+def test_run_in_process__keeps_nothing_of_a_bundle(kafka_topics: Topics, warehouse: Warehouse) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"x"] * (WARM_BUNDLES + COUNTED_BUNDLES) * RECORDS_A_BUNDLE)
+    bounds = Bounds(group_records=RECORDS_A_BUNDLE)
+    source = config(kafka_topics, topic, bounds=bounds, bundle_seconds=1e-6, idle_wait_seconds=0.001)
+    InProcess().run(
+        lambda pipeline: build(pipeline, ReadChunks(source, collecting.open_ledger), PassOn(), PassOn(), Census())
+    )
+    assert Census.records > COUNTED_BUNDLES, "bundles with records, not only idle ones"
+    warm, later = Census.objects[WARM_BUNDLES], Census.objects[WARM_BUNDLES + COUNTED_BUNDLES]
+    assert (later - warm).total() < COUNTED_BUNDLES // 2, (later - warm).most_common(10)
 
 
 def compose(pipeline: beam.Pipeline, source: SourceConfig) -> None:
