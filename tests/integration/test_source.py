@@ -122,7 +122,8 @@ class BusyLedger:
 def test_reader__opens_beside_an_older_run_that_still_loads(kafka_topics: Topics, warehouse: Warehouse) -> None:
     ledger = BusyLedger(kafka_topics, kafka_topics.create("survey"))
     reader = ShardReader(config(kafka_topics, ledger.topic), Shard(0, 1), ledger)
-    assert list(reader.positions.values()) == [ledger.end]
+    (position,) = reader.positions.values()
+    assert 0 < position <= ledger.end
     reader.close()
 
 
