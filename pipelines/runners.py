@@ -79,7 +79,7 @@ class InProcess:
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 50, 100)
         options = PipelineOptions(["--direct_running_mode=in_memory", "--direct_num_workers=1"])
-        fn_runner.consolidate_monitoring_infos = sum_metrics
+        fn_runner.consolidate_monitoring_infos = sum_metrics  # type: ignore[attr-defined, assignment]
         pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=options)
         compose(pipeline)
         try:

@@ -459,6 +459,11 @@ class Census(beam.DoFn):
     records = 0
     objects: ClassVar[dict[int, Counter[str]]] = {}
 
+    @classmethod
+    def reset(cls) -> None:
+        cls.bundles = cls.records = 0
+        cls.objects.clear()
+
     def start_bundle(self) -> None:
         Census.bundles += 1
         if Census.bundles in (WARM_BUNDLES, WARM_BUNDLES + COUNTED_BUNDLES):
@@ -477,6 +482,7 @@ class Census(beam.DoFn):
 def test_run_in_process__keeps_nothing_of_a_bundle(kafka_topics: Topics, warehouse: Warehouse) -> None:
     topic = kafka_topics.create("survey")
     produce(kafka_topics, topic, [b"x"] * (WARM_BUNDLES + COUNTED_BUNDLES) * RECORDS_A_BUNDLE)
+    Census.reset()
     bounds = Bounds(group_records=RECORDS_A_BUNDLE)
     source = config(kafka_topics, topic, bounds=bounds, bundle_seconds=1e-6, idle_wait_seconds=0.001)
     InProcess().run(
