@@ -1,0 +1,214 @@
+"""The text model: stage, topic and sentiment of a text, from one vectorisation, with calibrated probabilities.
+
+Linear (scikit-learn's LinearSVC), its scores calibrated. A class of the tag head is a topic of a stage; what a stage
+has is the sum over its topics, so the two never contradict each other. Where the model is not sure enough for the
+precision that was asked for, it abstains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from skops.io import dumps, loads
+
+from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.records import NO_TOPIC, EventType
+from vocbeam.transforms.text_features import Features, TextFeatures
+
+Floats = NDArray[np.float32]
+
+NEVER = 2.0
+"""Threshold of a class that is never believed: no probability reaches it."""
+
+EXPLAINING_WORDS = 3
+"""How many words are named as the ones that carried a tag."""
+
+BATCH = 1_000
+"""Texts at a time: enough for NumPy to be fast, little enough to stay in the cache."""
+
+
+class Prediction(NamedTuple):
+    """What a model says about a text: a stage of the governance file, a topic, and its confidence 0 to 1.
+
+    `words` are those that spoke most for the stage, the strongest first.
+    """
+
+    stage: str
+    topic: str
+    confidence: float
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One decision: softmax(features · weights + bias) over `classes`. Weights come calibrated, features × classes."""
+
+    classes: tuple[str, ...]
+    weights: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Everything the model thinks of some texts, one row a text; columns as the model's `classes` and `stages`."""
+
+    features: Features
+    topic_probabilities: Floats
+    stage_probabilities: Floats
+    sentiment_probabilities: Floats
+
+
+class LinearTextModel:
+    """A trained model; satisfies `transforms.tag.TextModel`. One instance serves one thread."""
+
+    def __init__(
+        self,
+        version: str,
+        features: TextFeatures,
+        classes: Sequence[tuple[str, str]],
+        tags: Head,
+        stage_thresholds: Mapping[str, float],
+        topic_thresholds: Sequence[float],
+        sentiment: Head | None = None,
+        seen: Mapping[str, str] | None = None,
+    ) -> None:
+        """`classes` are the (stage, topic) of the tag head's columns, `topic_thresholds` align with them.
+
+        `seen` maps the digest of each training text to what cross-validation said of it, so that a later model can be
+        compared on the same texts without asking this one about what it has learned by heart.
+        """
+        self.version = version
+        self.features = features
+        self.classes = tuple(classes)
+        self.tags = tags
+        self.sentiment = sentiment
+        self.seen = dict(seen or {})
+        self.stages = tuple(sorted({stage for stage, _ in self.classes}))
+        self.stage_thresholds = dict(stage_thresholds)
+        self.topic_thresholds = tuple(topic_thresholds)
+        self._stage_of_class = np.array([self.stages.index(stage) for stage, _ in self.classes])
+        self._sum_by_stage = np.eye(len(self.stages), dtype=np.float32)[self._stage_of_class]
+        self._sure_stage = np.array([stage_thresholds[stage] for stage in self.stages])
+        self._sure_topic = np.array(self.topic_thresholds)
+        heads = [tags] if sentiment is None else [tags, sentiment]
+        # One product of a sparse matrix with all heads; in C order, else SciPy copies the weights on each call.
+        self._weights = np.ascontiguousarray(np.hstack([head.weights for head in heads]))
+        self._bias = np.concatenate([head.bias for head in heads])
+
+    def judge(self, texts: Sequence[str]) -> Judgements:
+        """All probabilities of some texts; a text without a known word gets the bias alone."""
+        features = self.features.of(texts)
+        scores = features.matrix @ self._weights + self._bias
+        topics = softmax(scores[:, : len(self.classes)], axis=1)
+        sentiment = softmax(scores[:, len(self.classes) :], axis=1) if self.sentiment else scores[:, :0]
+        return Judgements(features, topics, topics @ self._sum_by_stage, sentiment)
+
+    def predict(self, event_type: EventType, texts: Sequence[str]) -> list[Prediction | None]:
+        """One prediction a text; None where the stage is not sure enough, no topic where only that isn't."""
+        predictions: list[Prediction | None] = []
+        for start in range(0, len(texts), BATCH):
+            predictions += self._predict(self.judge(texts[start : start + BATCH]))
+        return predictions
+
+    def _predict(self, judged: Judgements) -> list[Prediction | None]:
+        stage = judged.stage_probabilities.argmax(axis=1)
+        rows = np.arange(len(stage))
+        confidence = judged.stage_probabilities[rows, stage]
+        within = np.where(self._stage_of_class == stage[:, None], judged.topic_probabilities, -1)
+        topic = within.argmax(axis=1)
+        known = np.diff(judged.features.matrix.indptr) > 0
+        sure = known & (confidence >= self._sure_stage[stage])
+        named = within[rows, topic] >= self._sure_topic[topic]
+        words = self._carrying_words(judged.features, topic, sure)
+        return [
+            Prediction(
+                self.stages[stage[row]],
+                self.classes[topic[row]][1] if named[row] else NO_TOPIC,
+                float(confidence[row]),
+                words[row],
+            )
+            if sure[row]
+            else None
+            for row in range(len(stage))
+        ]
+
+    def _carrying_words(
+        self, features: Features, classes: NDArray[np.int64], wanted: NDArray[np.bool_]
+    ) -> list[tuple[str, ...]]:
+        """The words of each wanted text that added most to its class; a pair counts for its second word."""
+        matrix, occurrences = features.matrix, features.occurrences
+        if not len(occurrences):
+            return [()] * len(classes)
+        starts = features.word_starts
+        row_of_word = np.repeat(np.arange(len(classes)), np.diff(features.row_starts))
+        row = np.repeat(row_of_word, np.diff(starts))
+        # Each occurrence's share of the value that all of them have together: (1 + ln count) / count.
+        keys = np.repeat(np.arange(len(classes)), np.diff(matrix.indptr)) * len(self.features) + matrix.indices
+        wanted_keys = row * len(self.features) + occurrences
+        at = np.searchsorted(keys, wanted_keys)
+        share = matrix.data[at] / np.bincount(at, minlength=len(keys))[at]
+        added = share * self._weights[occurrences, classes[row]]
+        by_word = np.zeros(len(features.words), np.float64)
+        np.add.at(by_word, np.repeat(np.arange(len(features.words)), np.diff(starts)), added)
+        result: list[tuple[str, ...]] = []
+        for text in range(len(classes)):
+            first, end = features.row_starts[text], features.row_starts[text + 1]
+            if not wanted[text]:
+                result.append(())
+                continue
+            order = first + np.argsort(-by_word[first:end], kind="stable")
+            carrying = dict.fromkeys(features.words[word] for word in order if by_word[word] > 0)
+            result.append(tuple(list(carrying)[:EXPLAINING_WORDS]))
+        return result
+
+    def to_bytes(self) -> bytes:
+        """The model as a skops archive: data only, no code."""
+        return dumps(
+            {
+                "version": self.version,
+                "classes": [list(pair) for pair in self.classes],
+                "words": json.dumps(self.features.words, ensure_ascii=False),
+                "grams": json.dumps(self.features.grams, ensure_ascii=False),
+                "idf": self.features.idf,
+                "stage_thresholds": self.stage_thresholds,
+                "topic_thresholds": list(self.topic_thresholds),
+                "tags": _head_state(self.tags),
+                "sentiment": None if self.sentiment is None else _head_state(self.sentiment),
+                "seen": json.dumps(self.seen, ensure_ascii=False),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> LinearTextModel:
+        """The model that `to_bytes` wrote. Raises ConfigError where it is something else; nothing of it is executed."""
+        try:
+            state: dict[str, Any] = loads(stored)
+            return cls(
+                version=state["version"],
+                features=TextFeatures(json.loads(state["words"]), json.loads(state["grams"]), state["idf"]),
+                classes=[(stage, topic) for stage, topic in state["classes"]],
+                tags=_head(state["tags"]),
+                stage_thresholds=state["stage_thresholds"],
+                topic_thresholds=state["topic_thresholds"],
+                sentiment=None if state["sentiment"] is None else _head(state["sentiment"]),
+                seen=json.loads(state["seen"]),
+            )
+        except Exception as error:
+            raise ConfigError(
+                f"this is no text model that this release can read ({type(error).__name__}); train it again with "
+                "`vocbeam train`"
+            ) from error
+
+
+def _head_state(head: Head) -> dict[str, Any]:
+    return {"classes": list(head.classes), "weights": head.weights, "bias": head.bias}
+
+
+def _head(state: dict[str, Any]) -> Head:
+    return Head(tuple(state["classes"]), state["weights"], state["bias"])
