@@ -23,6 +23,7 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "models": Entry("vocbeam.pipelines.models:models", "List, show and publish trained text models."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
         "vocbeam.pipelines.simulate:simulate_command", "Make the events of a company with a planted truth."
     ),
     "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
+    "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
 }
 

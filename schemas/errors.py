@@ -4,6 +4,7 @@ VocbeamError
 ├── ConfigError            an option, a file or a secret is missing or wrong        exit 2
 ├── GovernanceError        the governance file breaks a rule (file:line)            exit 2
 ├── SchemaError            a schema is unknown, unreadable or incompatible          exit 2
+├── WorseModel             a new text model is worse than the published one         exit 1
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
 │   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
@@ -42,6 +43,10 @@ class SchemaError(VocbeamError):
     """A schema is unknown, unreadable or incompatible."""
 
     exit_code = 2
+
+
+class WorseModel(VocbeamError):
+    """A new text model is worse than the published one, beyond what chance explains."""
 
 
 class BrokerError(VocbeamError):

@@ -200,8 +200,8 @@ def collect(labels: Iterable[Label], governance: Governance | None = None) -> La
         unknown = sorted({row.stage for row in rows if row.stage is not None} - set(governance.stage_owner))
         if unknown:
             raise ConfigError(
-                f"labels name stages that the governance file doesn't have: {', '.join(unknown[:5])}; map them, or train "
-                "with the governance file they belong to"
+                f"labels name stages that the governance file doesn't have: {', '.join(unknown[:5])}; map them, or "
+                "train with the governance file they belong to"
             )
     times = [row.time for row in rows if row.time is not None]
     return Labelled(

@@ -53,6 +53,10 @@ class ModelStore:
         except FileNotFoundError:
             return None
 
+    def versions(self) -> list[str]:
+        """All stored versions; their names sort by the time of training."""
+        return sorted(path.parent.name for path in self.folder.glob("[!.]*/card.json"))
+
     def load(self, version: str) -> LinearTextModel:
         """A stored model. Raises ConfigError where it is missing or unreadable."""
         path = self._folder_of(version) / "model.skops"
