@@ -10,7 +10,7 @@ FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit verify-real bench lock lock-jars clean
+.PHONY: help setup demo test lint unit verify-real verify-tagging bench lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ lint: setup ## Style (ruff) and types (mypy, strict)
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
 	@$(BIN)/vocbeam verify real
+
+verify-tagging: setup ## Train and test the text model on the real texts
+	@$(BIN)/vocbeam verify tagging
 
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py

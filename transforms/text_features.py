@@ -131,7 +131,8 @@ class TextFeatures:
 
     def _matrix(self, occurrences: Ints, row_ends: Ints) -> csr_matrix:
         counts = np.ones(len(occurrences), np.float32)
-        matrix = csr_matrix((counts, occurrences, row_ends), shape=(len(row_ends) - 1, len(self)))
+        # A copy of the numbers: summing sorts them in place.
+        matrix = csr_matrix((counts, occurrences.astype(np.int32), row_ends), shape=(len(row_ends) - 1, len(self)))
         matrix.sum_duplicates()
         values = (1 + np.log(matrix.data)) * self.idf[matrix.indices]
         is_word = matrix.indices >= len(self.grams)

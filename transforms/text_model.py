@@ -1,7 +1,7 @@
 """The text model: stage, topic and sentiment of a text, from one vectorisation, with calibrated probabilities.
 
-Linear (scikit-learn's LinearSVC), its scores calibrated. A class of the tag head is a topic of a stage; what a stage
-has is the sum over its topics, so the two never contradict each other. Where the model is not sure enough for the
+Linear (scikit-learn's LinearSVC), its scores calibrated. A class of the tag head is a topic of a stage; a stage's
+probability is that of its topics together, calibrated once more. Where the model is not sure enough for the
 precision that was asked for, it abstains.
 """
 
@@ -25,6 +25,9 @@ Floats = NDArray[np.float32]
 
 NEVER = 2.0
 """Threshold of a class that is never believed: no probability reaches it."""
+
+TINY = 1e-9
+"""Keeps the logarithm of a probability finite."""
 
 EXPLAINING_WORDS = 3
 """How many words are named as the ones that carried a tag."""
@@ -54,6 +57,18 @@ class Head:
     bias: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class Sharpening:
+    """Second calibration, of probabilities: softmax(slope · ln p + shifts)."""
+
+    slope: float
+    shifts: tuple[float, ...]
+
+    def of(self, probabilities: NDArray[np.floating[Any]]) -> Any:
+        """Calibrated rows."""
+        return softmax(self.slope * np.log(probabilities + TINY) + np.array(self.shifts), axis=1)
+
+
 @dataclass(frozen=True)
 class Judgements:
     """Everything the model thinks of some texts, one row a text; columns as the model's `classes` and `stages`."""
@@ -73,6 +88,7 @@ class LinearTextModel:
         features: TextFeatures,
         classes: Sequence[tuple[str, str]],
         tags: Head,
+        stage_calibration: Sharpening,
         stage_thresholds: Mapping[str, float],
         topic_thresholds: Sequence[float],
         sentiment: Head | None = None,
@@ -87,6 +103,7 @@ class LinearTextModel:
         self.features = features
         self.classes = tuple(classes)
         self.tags = tags
+        self.stage_calibration = stage_calibration
         self.sentiment = sentiment
         self.seen = dict(seen or {})
         self.stages = tuple(sorted({stage for stage, _ in self.classes}))
@@ -107,7 +124,8 @@ class LinearTextModel:
         scores = features.matrix @ self._weights + self._bias
         topics = softmax(scores[:, : len(self.classes)], axis=1)
         sentiment = softmax(scores[:, len(self.classes) :], axis=1) if self.sentiment else scores[:, :0]
-        return Judgements(features, topics, topics @ self._sum_by_stage, sentiment)
+        stages = self.stage_calibration.of(topics @ self._sum_by_stage)
+        return Judgements(features, topics, stages, sentiment)
 
     def predict(self, event_type: EventType, texts: Sequence[str]) -> list[Prediction | None]:
         """One prediction a text; None where the stage is not sure enough, no topic where only that isn't."""
@@ -176,6 +194,7 @@ class LinearTextModel:
                 "words": json.dumps(self.features.words, ensure_ascii=False),
                 "grams": json.dumps(self.features.grams, ensure_ascii=False),
                 "idf": self.features.idf,
+                "stage_calibration": [self.stage_calibration.slope, *self.stage_calibration.shifts],
                 "stage_thresholds": self.stage_thresholds,
                 "topic_thresholds": list(self.topic_thresholds),
                 "tags": _head_state(self.tags),
@@ -194,6 +213,7 @@ class LinearTextModel:
                 features=TextFeatures(json.loads(state["words"]), json.loads(state["grams"]), state["idf"]),
                 classes=[(stage, topic) for stage, topic in state["classes"]],
                 tags=_head(state["tags"]),
+                stage_calibration=Sharpening(state["stage_calibration"][0], tuple(state["stage_calibration"][1:])),
                 stage_thresholds=state["stage_thresholds"],
                 topic_thresholds=state["topic_thresholds"],
                 sentiment=None if state["sentiment"] is None else _head(state["sentiment"]),

@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.transforms.text_features import TextFeatures, fold
-from vocbeam.transforms.text_model import NEVER, Head, LinearTextModel
+from vocbeam.transforms.text_model import NEVER, TINY, Head, LinearTextModel, Sharpening
 
 MAX_FEATURES = 100_000
 """Of words and of n-grams each. With 80 classes in 32 bits that is at most 64 MB in memory; real vocabularies of ten
@@ -47,7 +47,7 @@ class Settings(NamedTuple):
     balanced: bool = False
 
 
-GRID = tuple(Settings(c, balanced) for c, balanced in product((0.5, 1.0, 2.0), (False, True)))
+GRID = tuple(Settings(c, balanced) for c, balanced in product((0.3, 1.0), (False, True)))
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,14 @@ def train(
         names = [labelled.sentiments[row] or "" for row in rated]
         sentiment, validated_sentiment = _fit_head(labelled, rated, names, matrix, seed, grid)
 
-    stages = by_stage(topics, classes)
+    stages, stage_calibration = by_stage(topics, classes, np.array([labelled.weights[row] for row in topics.rows]))
     stage_thresholds = thresholds(stages, precision)
     model = LinearTextModel(
         version=version,
         features=features,
         classes=classes,
         tags=tags,
+        stage_calibration=stage_calibration,
         stage_thresholds=dict(zip(stages.classes, stage_thresholds, strict=True)),
         topic_thresholds=thresholds(topics, precision),
         sentiment=sentiment,
@@ -165,12 +166,17 @@ def _pair(name: str) -> tuple[str, str]:
     return stage, topic
 
 
-def by_stage(topics: Validated, classes: Sequence[tuple[str, str]]) -> Validated:
-    """The same predictions with the topics of each stage added up."""
+def by_stage(topics: Validated, classes: Sequence[tuple[str, str]], weights: Floats) -> tuple[Validated, Sharpening]:
+    """The same predictions with the topics of each stage added up, and calibrated: many small shares of topics that
+    were hard to tell apart are little to add up.
+    """
     stages = tuple(sorted({stage for stage, _ in classes}))
     of_class = np.array([stages.index(stage) for stage, _ in classes])
     summed = topics.probabilities @ np.eye(len(stages))[of_class]
-    return Validated(stages, topics.rows, of_class[topics.truth], summed, topics.settings)
+    truth = of_class[topics.truth]
+    slope, shifts = calibrate(np.log(summed + TINY), truth, weights)
+    calibration = Sharpening(slope, tuple(shifts.tolist()))
+    return Validated(stages, topics.rows, truth, calibration.of(summed), topics.settings), calibration
 
 
 def _fit_head(
