@@ -24,8 +24,9 @@ from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.schemas.timebase import to_micros
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
 from vocbeam.transforms.model_evaluation import Evaluation, evaluate
+from vocbeam.transforms.text_features import TextFeatures
 from vocbeam.transforms.text_model import LinearTextModel
-from vocbeam.transforms.training import Labelled, train
+from vocbeam.transforms.training import GRID, MAX_FEATURES, fit_head, train
 
 PROJECT = Path(__file__).parent.parent
 LABELS = PROJECT / "examples" / "labels"
@@ -66,9 +67,6 @@ class Result:
     demanded: str = ""
     met: bool | None = None
     note: str = ""
-
-
-Held = tuple[Labelled, list[Label]]
 
 
 def run_banking(data: Path) -> Iterator[Result]:
@@ -125,15 +123,15 @@ def run_olist(data: Path) -> Iterator[Result]:
     truth: list[int] = []
     rows: list[NDArray[np.floating[Any]]] = []
     classes: tuple[str, ...] = ()
-    # A model has stages: one that nobody asks for here.
-    stages = [Label("", "none"), Label("", "other")]
     for number in range(OUTER_FOLDS):
         learn = [label for label in labels if of_order[label.group] != number]
         test = [label for label in labels if of_order[label.group] == number]
-        model = train(collect([*learn, *stages]), f"olist-{number}", precision=PRECISION, seed=SEED).model
-        assert model.sentiment is not None, "the labels have sentiments"
-        classes = model.sentiment.classes
-        rows.append(model.judge([label.text for label in test]).sentiment_probabilities)
+        features = TextFeatures.learn([label.text for label in learn], max_features=MAX_FEATURES)
+        matrix = features.of([label.text for label in learn]).matrix
+        names = [label.sentiment or "" for label in learn]
+        head, _ = fit_head(collect(learn), range(len(learn)), names, [1.0] * len(learn), matrix, SEED, GRID)
+        classes = head.classes
+        rows.append(head.probabilities(features.of([label.text for label in test]).matrix))
         truth += [classes.index(label.sentiment or "") for label in test]
     found = evaluate(classes, np.array(truth), np.concatenate(rows), np.random.default_rng(SEED))
     yield figure("olist", "macro-F1 of sentiment in Portuguese", found)

@@ -27,13 +27,14 @@ LONGEST_FIELD = 1 << 20
 
 
 class Label(NamedTuple):
-    """What is said of one text; None where nothing is. `weight` is the confidence in it, `time` UTC microseconds."""
+    """What is said of one text; None where nothing is. Weights are the confidence in it, `time` UTC microseconds."""
 
     text: str
     stage: str | None = None
     topic: str = NO_TOPIC
     sentiment: str | None = None
     weight: float = 1.0
+    sentiment_weight: float = 1.0
     group: str | None = None
     time: int | None = None
 
@@ -51,7 +52,8 @@ class LabelMapping(BaseModel):
     """Which column of a CSV file says what. Columns that are not named are not read.
 
     `label` is a column of a foreign scheme, translated by `labels` (null leaves the text out); otherwise `stage` and
-    `topic` are columns of their own. `sentiments` translates the values of the column `sentiment` likewise.
+    `topic` are columns of their own. `sentiments` translates the values of the column `sentiment` likewise. Confidences
+    are shares 0 to 1, 1 where the field is empty; a label with confidence 0 is none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +66,7 @@ class LabelMapping(BaseModel):
     sentiment: str | None = None
     sentiments: Mapping[str, str | None] = {value: value for value in SENTIMENTS}
     confidence: str | None = None
+    sentiment_confidence: str | None = None
     group: str | None = None
     time: str | None = None
     time_format: str | None = None
@@ -86,8 +89,9 @@ class LabelMapping(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that a file must have."""
-        named = (self.stage, self.topic, self.label, self.sentiment, self.confidence, self.group, self.time)
-        return (*self.text, *filter(None, named))
+        tag = (self.stage, self.topic, self.label, self.confidence)
+        sentiment = (self.sentiment, self.sentiment_confidence)
+        return (*self.text, *filter(None, (*tag, *sentiment, self.group, self.time)))
 
 
 def load_label_mapping(path: Path) -> LabelMapping:
@@ -102,8 +106,8 @@ def load_label_mapping(path: Path) -> LabelMapping:
 
 
 def default_mapping(header: Sequence[str]) -> LabelMapping:
-    """The mapping of a file whose columns have our names: text, stage, topic, sentiment, confidence, group, time."""
-    names = ("stage", "topic", "sentiment", "confidence", "group", "time")
+    """The mapping of a file whose columns have the names of LabelMapping's fields."""
+    names = ("stage", "topic", "confidence", "sentiment", "sentiment_confidence", "group", "time")
     return LabelMapping(**{name: name for name in names if name in header})
 
 
@@ -152,14 +156,15 @@ def _label(row: Mapping[str, str | None], mapping: LabelMapping) -> Label:
         if sentiment not in mapping.sentiments:
             raise ValueError(f"sentiment {sentiment!r}; allowed: {', '.join(mapping.sentiments)}")
         sentiment = mapping.sentiments[sentiment]
-    weight = _confidence(value(mapping.confidence))
+    weight, sentiment_weight = (_confidence(value(name)) for name in (mapping.confidence, mapping.sentiment_confidence))
     when = value(mapping.time)
     return Label(
         text="\n".join(filter(None, (value(name) for name in mapping.text))),
-        stage=stage,
+        stage=stage if weight else None,
         topic=topic,
-        sentiment=sentiment,
+        sentiment=sentiment if sentiment_weight else None,
         weight=weight,
+        sentiment_weight=sentiment_weight,
         group=value(mapping.group),
         time=None if when is None else _micros(when, mapping),
     )
@@ -167,8 +172,8 @@ def _label(row: Mapping[str, str | None], mapping: LabelMapping) -> Label:
 
 def _confidence(text: str | None) -> float:
     weight = 1.0 if text is None else float(text)
-    if not 0 < weight <= 1:
-        raise ValueError(f"confidence {text}; allowed: above 0, up to 1")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"confidence {text}; allowed: 0 to 1")
     return weight
 
 
@@ -210,6 +215,7 @@ def collect(labels: Iterable[Label], governance: Governance | None = None) -> La
         topics=[row.topic for row in rows],
         sentiments=[row.sentiment for row in rows],
         weights=[row.weight for row in rows],
+        sentiment_weights=[row.sentiment_weight for row in rows],
         groups=[row.group for row in rows],
         times=times if rows and len(times) == len(rows) else None,
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import softmax
 from skops.io import dumps, loads
 
@@ -55,6 +56,11 @@ class Head:
     classes: tuple[str, ...]
     weights: Floats
     bias: Floats
+
+    def probabilities(self, matrix: csr_matrix) -> Floats:
+        """Of each class, for rows of features."""
+        found: Floats = softmax(matrix @ self.weights + self.bias, axis=1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

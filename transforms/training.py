@@ -7,6 +7,7 @@ one group, are never on both sides of a split; where times are known, the past p
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -54,8 +55,9 @@ GRID = tuple(Settings(c, balanced) for c, balanced in product((0.3, 1.0), (False
 class Labelled:
     """Texts and what people say of them, aligned. None: not labelled for that head; NaN-free.
 
-    `stages` and `topics` belong together (topic '' where only the stage is known), `weights` are the confidence in the
-    label (0 to 1], `groups` what must not be split (a customer, a thread), `times` UTC microseconds, of all or none.
+    `stages` and `topics` belong together (topic empty where unknown). `weights` and `sentiment_weights` are
+    the confidence in the label, above 0 where there is one. `groups` are what must not be split (a customer, a thread).
+    `times` are UTC microseconds, of all texts or none.
     """
 
     texts: Sequence[str]
@@ -63,6 +65,7 @@ class Labelled:
     topics: Sequence[str]
     sentiments: Sequence[str | None]
     weights: Sequence[float]
+    sentiment_weights: Sequence[float]
     groups: Sequence[str | None]
     times: Sequence[int] | None = None
 
@@ -133,14 +136,16 @@ def train(
     features = TextFeatures.learn(labelled.texts, max_features=MAX_FEATURES)
     matrix = features.of(labelled.texts).matrix
     pair_names = ["\t".join(pair) for pair in pairs]
-    tags, topics = _fit_head(labelled, tagged, pair_names, matrix, seed, grid)
+    tags, topics = fit_head(labelled, tagged, pair_names, labelled.weights, matrix, seed, grid)
     classes = [_pair(name) for name in tags.classes]
 
     rated = [row for row, sentiment in enumerate(labelled.sentiments) if sentiment is not None]
     sentiment = validated_sentiment = None
     if len({labelled.sentiments[row] for row in rated}) > 1:
         names = [labelled.sentiments[row] or "" for row in rated]
-        sentiment, validated_sentiment = _fit_head(labelled, rated, names, matrix, seed, grid)
+        sentiment, validated_sentiment = fit_head(
+            labelled, rated, names, labelled.sentiment_weights, matrix, seed, grid
+        )
 
     stages, stage_calibration = by_stage(topics, classes, np.array([labelled.weights[row] for row in topics.rows]))
     stage_thresholds = thresholds(stages, precision)
@@ -179,19 +184,25 @@ def by_stage(topics: Validated, classes: Sequence[tuple[str, str]], weights: Flo
     return Validated(stages, topics.rows, truth, calibration.of(summed), topics.settings), calibration
 
 
-def _fit_head(
+def fit_head(
     labelled: Labelled,
     rows: Sequence[int],
     names: Sequence[str],
+    confidences: Sequence[float],
     matrix: object,
     seed: int,
     grid: Sequence[Settings],
 ) -> tuple[Head, Validated]:
-    """One head on the texts at `rows`, whose classes are `names`."""
+    """A head that decides between `names`, those of the texts at `rows`, and how it did in cross-validation.
+
+    `confidences` and `matrix`, which holds the features, align with all of `labelled`.
+
+    Raises ConfigError where no class has two different texts.
+    """
     classes = tuple(sorted(set(names)))
     truth = np.array([classes.index(name) for name in names])
     where = np.array(rows)
-    weights = np.array([labelled.weights[row] for row in rows])
+    weights = np.array([confidences[row] for row in rows])
     splits = list(split(labelled, where, truth, seed))
     own = matrix[where]  # type: ignore[index]
     best: tuple[float, Settings, Ints, Floats] | None = None
@@ -222,14 +233,15 @@ def _fit_head(
 def split(labelled: Labelled, rows: Ints, truth: Ints, seed: int) -> Iterator[Split]:
     """Splits of positions within `rows`: by time where known, else at random; groups and equal texts are kept whole.
 
-    By time, the texts are cut into FOLDS + 1 parts of equal size; each but the first is predicted from all before it,
-    less the texts and groups it shares with them.
+    By time, the later half is cut into FOLDS parts; each is predicted from all before it, less the texts and groups it
+    shares with them.
     """
     folded = [fold(labelled.texts[row]) for row in rows]
     groups = np.unique(_groups(folded, [labelled.groups[row] for row in rows]), return_inverse=True)[1]
     if labelled.times is not None:
         order = np.argsort([labelled.times[row] for row in rows], kind="stable")
-        parts = np.array_split(order, FOLDS + 1)
+        half = len(order) // 2
+        parts = [order[:half], *np.array_split(order[half:], FOLDS)]
         for number in range(1, len(parts)):
             predict = parts[number]
             before = np.concatenate(parts[:number])
@@ -237,12 +249,16 @@ def split(labelled: Labelled, rows: Ints, truth: Ints, seed: int) -> Iterator[Sp
             if len(np.unique(truth[learn])) > 1 and len(predict):
                 yield Split(learn, predict)
         return
-    distinct = min(len(np.unique(groups[truth == number])) for number in np.unique(truth))
-    folds = max(2, min(FOLDS, distinct))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for learn, predict in splitter.split(rows, truth, groups):
-        if len(np.unique(truth[learn])) > 1:
-            yield Split(learn, predict)
+    distinct = max(len(np.unique(groups[truth == number])) for number in np.unique(truth))
+    if distinct < 2:
+        raise ConfigError("a model needs at least two different texts of a class; label more, or add example phrases")
+    splitter = StratifiedGroupKFold(min(FOLDS, distinct), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer texts than folds: each is then predicted from the others, the last one from none.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for learn, predict in splitter.split(rows, truth, groups):
+            if len(np.unique(truth[learn])) > 1:
+                yield Split(learn, predict)
 
 
 def _groups(folded: Sequence[str], given: Sequence[str | None]) -> list[str]:
