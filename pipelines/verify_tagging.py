@@ -155,7 +155,7 @@ def judge(model: LinearTextModel, test: Sequence[Label], governance: Governance)
     owners = [governance.stage_owner[stage] for stage in model.stages]
     departments = sorted(set(owners))
     by_owner = judged.stage_probabilities @ np.eye(len(departments))[[departments.index(owner) for owner in owners]]
-    truths = {
+    truths: dict[str, tuple[Sequence[str], list[str], NDArray[np.floating[Any]]]] = {
         "topic": (topic_names, [f"{label.stage}/{label.topic}" for label in test], judged.topic_probabilities),
         "stage": (model.stages, [label.stage or "" for label in test], judged.stage_probabilities),
         "department": (departments, [governance.stage_owner[label.stage or ""] for label in test], by_owner),

@@ -108,7 +108,7 @@ def load_label_mapping(path: Path) -> LabelMapping:
 def default_mapping(header: Sequence[str]) -> LabelMapping:
     """The mapping of a file whose columns have the names of LabelMapping's fields."""
     names = ("stage", "topic", "confidence", "sentiment", "sentiment_confidence", "group", "time")
-    return LabelMapping(**{name: name for name in names if name in header})
+    return LabelMapping.model_validate({name: name for name in names if name in header})
 
 
 def read_labels(path: Path, mapping: LabelMapping | None = None) -> Iterator[Label]:

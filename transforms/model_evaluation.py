@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +73,12 @@ class Evaluation:
     """(truth, prediction, texts), the most frequent mistakes first."""
 
 
-def evaluate(classes: Sequence[str], truth: Ints, probabilities: Floats, rng: np.random.Generator) -> Evaluation:
+def evaluate(
+    classes: Sequence[str], truth: Ints, probabilities: NDArray[np.floating[Any]], rng: np.random.Generator
+) -> Evaluation:
     """Compares `probabilities` (texts × classes) with `truth` (class numbers). `rng` draws the bootstrap samples."""
     predicted = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
+    confidence = probabilities.max(axis=1).astype(np.float64)
     right = predicted == truth
     mistakes = Counter(zip(truth[~right].tolist(), predicted[~right].tolist(), strict=True))
     return Evaluation(

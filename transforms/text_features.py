@@ -38,7 +38,8 @@ Ints = NDArray[np.int64]
 
 def fold(text: str) -> str:
     """`text` as features see it: cut, in lower case, without accents."""
-    return strip_accents_unicode(text[:MAX_CHARACTERS].lower())
+    folded: str = strip_accents_unicode(text[:MAX_CHARACTERS].lower())
+    return folded
 
 
 @dataclass(frozen=True, slots=True)

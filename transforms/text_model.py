@@ -193,7 +193,7 @@ class LinearTextModel:
 
     def to_bytes(self) -> bytes:
         """The model as a skops archive: data only, no code."""
-        return dumps(
+        stored: bytes = dumps(
             {
                 "version": self.version,
                 "classes": [list(pair) for pair in self.classes],
@@ -208,6 +208,7 @@ class LinearTextModel:
                 "seen": json.dumps(self.seen, ensure_ascii=False),
             }
         )
+        return stored
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> LinearTextModel:

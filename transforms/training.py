@@ -93,12 +93,14 @@ class Validated:
     @property
     def predicted(self) -> Ints:
         """The likeliest class of each row."""
-        return self.probabilities.argmax(axis=1)
+        classes: Ints = self.probabilities.argmax(axis=1)
+        return classes
 
     @property
     def confidence(self) -> Floats:
         """Its probability."""
-        return self.probabilities.max(axis=1)
+        highest: Floats = self.probabilities.max(axis=1)
+        return highest
 
 
 @dataclass(frozen=True)
