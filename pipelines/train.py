@@ -179,19 +179,20 @@ def describe(trained: Trained, governance: Governance, rng: np.random.Generator)
             "precision": float(right[sure].mean()) if sure.any() else None,
         },
         "heads": {
-            name: evaluation_json(evaluate(head.classes, head.truth, head.probabilities, rng))
+            name: evaluation_json(evaluate(head.classes, head.truth, head.predicted, head.probabilities, rng))
             for name, head in heads.items()
         },
     }
 
 
 def by_department(stages: Validated, governance: Governance) -> Validated:
-    """The same predictions with the stages of each owner added up."""
+    """The same predictions as departments: that of the stage, with the probability of all stages it owns."""
     owners = [governance.stage_owner[stage] for stage in stages.classes]
     departments = tuple(sorted(set(owners)))
     of_stage = np.array([departments.index(owner) for owner in owners])
     summed = stages.probabilities @ np.eye(len(departments))[of_stage]
-    return Validated(departments, stages.rows, of_stage[stages.truth], summed, stages.settings)
+    predicted = of_stage[stages.predicted]
+    return Validated(departments, stages.rows, of_stage[stages.truth], predicted, summed, stages.settings)
 
 
 def compare_models(
@@ -205,9 +206,8 @@ def compare_models(
     texts = [labelled.texts[row] for row in stages.rows]
     if not texts:
         return None
-    probabilities = published.judge(texts).stage_probabilities
     said = [published.seen.get(text_digest(text)) for text in texts]
-    now = [published.stages[number] for number in probabilities.argmax(axis=1)]
+    now = [published.stages[number] for number in published.judge(texts).stages]
     before = [seen or current for seen, current in zip(said, now, strict=True)]
     classes = sorted({*stages.classes, *before})
     number = {name: index for index, name in enumerate(classes)}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from scipy.special import softmax
 
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.schemas.errors import ConfigError, VocbeamError
@@ -121,7 +122,8 @@ def run_olist(data: Path) -> Iterator[Result]:
     fold = np.random.default_rng(SEED).integers(0, OUTER_FOLDS, len(labels))
     of_order = {label.group: int(number) for label, number in zip(labels, fold, strict=True)}
     truth: list[int] = []
-    rows: list[NDArray[np.floating[Any]]] = []
+    scores: list[NDArray[np.floating[Any]]] = []
+    probabilities: list[NDArray[np.floating[Any]]] = []
     classes: tuple[str, ...] = ()
     for number in range(OUTER_FOLDS):
         learn = [label for label in labels if of_order[label.group] != number]
@@ -129,11 +131,18 @@ def run_olist(data: Path) -> Iterator[Result]:
         features = TextFeatures.learn([label.text for label in learn], max_features=MAX_FEATURES)
         matrix = features.of([label.text for label in learn]).matrix
         names = [label.sentiment or "" for label in learn]
-        head, _ = fit_head(collect(learn), range(len(learn)), names, [1.0] * len(learn), matrix, SEED, GRID)
+        head, _, _ = fit_head(collect(learn), range(len(learn)), names, [1.0] * len(learn), matrix, SEED, GRID)
         classes = head.classes
-        rows.append(head.probabilities(features.of([label.text for label in test]).matrix))
+        scores.append(head.scores(features.of([label.text for label in test]).matrix))
+        probabilities.append(softmax(scores[-1] + head.shifts, axis=1))
         truth += [classes.index(label.sentiment or "") for label in test]
-    found = evaluate(classes, np.array(truth), np.concatenate(rows), np.random.default_rng(SEED))
+    found = evaluate(
+        classes,
+        np.array(truth),
+        np.concatenate(scores).argmax(axis=1),
+        np.concatenate(probabilities),
+        np.random.default_rng(SEED),
+    )
     yield figure("olist", "macro-F1 of sentiment in Portuguese", found)
     yield Result("olist", "accuracy of sentiment", found.n, found.accuracy.value, *found.accuracy.interval)
     yield calibration("olist", "calibration error of sentiment", found, below=0.05)
@@ -154,17 +163,19 @@ def judge(model: LinearTextModel, test: Sequence[Label], governance: Governance)
     topic_names = ["/".join(pair) for pair in model.classes]
     owners = [governance.stage_owner[stage] for stage in model.stages]
     departments = sorted(set(owners))
-    by_owner = judged.stage_probabilities @ np.eye(len(departments))[[departments.index(owner) for owner in owners]]
-    truths: dict[str, tuple[Sequence[str], list[str], NDArray[np.floating[Any]]]] = {
-        "topic": (topic_names, [f"{label.stage}/{label.topic}" for label in test], judged.topic_probabilities),
-        "stage": (model.stages, [label.stage or "" for label in test], judged.stage_probabilities),
-        "department": (departments, [governance.stage_owner[label.stage or ""] for label in test], by_owner),
+    of_stage = np.array([departments.index(owner) for owner in owners])
+    by_owner = judged.stage_probabilities @ np.eye(len(departments))[of_stage]
+    topics = [f"{label.stage}/{label.topic}" for label in test]
+    stages = [label.stage or "" for label in test]
+    owned = [governance.stage_owner[stage] for stage in stages]
+    heads = {
+        "stage": evaluate(model.stages, numbers(stages, model.stages), judged.stages, judged.stage_probabilities, rng),
+        "department": evaluate(departments, numbers(owned, departments), of_stage[judged.stages], by_owner, rng),
     }
-    return {
-        name: evaluate(classes, numbers(truth, classes), probabilities, rng)
-        for name, (classes, truth, probabilities) in truths.items()
-        if set(truth) <= set(classes)
-    }
+    if set(topics) <= set(topic_names):
+        truth = numbers(topics, topic_names)
+        heads["topic"] = evaluate(topic_names, truth, judged.topics, judged.topic_probabilities, rng)
+    return heads
 
 
 def numbers(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
@@ -177,8 +188,9 @@ def sentiment(model: LinearTextModel, test: Sequence[Label]) -> Evaluation:
     """How a model does on the sentiment of labels it has not seen."""
     assert model.sentiment is not None, "the labels have sentiments"
     truth = numbers([label.sentiment or "" for label in test], model.sentiment.classes)
-    probabilities = model.judge([label.text for label in test]).sentiment_probabilities
-    return evaluate(model.sentiment.classes, truth, probabilities, np.random.default_rng(SEED))
+    judged = model.judge([label.text for label in test])
+    rng = np.random.default_rng(SEED)
+    return evaluate(model.sentiment.classes, truth, judged.sentiments, judged.sentiment_probabilities, rng)
 
 
 def cold_start(

@@ -74,11 +74,17 @@ class Evaluation:
 
 
 def evaluate(
-    classes: Sequence[str], truth: Ints, probabilities: NDArray[np.floating[Any]], rng: np.random.Generator
+    classes: Sequence[str],
+    truth: Ints,
+    predicted: Ints,
+    probabilities: NDArray[np.floating[Any]],
+    rng: np.random.Generator,
 ) -> Evaluation:
-    """Compares `probabilities` (texts × classes) with `truth` (class numbers). `rng` draws the bootstrap samples."""
-    predicted = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1).astype(np.float64)
+    """Compares `predicted` and `probabilities` (texts × classes) with `truth`; `rng` draws the bootstrap samples.
+
+    `truth` and `predicted` are class numbers; the confidence of a prediction is the probability of its class.
+    """
+    confidence = probabilities[np.arange(len(predicted)), predicted].astype(np.float64)
     right = predicted == truth
     mistakes = Counter(zip(truth[~right].tolist(), predicted[~right].tolist(), strict=True))
     return Evaluation(

@@ -23,6 +23,7 @@ from vocbeam.schemas.records import NO_TOPIC, EventType
 from vocbeam.transforms.text_features import Features, TextFeatures
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 NEVER = 2.0
 """Threshold of a class that is never believed: no probability reaches it."""
@@ -51,15 +52,20 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One decision: softmax(features · weights + bias) over `classes`. Weights come calibrated, features × classes."""
+    """One decision over `classes`. `weights` are features × classes, as the calibration has scaled them.
+
+    The class of the highest score, features · weights + bias, is chosen; softmax(score + shifts) is the probability
+    that a class is right. The two differ where training made rare classes weigh as much as common ones.
+    """
 
     classes: tuple[str, ...]
     weights: Floats
     bias: Floats
+    shifts: Floats
 
-    def probabilities(self, matrix: csr_matrix) -> Floats:
+    def scores(self, matrix: csr_matrix) -> Floats:
         """Of each class, for rows of features."""
-        found: Floats = softmax(matrix @ self.weights + self.bias, axis=1)
+        found: Floats = matrix @ self.weights + self.bias
         return found
 
 
@@ -77,11 +83,17 @@ class Sharpening:
 
 @dataclass(frozen=True)
 class Judgements:
-    """Everything the model thinks of some texts, one row a text; columns as the model's `classes` and `stages`."""
+    """Everything the model thinks of some texts, one row a text; columns as the model's `classes` and `stages`.
+
+    `topics`, `stages` and `sentiments` are the numbers of those that were chosen, which need not be the likeliest.
+    """
 
     features: Features
+    topics: Ints
     topic_probabilities: Floats
+    stages: Ints
     stage_probabilities: Floats
+    sentiments: Ints
     sentiment_probabilities: Floats
 
 
@@ -125,13 +137,21 @@ class LinearTextModel:
         self._bias = np.concatenate([head.bias for head in heads])
 
     def judge(self, texts: Sequence[str]) -> Judgements:
-        """All probabilities of some texts; a text without a known word gets the bias alone."""
+        """What is chosen for some texts and how likely it is; a text without a known word gets the bias alone."""
         features = self.features.of(texts)
         scores = features.matrix @ self._weights + self._bias
-        topics = softmax(scores[:, : len(self.classes)], axis=1)
-        sentiment = softmax(scores[:, len(self.classes) :], axis=1) if self.sentiment else scores[:, :0]
-        stages = self.stage_calibration.of(topics @ self._sum_by_stage)
-        return Judgements(features, topics, stages, sentiment)
+        tags, feelings = scores[:, : len(self.classes)], scores[:, len(self.classes) :]
+        topic_probabilities = softmax(tags + self.tags.shifts, axis=1)
+        stages = (softmax(tags, axis=1) @ self._sum_by_stage).argmax(axis=1)
+        return Judgements(
+            features,
+            topics=np.where(self._stage_of_class == stages[:, None], tags, -np.inf).argmax(axis=1),
+            topic_probabilities=topic_probabilities,
+            stages=stages,
+            stage_probabilities=self.stage_calibration.of(topic_probabilities @ self._sum_by_stage),
+            sentiments=feelings.argmax(axis=1) if self.sentiment else np.zeros(0, np.int64),
+            sentiment_probabilities=softmax(feelings + self.sentiment.shifts, axis=1) if self.sentiment else feelings,
+        )
 
     def predict(self, event_type: EventType, texts: Sequence[str]) -> list[Prediction | None]:
         """One prediction a text; None where the stage is not sure enough, no topic where only that isn't."""
@@ -141,14 +161,12 @@ class LinearTextModel:
         return predictions
 
     def _predict(self, judged: Judgements) -> list[Prediction | None]:
-        stage = judged.stage_probabilities.argmax(axis=1)
+        stage, topic = judged.stages, judged.topics
         rows = np.arange(len(stage))
         confidence = judged.stage_probabilities[rows, stage]
-        within = np.where(self._stage_of_class == stage[:, None], judged.topic_probabilities, -1)
-        topic = within.argmax(axis=1)
         known = np.diff(judged.features.matrix.indptr) > 0
         sure = known & (confidence >= self._sure_stage[stage])
-        named = within[rows, topic] >= self._sure_topic[topic]
+        named = judged.topic_probabilities[rows, topic] >= self._sure_topic[topic]
         words = self._carrying_words(judged.features, topic, sure)
         return [
             Prediction(
@@ -234,8 +252,8 @@ class LinearTextModel:
 
 
 def _head_state(head: Head) -> dict[str, Any]:
-    return {"classes": list(head.classes), "weights": head.weights, "bias": head.bias}
+    return {"classes": list(head.classes), "weights": head.weights, "bias": head.bias, "shifts": head.shifts}
 
 
 def _head(state: dict[str, Any]) -> Head:
-    return Head(tuple(state["classes"]), state["weights"], state["bias"])
+    return Head(tuple(state["classes"]), state["weights"], state["bias"], state["shifts"])

@@ -87,20 +87,14 @@ class Validated:
     classes: tuple[str, ...]
     rows: Ints
     truth: Ints
+    predicted: Ints
     probabilities: Floats
     settings: Settings
 
     @property
-    def predicted(self) -> Ints:
-        """The likeliest class of each row."""
-        classes: Ints = self.probabilities.argmax(axis=1)
-        return classes
-
-    @property
     def confidence(self) -> Floats:
-        """Its probability."""
-        highest: Floats = self.probabilities.max(axis=1)
-        return highest
+        """Probability of the predicted class of each row."""
+        return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
 
 @dataclass(frozen=True)
@@ -138,18 +132,19 @@ def train(
     features = TextFeatures.learn(labelled.texts, max_features=MAX_FEATURES)
     matrix = features.of(labelled.texts).matrix
     pair_names = ["\t".join(pair) for pair in pairs]
-    tags, topics = fit_head(labelled, tagged, pair_names, labelled.weights, matrix, seed, grid)
+    tags, topics, leanings = fit_head(labelled, tagged, pair_names, labelled.weights, matrix, seed, grid)
     classes = [_pair(name) for name in tags.classes]
 
     rated = [row for row, sentiment in enumerate(labelled.sentiments) if sentiment is not None]
     sentiment = validated_sentiment = None
     if len({labelled.sentiments[row] for row in rated}) > 1:
         names = [labelled.sentiments[row] or "" for row in rated]
-        sentiment, validated_sentiment = fit_head(
+        sentiment, validated_sentiment, _ = fit_head(
             labelled, rated, names, labelled.sentiment_weights, matrix, seed, grid
         )
 
-    stages, stage_calibration = by_stage(topics, classes, np.array([labelled.weights[row] for row in topics.rows]))
+    weights = np.array([labelled.weights[row] for row in topics.rows])
+    stages, stage_calibration = by_stage(topics, leanings, classes, weights)
     stage_thresholds = thresholds(stages, precision)
     model = LinearTextModel(
         version=version,
@@ -173,17 +168,21 @@ def _pair(name: str) -> tuple[str, str]:
     return stage, topic
 
 
-def by_stage(topics: Validated, classes: Sequence[tuple[str, str]], weights: Floats) -> tuple[Validated, Sharpening]:
+def by_stage(
+    topics: Validated, leanings: Floats, classes: Sequence[tuple[str, str]], weights: Floats
+) -> tuple[Validated, Sharpening]:
     """The same predictions with the topics of each stage added up, and calibrated: many small shares of topics that
     were hard to tell apart are little to add up.
     """
     stages = tuple(sorted({stage for stage, _ in classes}))
     of_class = np.array([stages.index(stage) for stage, _ in classes])
-    summed = topics.probabilities @ np.eye(len(stages))[of_class]
+    sum_by_stage = np.eye(len(stages))[of_class]
+    summed = topics.probabilities @ sum_by_stage
     truth = of_class[topics.truth]
     slope, shifts = calibrate(np.log(summed + TINY), truth, weights)
     calibration = Sharpening(slope, tuple(shifts.tolist()))
-    return Validated(stages, topics.rows, truth, calibration.of(summed), topics.settings), calibration
+    predicted = (leanings @ sum_by_stage).argmax(axis=1)
+    return Validated(stages, topics.rows, truth, predicted, calibration.of(summed), topics.settings), calibration
 
 
 def fit_head(
@@ -194,8 +193,9 @@ def fit_head(
     matrix: object,
     seed: int,
     grid: Sequence[Settings],
-) -> tuple[Head, Validated]:
-    """A head that decides between `names`, those of the texts at `rows`, and how it did in cross-validation.
+) -> tuple[Head, Validated, Floats]:
+    """A head that decides between `names`, those of the texts at `rows`; how it did in cross-validation; and there the
+    softmax of its scores, before the shares of the classes were calibrated.
 
     `confidences` and `matrix`, which holds the features, align with all of `labelled`.
 
@@ -220,16 +220,25 @@ def fit_head(
     assert best is not None, "the grid holds settings"
     _, settings, predicted, scores = best
     slope, shifts = calibrate(scores, truth[predicted], weights[predicted])
-    probabilities = softmax(slope * _finite(scores) + shifts, axis=1)
+    scaled = slope * _finite(scores)
 
     present, coefficients, intercept = _fit(own, truth, weights, settings, seed)
     assert len(present) == len(classes), "every class has a text"
     head = Head(
         classes,
         (slope * coefficients).astype(np.float32),
-        (slope * intercept + shifts).astype(np.float32),
+        (slope * intercept).astype(np.float32),
+        shifts.astype(np.float32),
     )
-    return head, Validated(classes, where[predicted], truth[predicted], probabilities, settings)
+    validated = Validated(
+        classes,
+        where[predicted],
+        truth[predicted],
+        scores.argmax(axis=1),
+        softmax(scaled + shifts, axis=1),
+        settings,
+    )
+    return head, validated, softmax(scaled, axis=1)
 
 
 def split(labelled: Labelled, rows: Ints, truth: Ints, seed: int) -> Iterator[Split]:

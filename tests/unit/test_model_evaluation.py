@@ -68,7 +68,7 @@ def test_class_figures__by_hand() -> None:
 def test_evaluate__coverage_takes_the_most_confident() -> None:
     truth = np.array([0, 0, 0, 0, 0])
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6], [0.45, 0.55]])
-    found = evaluate(["a", "b"], truth, probabilities, np.random.default_rng(0))
+    found = evaluate(["a", "b"], truth, probabilities.argmax(axis=1), probabilities, np.random.default_rng(0))
     assert [(c.share, c.accuracy.value) for c in found.coverage] == [(0.6, 1.0), (0.8, 0.75), (1.0, 0.6)]
     assert [c.confidence for c in found.coverage] == [0.7, 0.6, 0.55]
     assert found.confusions == [("a", "b", 2)]

@@ -90,8 +90,7 @@ def test_train__is_repeatable(model: LinearTextModel) -> None:
 def test_train__sentiment_has_a_head_of_its_own(model: LinearTextModel) -> None:
     assert model.sentiment is not None
     assert model.sentiment.classes == ("negative", "positive")
-    probabilities = model.judge(["the courier lost my parcel", "the payment worked"]).sentiment_probabilities
-    assert probabilities.argmax(axis=1).tolist() == [0, 1]
+    assert model.judge(["the courier lost my parcel", "the payment worked"]).sentiments.tolist() == [0, 1]
 
 
 def test_train__remembers_what_it_said_before_it_had_seen_a_text(model: LinearTextModel) -> None:
@@ -150,9 +149,9 @@ def test_calibrate__finds_the_temperature_of_overconfident_scores() -> None:
 def validated(confidence: list[float], right: list[bool]) -> Validated:
     """Predictions of class 0 of two, with these confidences."""
     probabilities = np.array([[c, 1 - c] for c in confidence])
-    return Validated(
-        ("a", "b"), np.arange(len(right)), np.array([0 if ok else 1 for ok in right]), probabilities, Settings()
-    )
+    n = len(right)
+    truth = np.array([0 if ok else 1 for ok in right])
+    return Validated(("a", "b"), np.arange(n), truth, np.zeros(n, np.int64), probabilities, Settings())
 
 
 def test_thresholds__lowest_confidence_that_keeps_the_precision() -> None:
