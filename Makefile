@@ -8,9 +8,11 @@ INSTALLED := .venv/.installed
 TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
+# Of one test; 25 kills are 25 starts.
+FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit verify-real verify-tagging bench lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-tagging bench audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +47,9 @@ test: setup lint ## Lint, types, schema compatibility, then all tests
 unit: setup ## Only the tests that start no server
 	@$(BIN)/python -m pytest tests/unit
 
+faults: setup ## The tests of faults in their long form, with a table of what was done and seen
+	@$(BIN)/python -m pytest tests/faults --faults=long --timeout=$(FAULTS_TIMEOUT_S) --numprocesses=$(TEST_PROCESSES) --dist=loadfile
+
 lint: setup ## Style (ruff) and types (mypy, strict)
 	@echo "Checking style"
 	@$(BIN)/ruff check .
@@ -54,6 +59,12 @@ lint: setup ## Style (ruff) and types (mypy, strict)
 	@for folder in $(FOLDERS); do ln -sfn "$(CURDIR)/$$folder" "$(TYPES)/$$folder"; done
 	@MYPYPATH=build/types $(BIN)/mypy $(addprefix -p vocbeam.,$(FOLDERS))
 
+fuzz: setup ## A million mutated messages into each database, damaged files and registry answers
+	@VOCBEAM_FUZZ_MESSAGES="$${VOCBEAM_FUZZ_MESSAGES:-1000000}" VOCBEAM_FUZZ_EXAMPLES="$${VOCBEAM_FUZZ_EXAMPLES:-1000}" \
+	    $(BIN)/python -m pytest -o timeout=3600 tests/unit/test_fuzz_files.py \
+	    tests/unit/test_registry.py::test_confluent_registry__any_answer_is_understood_or_an_error_of_ours \
+	    tests/integration/test_fuzz.py
+
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
 	@$(BIN)/vocbeam verify real
 
@@ -62,6 +73,12 @@ verify-tagging: setup ## Train and test the text model on the real texts
 
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py
+
+soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
+	@$(BIN)/python benchmarks/soak.py $(SOAK)
+
+audit: setup ## Ask for known vulnerabilities of the locked dependencies
+	@$(BIN)/python requirements/audit.py
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
 	@$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.lock

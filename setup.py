@@ -50,6 +50,7 @@ DEV = [
     "hypothesis>=6.150",
     "mypy>=2.4,<3",
     "pandas-stubs>=3",
+    "pip-audit>=2.10,<3",
     "pytest>=9,<10",
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8,<4",

@@ -17,7 +17,8 @@ import click
 from benchmarks.floor import poll_all
 from benchmarks.warehouses import fresh_warehouse
 from vocbeam.pipelines.apply import apply_to, now_us
-from vocbeam.pipelines.ingest import GC_THRESHOLD, rules_of
+from vocbeam.pipelines.ingest import GC_THRESHOLD
+from vocbeam.pipelines.job_steps import rules_of
 from vocbeam.pipelines.settings import Home
 from vocbeam.schemas import contracts
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance

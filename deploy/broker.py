@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from kafka.admin import KafkaAdminClient
@@ -200,17 +201,22 @@ def broker_status(home: Path) -> BrokerStatus:
 
 
 def create_topics(
-    bootstrap: str, partitions: Mapping[str, int], settings: Mapping[str, str] | None = None
+    bootstrap: str,
+    partitions: Mapping[str, int],
+    settings: Mapping[str, str] | None = None,
+    *,
+    client: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Create topics (name → number of partitions) that keep their records whatever the timestamps; the new names.
 
-    Topics that are there stay as they are. `settings` are topic properties that override `retention.ms=-1`. Returns
-    when every partition has a leader. Raises BrokerError where Kafka refuses one.
+    Topics that are there stay as they are. `settings` are topic properties that override `retention.ms=-1`, `client`
+    settings of kafka-python (TLS, SASL). Returns when every partition has a leader. Raises BrokerError where Kafka
+    refuses one.
     """
     configs = {"retention.ms": "-1", **(settings or {})}
     created = []
     try:
-        with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
+        with KafkaAdminClient(bootstrap_servers=bootstrap.split(","), **(client or {})) as admin:
             for name, count in partitions.items():
                 try:
                     admin.create_topics({name: {"num_partitions": count, "configs": configs}}, wait_for_metadata=True)

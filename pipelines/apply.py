@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from vocbeam.pipelines.settings import Home, governance_option, home_option, warehouse_option
 from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.schemas.secrets import fingerprint, pseudonym_key, pseudonym_source
-from vocbeam.sinks.catalog import apply_governance
+from vocbeam.sinks.catalog import apply_governance, ensure_governance
 from vocbeam.sinks.engine import open_engine
 from vocbeam.transforms.bins import all_bins
 
@@ -31,6 +31,13 @@ def apply_to(engine: Engine, governance: Governance, home: Home) -> str:
     return key
 
 
+def ensure_applied(engine: Engine, governance: Governance, home: Home) -> str:
+    """Like `apply_to`, but touches nothing where the file is in force already, so that the writer's rights suffice."""
+    key = fingerprint(pseudonym_key(pseudonym_source(home.path).ensure()))
+    ensure_governance(engine, governance, key_fingerprint=key, bins=all_bins(), now=now_us)
+    return key
+
+
 @click.command()
 @home_option
 @warehouse_option
@@ -38,7 +45,8 @@ def apply_to(engine: Engine, governance: Governance, home: Home) -> str:
 def apply(home: Home, warehouse: str | None, governance: Path) -> None:
     """Create or migrate the warehouse and put the governance file into force for new events.
 
-    History keeps the tags it was reported with. `vocbeam run` does the same when it starts.
+    History keeps the tags it was reported with. `vocbeam run` does the same when it starts
+    under another file. Takes the warehouse's owner on PostgreSQL.
     """
     loaded = load_governance(governance)
     apply_to(open_engine(warehouse or home.warehouse_url, write=True), loaded, home)

@@ -1,4 +1,4 @@
-"""`vocbeam check`: what a governance file leaves ungoverned, and who is measured by what."""
+"""`vocbeam check`: what a governance file leaves ungoverned, who is measured by what, which events can be read."""
 
 from __future__ import annotations
 
@@ -13,25 +13,41 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vocbeam.pipelines.settings import governance_option
+from vocbeam.pipelines.schemas import check_contracts, refuse_unreadable
+from vocbeam.pipelines.settings import Home, governance_option, home_option, registry_option, topic_prefix_option
 from vocbeam.schemas.errors import GovernanceError
 from vocbeam.schemas.governance import ANY, Finding, Governance, PlacedStage, check, load_governance, measured_by
+from vocbeam.schemas.registry import open_registry
 
 
 @click.command("check")
+@home_option
 @governance_option
+@registry_option
+@topic_prefix_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def check_command(governance: Path, as_json: bool) -> None:
+def check_command(home: Home, governance: Path, registry: str | None, topic_prefix: str, as_json: bool) -> None:
     """Check a governance file: every department measured, every stage owned, every metric tied, every rule alive.
 
-    Ends with exit code 2 when there is an error, with 0 when there are only warnings.
+    And check the event contracts: they must be able to read all their released versions, and all versions that are
+    registered for their topics. Ends with exit code 2 when there is an error, with 0 when there are only warnings.
     """
     loaded = load_governance(governance)
     findings = check(loaded)
+    readable = check_contracts(open_registry(registry, home.registry), topic_prefix)
     if as_json:
-        click.echo(json.dumps(_as_json(loaded, findings), ensure_ascii=False, indent=2))
+        result = {**_as_json(loaded, findings), "schemas": asdict(readable)}
+        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
-        _print(loaded, findings, governance, Console(width=None if sys.stdout.isatty() else 140))
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        _print(loaded, findings, governance, console)
+        if not readable.unreadable:
+            console.print(
+                f"The event contracts can read all {readable.released} released and {readable.registered} registered "
+                "versions.",
+                highlight=False,
+            )
+    refuse_unreadable(readable.unreadable)
     errors = sum(finding.severity == "error" for finding in findings)
     if errors:
         raise GovernanceError(f"{governance}: {errors} {_plural(errors, 'error')}; see above for the lines")

@@ -21,12 +21,19 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
+    "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
+    "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),
+    "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),
     "models": Entry("vocbeam.pipelines.models:models", "List, show and publish trained text models."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
+    "replay": Entry("vocbeam.pipelines.replay:replay", "Try dead letters again and heal those that load now."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
+    "retain": Entry("vocbeam.pipelines.retain:retain", "Delete what is older than the governance file allows."),
+    "roles": Entry("vocbeam.pipelines.migrate:roles", "Show what each PostgreSQL role may do."),
     "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
     "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),
     "simulate": Entry(
@@ -62,14 +69,19 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-v", "--verbose", count=True, help="-v for progress, -vv for everything.")
+@click.option("-v", "--verbose", count=True, help="-v for progress, -vv for all but records.")
 @click.version_option(package_name="vocbeam")
 def vocbeam(verbose: int) -> None:
     """Voice-of-customer pipeline: Kafka events in, governed and reconciled customer-experience metrics out."""
     logging.getLogger().setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
-    if not verbose:
+    if verbose:
+        # At DEBUG kafka-python writes down what it sends and receives: records, and with SASL PLAIN the password.
+        logging.getLogger("kafka").setLevel(logging.INFO)
+    else:
         # kafka-python warns of everything that it then retries by itself; what it gives up reaches us as an exception.
         logging.getLogger("kafka").setLevel(logging.ERROR)
+        # A connection that breaks is no news by itself, and this would tell it with a traceback.
+        logging.getLogger("kafka.net.transport").setLevel(logging.CRITICAL)
         # Beam logs the traceback of a failing bundle; the supervisor says in a sentence what failed and what follows.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 

@@ -23,14 +23,14 @@ from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.apply import ensure_applied, now_us
+from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.settings import (
     Home,
     bootstrap_option,
     consumer_config_option,
     governance_option,
     home_option,
-    refuse_password,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -40,18 +40,15 @@ from vocbeam.pipelines.workers import Total, run_workers
 from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import parse_governance
-from vocbeam.schemas.records import EVENT_TYPES, Committed, EventType, SubjectRule
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, open_registry
-from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
+from vocbeam.schemas.records import EVENT_TYPES, Committed
+from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
-from vocbeam.sinks.steps import WriteChunks, WriterConfig
+from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
-from vocbeam.transforms.progress import PROGRESS, report_committed
+from vocbeam.transforms.progress import PROGRESS
 from vocbeam.transforms.source import ReadChunks
-from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
-from vocbeam.transforms.subject_rules import subject_rules
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +72,11 @@ def run_in_process(compose: Callable[[beam.Pipeline], None]) -> None:
     options = PipelineOptions(["--direct_running_mode=in_memory", "--direct_num_workers=1"])
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
     compose(pipeline)
-    pipeline.run().wait_until_finish()
+    try:
+        pipeline.run().wait_until_finish()
+    finally:
+        # What is frozen is not freed at exit, which extension modules (DuckDB's) then report as leaks.
+        gc.unfreeze()
 
 
 RUNNERS: Mapping[str, Runner] = {
@@ -97,25 +98,13 @@ def build(
     return committed
 
 
-def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
-    """Subject rules of a governance file's text, for a worker that has no more than that."""
-    return subject_rules(parse_governance(governance_text))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run as a process needs it: picklable, with names of secrets and never secrets."""
 
     source: SourceConfig
     runner: str
-    governance_text: str
-    timezone: str
-    event_types: Mapping[str, EventType]
-    registry: str | None
-    home: Path
-    warehouse_url: str
-    key_fingerprint: str
-    run_epoch: int
+    steps: JobSteps
     max_restarts: int
     progress_seconds: float
 
@@ -123,33 +112,10 @@ class Job:
         """Adds the main job to a pipeline."""
         build(
             pipeline,
-            ReadChunks(self.source, LedgerFactory(self.warehouse_url)),
-            DecodeChunks(
-                DecodeConfig(
-                    governance_text=self.governance_text,
-                    event_types=self.event_types,
-                    open_registry=partial(open_registry, self.registry, self.home / "registry"),
-                    now=now_us,
-                )
-            ),
-            RedactAndTag(
-                TagConfig(
-                    governance_text=self.governance_text,
-                    pseudonym_key=pseudonym_source(self.home),
-                    key_fingerprint=self.key_fingerprint,
-                )
-            ),
-            WriteChunks(
-                WriterConfig(
-                    warehouse_url=self.warehouse_url,
-                    timezone=self.timezone,
-                    run_epoch=self.run_epoch,
-                    dead_letter_key=dead_letter_source(self.home),
-                    rules=partial(rules_of, self.governance_text),
-                    now=now_us,
-                    committed=report_committed,
-                )
-            ),
+            ReadChunks(self.source, LedgerFactory(self.steps.warehouse_url)),
+            self.steps.decode(),
+            self.steps.tag(),
+            self.steps.write(),
         )
 
 
@@ -211,8 +177,16 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     help="Processes that share the topic-partitions; the ledger keeps them apart.",
 )
 @click.option(
+    "--retry-seconds", default=RETRY_LIMIT_S, show_default=True, type=click.FloatRange(0),
+    help="How long a transaction that the warehouse refuses is repeated before the run fails and is restarted.",
+)  # fmt: skip
+@click.option(
     "--max-restarts", default=RestartPolicy.max_restarts, show_default=True, type=click.IntRange(0),
     help="Failures in a row after which the run is given up.",
+)  # fmt: skip
+@click.option(
+    "--outage-seconds", default=SourceConfig.outage_seconds, show_default=True, type=click.FloatRange(0),
+    help="For how long Kafka may give no answer before the pipeline fails.",
 )  # fmt: skip
 @click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
@@ -234,7 +208,9 @@ def run(
     chunk_bytes: int,
     group_records: int,
     group_bytes: int,
+    retry_seconds: float,
     max_restarts: int,
+    outage_seconds: float,
     progress_seconds: float,
     as_json: bool,
 ) -> None:
@@ -243,8 +219,6 @@ def run(
     A failure is retried from what is committed. Exit codes: 0 ended as asked, 4 a newer run took over, 5 a topic was
     recreated or truncated, 6 another taxonomy is in force, 2 configuration, 1 anything else.
     """
-    refuse_password("--warehouse", warehouse, "PGPASSWORD or ~/.pgpass")
-    refuse_password("--registry", registry, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}")
     with stop_on_signals(PROGRESS):
         started = time.monotonic()
         event_types = {contracts.topic(event_type, topic_prefix): event_type for event_type in EVENT_TYPES}
@@ -255,6 +229,7 @@ def run(
             group_id=group_id or None,
             shards=shards,
             bounds=Bounds(chunk_records, chunk_bytes, group_records, group_bytes),
+            outage_seconds=outage_seconds,
         )
         ends = find_end_offsets(source)
         missing = [topic for topic in source.topics if all(topic != known for known, _ in ends)]
@@ -269,7 +244,7 @@ def run(
         folder = home.path.absolute()
         dead_letter_source(folder).ensure()
         engine = open_engine(url, write=True)
-        key_fingerprint = apply_to(engine, rules, home)
+        key_fingerprint = ensure_applied(engine, rules, home)
         chosen = RUNNERS[runner]
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
@@ -279,20 +254,28 @@ def run(
         job = Job(
             source=source,
             runner=runner,
-            governance_text=governance_text,
-            timezone=rules.timezone,
-            event_types=event_types,
-            registry=registry,
-            home=folder,
-            warehouse_url=url,
-            key_fingerprint=key_fingerprint,
-            run_epoch=epoch,
+            steps=JobSteps(
+                governance_text=governance_text,
+                timezone=rules.timezone,
+                event_types=event_types,
+                registry=registry,
+                home=folder,
+                warehouse_url=url,
+                key_fingerprint=key_fingerprint,
+                run_epoch=epoch,
+                retry_seconds=retry_seconds,
+            ),
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
         )
-        outcome, total = "failed", Total()
+        outcome = "failed"
+        total: Total | None = None
         try:
-            total = work(job) if workers == 1 else run_workers(partial(work_as, job, workers), workers, max_restarts)
+            total = (
+                work(job)
+                if workers == 1
+                else run_workers(partial(work_as, job, workers), workers, RestartPolicy(max_restarts=max_restarts))
+            )
             outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__
@@ -303,7 +286,10 @@ def run(
             seconds = time.monotonic() - started
             if as_json:
                 summary = {"run_epoch": epoch, "runner": chosen.description, "workers": workers, "outcome": outcome}
-                click.echo(json.dumps({**summary, **asdict(total), "seconds": round(seconds, 3)}))
+                known = {} if total is None else asdict(total)
+                click.echo(json.dumps({**summary, **known, "seconds": round(seconds, 3)}))
+            elif total is None:
+                click.echo(f"run {epoch} {outcome} after {seconds:.1f} s", err=True)
             else:
                 click.echo(
                     f"run {epoch} {outcome}: {total.records:,} records in {seconds:.1f} s, {total.lag:,} behind",

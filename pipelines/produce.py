@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import click
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -26,9 +26,16 @@ from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, SchemaError, SourceError, VocbeamError
 from vocbeam.schemas.records import EventType
 from vocbeam.schemas.registry import Registry, open_registry
+from vocbeam.schemas.secrets import Hidden
 from vocbeam.schemas.timebase import from_micros
 from vocbeam.transforms.event_files import read_events
-from vocbeam.transforms.kafka_settings import SECRETS
+from vocbeam.transforms.kafka_settings import (
+    CONNECT_TIMEOUT_MS,
+    SECRETS,
+    check_tls_files,
+    no_answer,
+    noting_refusals,
+)
 from vocbeam.transforms.mapping import BadRow, EventMapping, MappedEvent, load_mapping, open_mapping
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -171,7 +178,9 @@ def produce(
         else:
             with _sender(bootstrap, producer_settings) as send, _progress(as_json) as progress:
                 events = _paced(events, rate, time.monotonic, time.sleep) if rate else events
-                router = _Router(open_registry(registry, home.registry), topic_prefix, bootstrap, partitions)
+                router = _Router(
+                    open_registry(registry, home.registry), topic_prefix, bootstrap, partitions, producer_settings
+                )
                 for event in events:
                     topic, schema_id = router.route(event.event_type)
                     value = reporter.encode(event, schema_id)
@@ -287,14 +296,17 @@ def _paced(
 class _Router:
     """Topic and schema id of each event type; creates and registers what is missing on first use."""
 
-    def __init__(self, registry: Registry, prefix: str, bootstrap: str, partitions: int) -> None:
+    def __init__(
+        self, registry: Registry, prefix: str, bootstrap: str, partitions: int, settings: Mapping[str, Any]
+    ) -> None:
         self._registry, self._prefix, self._bootstrap, self._partitions = registry, prefix, bootstrap, partitions
+        self._client = {name: value for name, value in settings.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
         self._known: dict[EventType, tuple[str, int]] = {}
 
     def route(self, event_type: EventType) -> tuple[str, int]:
         if event_type not in self._known:
             topic = contracts.topic(event_type, self._prefix)
-            create_topics(self._bootstrap, {topic: self._partitions})
+            create_topics(self._bootstrap, {topic: self._partitions}, client=self._client)
             schema_id = self._registry.register(contracts.subject(topic), contracts.schema_text(event_type))
             self._known[event_type] = topic, schema_id
         return self._known[event_type]
@@ -315,22 +327,23 @@ def _preview(events: Iterator[MappedEvent], prefix: str, summary: Summary, repor
 @contextmanager
 def _sender(bootstrap: str, settings: Mapping[str, Any]) -> Iterator[Sender]:
     """A producer that waits for all in-sync replicas; leaving the context waits until everything is delivered."""
-    try:
-        producer = KafkaProducer(
-            **{
-                "linger_ms": 20,
-                "max_request_size": MAX_RECORD_BYTES,
-                **settings,
-                "bootstrap_servers": bootstrap.split(","),
-                "acks": "all",
-            }
-        )
-    except KafkaTimeoutError as error:
-        raise SourceError(
-            f"no Kafka broker answered at {bootstrap}; start one (vocbeam broker start) or name another (--bootstrap)"
-        ) from error
-    except (KafkaError, TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"Kafka at {bootstrap} can't be used: {error}; check -X and --producer-config") from error
+    check_tls_files(settings)
+    with noting_refusals() as refusals:
+        try:
+            producer = KafkaProducer(
+                **{
+                    "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+                    "linger_ms": 20,
+                    "max_request_size": MAX_RECORD_BYTES,
+                    **settings,
+                    "bootstrap_servers": bootstrap.split(","),
+                    "acks": "all",
+                }
+            )
+        except KafkaTimeoutError as error:
+            raise SourceError(no_answer(bootstrap, settings, refusals)) from error
+        except (KafkaError, TypeError, ValueError, AssertionError) as error:
+            raise ConfigError(f"Kafka at {bootstrap} can't be used: {error}; check -X and --producer-config") from error
     failures: list[Exception] = []
 
     def send(topic: str, key: bytes, value: bytes) -> None:
@@ -382,7 +395,7 @@ def _value(place: str, text: str, environment: Mapping[str, str]) -> Any:
         raise ConfigError(f"{place}: the environment variable {unset[0]} is not set")
     filled = _REFERENCE.sub(lambda match: environment[match[1]], text)
     if filled != text:
-        return filled
+        return Hidden(filled)
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     return int(text) if re.fullmatch(r"-?\d+", text) else text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ from vocbeam.schemas import contracts
 from vocbeam.schemas.compatibility import incompatibilities_with_all
 from vocbeam.schemas.errors import SchemaError
 from vocbeam.schemas.records import EVENT_TYPES, EventType
-from vocbeam.schemas.registry import open_registry
+from vocbeam.schemas.registry import Registry, open_registry
 
 
 @click.group()
@@ -32,16 +34,10 @@ def check(released: Path) -> None:
     broken = []
     for event_type in EVENT_TYPES:
         versions = contracts.released_versions(event_type, released)
-        labelled = [(f"{event_type} v{number}", text) for number, text in versions]
-        reasons = incompatibilities_with_all(contracts.schema_text(event_type), labelled)
+        reasons = incompatibilities_with_all(contracts.schema_text(event_type), _labelled(event_type, versions))
         broken += reasons
         click.echo(f"{event_type:<10} {'INCOMPATIBLE' if reasons else _state(event_type, versions)}")
-    if broken:
-        raise SchemaError(
-            "contracts that can't read released versions: "
-            + "; ".join(broken)
-            + "; give new fields a default and keep old ones readable"
-        )
+    refuse_unreadable(broken)
 
 
 @schemas.command()
@@ -81,6 +77,47 @@ def list_(home: Home, registry: str | None, topic_prefix: str, as_json: bool) ->
         click.echo(f"{row['subject']:<24} version {row['version']}  id {row['id']}{mark}")
     if not rows:
         click.echo(f"no schema is registered for topics {topic_prefix}.*; `vocbeam schemas register` does it")
+
+
+@dataclass(frozen=True)
+class Readable:
+    """How many versions the contracts were held against, and why they can't read some of them."""
+
+    released: int
+    registered: int
+    unreadable: list[str]
+
+
+def check_contracts(registry: Registry, topic_prefix: str) -> Readable:
+    """Holds every contract against its released versions and against all versions of its topic's subject."""
+    released = registered = 0
+    reasons: list[str] = []
+    for event_type in EVENT_TYPES:
+        own = _labelled(event_type, contracts.released_versions(event_type))
+        subject = contracts.subject(contracts.topic(event_type, topic_prefix))
+        known = [(f"{subject} version {v.version} (id {v.schema_id})", v.schema) for v in registry.versions(subject)]
+        released += len(own)
+        registered += len(known)
+        for label, text in (*own, *known):
+            try:
+                reasons += incompatibilities_with_all(contracts.schema_text(event_type), [(label, text)])
+            except SchemaError as error:
+                reasons.append(f"{label}: {error}")
+    return Readable(released, registered, reasons)
+
+
+def refuse_unreadable(reasons: Sequence[str]) -> None:
+    """Raises SchemaError, with the reasons, if there are any."""
+    if reasons:
+        raise SchemaError(
+            "the event contracts can't read what other versions wrote: "
+            + "; ".join(reasons)
+            + "; give new fields a default and keep old ones readable"
+        )
+
+
+def _labelled(event_type: EventType, versions: list[tuple[int, str]]) -> list[tuple[str, str]]:
+    return [(f"{event_type} v{number}", text) for number, text in versions]
 
 
 def _state(event_type: EventType, versions: list[tuple[int, str]]) -> str:

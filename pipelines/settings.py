@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE
 from vocbeam.transforms.kafka_settings import parse_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,6 +72,7 @@ def warehouse_option(command: F) -> F:
         "--warehouse",
         envvar="VOCBEAM_WAREHOUSE",
         default=None,
+        callback=lambda _context, _option, url: without_password("--warehouse", url, "PGPASSWORD or ~/.pgpass"),
         help="sqlite:///FILE or postgresql+psycopg://USER@HOST/DB.  [default: SQLite in the home folder]",
     )(command)
 
@@ -118,6 +120,9 @@ def registry_option(command: F) -> F:
         "--registry",
         envvar="VOCBEAM_REGISTRY",
         default=None,
+        callback=lambda _context, _option, url: without_password(
+            "--registry", url, f"{USER_VARIABLE} and {PASSWORD_VARIABLE}"
+        ),
         help="URL of a Confluent-compatible schema registry.  [default: embedded, in the home folder]",
     )(command)
 
@@ -127,16 +132,23 @@ def topic_prefix_option(command: F) -> F:
     return click.option("--topic-prefix", envvar="VOCBEAM_TOPIC_PREFIX", default="voc", show_default=True)(command)
 
 
-def refuse_password(option: str, url: str | None, instead: str) -> None:
-    """Raises ConfigError for a URL with a password in it: URLs travel in the job graph, secrets must not."""
+def without_password(option: str, url: str | None, instead: str) -> str | None:
+    """The URL. Raises ConfigError if it holds a password: URLs show in process lists and travel in the job graph."""
     if url is None:
-        return
-    parts = urlsplit(url)
-    if parts.password or "password" in parse_qs(parts.query):
+        return None
+    try:
+        parts = urlsplit(url)
+        # psycopg takes both also from the query.
+        secret = parts.password or parse_qs(parts.query).keys() & {"password", "sslpassword"}
+    except ValueError:
+        # Without its cause, which may quote a part of the password.
+        raise ConfigError(f"the URL given with {option} can't be read; check its host and port") from None
+    if secret:
         raise ConfigError(
-            f"the URL given with {option} holds a password, and would carry it into the job graph; leave it out and "
-            f"set {instead} where the workers run"
+            f"the URL given with {option} holds a password, and would carry it into process lists and the job graph; "
+            f"leave it out and set {instead} where the workers run"
         )
+    return url
 
 
 def _existing_governance(path: Path) -> Path:

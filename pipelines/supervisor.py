@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+import select
 import signal
 import sys
 import threading
@@ -39,6 +40,9 @@ PERMANENT = (ConfigError, GovernanceError, TopicChanged, Fenced, TaxonomyChanged
 
 STOP_GRACE_SECONDS = 10.0
 """From the request to stop to the forced end; orchestrators kill after 30 s by default."""
+
+LAST_LINE_SECONDS = 2.0
+"""How long the end of a run waits for the line of progress in hand, which nobody may be reading."""
 
 _STEP = re.compile(r"\s*\[while running '([^']*)'\]")
 _IN_TRACEBACK = re.compile(r"^vocbeam\.[\w.]*\b(\w+): (.*)$", re.MULTILINE)
@@ -185,9 +189,11 @@ def stop_on_signals(
     """
 
     def end_hard() -> None:
-        os.write(
-            sys.stderr.fileno(), b"vocbeam: the group in hand did not end in time; uncommitted work is read again\n"
-        )
+        # Whoever reads stderr may be what the work hangs on: a full pipe must not keep the process here.
+        if select.select([], [sys.stderr.fileno()], [], 0)[1]:
+            os.write(
+                sys.stderr.fileno(), b"vocbeam: the group in hand did not end in time; uncommitted work is read again\n"
+            )
         os._exit(1)
 
     deadline = threading.Timer(grace_seconds, end_hard)
@@ -238,4 +244,4 @@ def show_progress(progress: Progress, every_seconds: float, console: Console) ->
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(LAST_LINE_SECONDS)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 import click
 
-from vocbeam.pipelines.supervisor import stop_on_signals
+from vocbeam.pipelines.supervisor import RestartPolicy, stop_on_signals
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.transforms.progress import PROGRESS
 
@@ -44,24 +46,43 @@ class Total:
 class _Worker:
     process: SpawnProcess
     result: Connection
+    started: float
     deaths: int = 0
 
 
-def run_workers(work: Callable[[int], Total], workers: int, max_restarts: int) -> Total:
+@dataclass(frozen=True)
+class _Dead:
+    """A worker that was killed and waits for its next start; `due` is on the monotonic clock."""
+
+    deaths: int
+    due: float
+
+
+def run_workers(
+    work: Callable[[int], Total], workers: int, policy: RestartPolicy, chance: Callable[[], float] = random.random
+) -> Total:
     """Runs `work(0)` to `work(workers - 1)`, each in a process of its own; the sum of what they return.
 
-    A process that is killed is started again, up to `max_restarts` times: the ledger tells it where to go on. One that
-    ends by an error of ours ends the others too, and the error's exit code becomes that of the run. A request to stop
-    (SIGTERM, Ctrl-C) is passed on. Processes end with the one that started them, however that ends.
+    A process that is killed is started again after the policy's delay, as often in a row as the policy allows: the
+    ledger tells it where to go on. One that ends by an error of ours ends the others too, and the error's exit code
+    becomes that of the run. A request to stop (SIGTERM, Ctrl-C) is passed on. Processes end with the one that started
+    them, however that ends.
 
     `work` is pickled, so it must hold no secret. Raises VocbeamError with the exit code of the worker that failed.
     """
     running = {number: _start(work, number) for number in range(workers)}
+    waiting: dict[int, _Dead] = {}
     total = Total()
     told = False
     try:
-        while running:
+        while running or waiting:
             wait([worker.process.sentinel for worker in running.values()], WATCH_SECONDS)
+            if PROGRESS.stop_requested():
+                waiting.clear()
+            for number, dead in list(waiting.items()):
+                if time.monotonic() >= dead.due:
+                    del waiting[number]
+                    running[number] = _start(work, number, dead.deaths)
             if PROGRESS.stop_requested() and not told:
                 # Once: a worker takes a second signal for the order to end at once.
                 told = True
@@ -71,24 +92,34 @@ def run_workers(work: Callable[[int], Total], workers: int, max_restarts: int) -
                 if worker.process.exitcode is None:
                     continue
                 code = worker.process.exitcode
+                deaths = 1 if time.monotonic() - worker.started >= policy.healthy_seconds else worker.deaths + 1
                 if code == 0:
                     total += worker.result.recv() if worker.result.poll() else Total()
-                    del running[number]
-                elif code > 0 or worker.deaths >= max_restarts:
+                elif code > 0 or deaths > policy.max_restarts:
                     raise _failure(number, code)
-                elif PROGRESS.stop_requested():
-                    del running[number]
-                else:
-                    log.warning("worker %d was killed by signal %d and is started again", number, -code)
-                    running[number] = _start(work, number, worker.deaths + 1)
+                elif not PROGRESS.stop_requested():
+                    delay = policy.delay(deaths, chance())
+                    waiting[number] = _Dead(deaths, time.monotonic() + delay)
+                    total += Total(restarts=1)
+                    log.warning(
+                        "worker %d was killed by signal %d and is started again in %.1f s (%d of %d restarts)",
+                        number, -code, delay, deaths, policy.max_restarts,
+                    )  # fmt: skip
+                del running[number]
     finally:
-        for worker in running.values():
-            if not told:
-                worker.process.terminate()
-        for worker in running.values():
-            worker.process.join(STOP_SECONDS)
-            worker.process.kill()
+        _end([worker.process for worker in running.values()], told)
     return total
+
+
+def _end(processes: Sequence[SpawnProcess], told: bool) -> None:
+    """Ends what still runs: gently, then, after STOP_SECONDS for all together, by SIGKILL."""
+    for process in processes:
+        if not told:
+            process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
 
 
 def _start(work: Callable[[int], Total], number: int, deaths: int = 0) -> _Worker:
@@ -97,7 +128,7 @@ def _start(work: Callable[[int], Total], number: int, deaths: int = 0) -> _Worke
     process = context.Process(target=_serve, args=(work, number, sending), name=f"vocbeam-worker-{number}")
     process.start()
     sending.close()
-    return _Worker(process, receiving, deaths)
+    return _Worker(process, receiving, time.monotonic(), deaths)
 
 
 def _failure(number: int, code: int) -> VocbeamError:
@@ -112,6 +143,8 @@ def _serve(work: Callable[[int], Total], number: int, result: Connection) -> Non
     """Body of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    # A connection that breaks is no news by itself, and this would tell it with a traceback.
+    logging.getLogger("kafka.net.transport").setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         # Ctrl-C reaches the whole process group; what it means for a worker, the parent says.

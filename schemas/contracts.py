@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import fastavro
+from fastavro.schema import SchemaParseException
 
 from vocbeam.schemas.compatibility import incompatibilities, parse
 from vocbeam.schemas.errors import SchemaError
@@ -54,8 +55,12 @@ def compact(text: str) -> str:
     return json.dumps(parse(text), separators=(",", ":"), ensure_ascii=False)
 
 
-def released_versions(event_type: EventType, folder: Path = AVRO_FOLDER / "released") -> list[tuple[int, str]]:
-    """(version, schema text) of a contract's released versions, ascending. Raises SchemaError if there is none."""
+def released_versions(event_type: EventType, folder: Path | None = None) -> list[tuple[int, str]]:
+    """(version, schema text) of a contract's released versions, ascending. Raises SchemaError if there is none.
+
+    They are the package's own unless `folder` is given.
+    """
+    folder = folder or AVRO_FOLDER / "released"
     versions = []
     for path in (folder / event_type).glob("v*.avsc"):
         if not path.stem[1:].isdigit():
@@ -108,13 +113,35 @@ def reader_schema(event_type: EventType) -> Any:
 def writer_schema(event_type: EventType, text: str) -> Any:
     """Schema `text` of a record's writer, parsed for fastavro with timestamps as plain long.
 
-    Give it to fastavro together with `reader_schema`: fastavro converts by the writer's logical types, so both must be
-    without. Raises SchemaError, with the reasons, when the contract can't read what this schema wrote.
+    Give it to fastavro together with `resolving_schema`: fastavro converts by the writer's logical types, so both must
+    be without. Raises SchemaError, with the reasons, when the contract can't read what this schema wrote.
     """
     reasons = incompatibilities(schema_text(event_type), text)
     if reasons:
         raise SchemaError(f"the writer's schema does not fit the {event_type} contract: {'; '.join(reasons)}")
     return fastavro.parse_schema(_plain(json.loads(text)))
+
+
+def resolving_schema(event_type: EventType, writer: Any) -> Any:
+    """The contract, followed by those fields of a parsed `writer_schema` that the contract doesn't have.
+
+    fastavro skips a field that only the writer has without looking where the data ends: it takes a truncated event for
+    a whole one, and a wrong count of array items keeps it busy for ever. So these fields are read like all others;
+    whoever takes the contract's fields from the record leaves them behind. Raises SchemaError where the two define a
+    type of the same name.
+    """
+    contract = reader_schema(event_type)
+    known = {name for field in contract["fields"] for name in (field["name"], *field.get("aliases", ()))}
+    unknown = [field for field in writer["fields"] if field["name"] not in known]
+    try:
+        return fastavro.parse_schema(_unparsed({**contract, "fields": [*contract["fields"], *unknown]}))
+    except SchemaParseException as error:
+        raise SchemaError(f"the writer's schema can't be joined with the {event_type} contract: {error}") from error
+
+
+def _unparsed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without the mark by which fastavro takes a schema for one it has parsed."""
+    return {key: value for key, value in schema.items() if not key.startswith("__")}
 
 
 def _plain(schema: Any) -> Any:

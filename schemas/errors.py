@@ -8,6 +8,7 @@ VocbeamError
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
 │   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
+├── ReplayStopped          most dead letters of a batch failed again                exit 7
 └── SinkError              the warehouse can't be written                           exit 1
     ├── SinkUnavailable    retries are used up                                      exit 1
     ├── Fenced             a newer run owns the ledger                              exit 4
@@ -61,6 +62,12 @@ class TopicChanged(SourceError):
     """Another cluster or topic id stands behind a ledger row, or the log ends before the ledger's position."""
 
     exit_code = 5
+
+
+class ReplayStopped(VocbeamError):
+    """More than half of a batch of dead letters failed again: going on would not help before the cause is mended."""
+
+    exit_code = 7
 
 
 class SinkError(VocbeamError):

@@ -15,10 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vocbeam.schemas.errors import ConfigError, GovernanceError
 from vocbeam.schemas.governance_check import Finding, check, cross_errors, measured_by, target_range
@@ -56,6 +53,7 @@ from vocbeam.schemas.governance_model import (
     did_you_mean,
     line_at,
 )
+from vocbeam.schemas.yaml_text import NotYaml, load_yaml
 
 __all__ = [
     "ANY",
@@ -133,26 +131,36 @@ def parse_governance(text: str, name: str = "governance") -> Governance:
 
 def _parse_yaml(text: str, name: str) -> tuple[Any, dict[Place, int]]:
     try:
-        root = YAML(typ="rt").load(text)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1
-        raise GovernanceError(
-            f"{name}:{line}: {(error.problem or 'duplicate key').splitlines()[0]}; keep one"
-        ) from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark is not None else name
-        raise GovernanceError(f"{where}: not valid YAML: {error.problem or error.context}") from error
-    except YAMLError as error:
-        raise GovernanceError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from error
+        root = load_yaml(text)
+    except NotYaml as error:
+        raise GovernanceError(error.at(name)) from error
     if not isinstance(root, CommentedMap):
         raise GovernanceError(f"{name}:1: found no mapping of keys; start with version: 1")
     lines: dict[Place, int] = {(): 1}
-    return _plain(root, (), lines), lines
+    try:
+        return _plain(root, (), lines), lines
+    except _Unfolds as error:
+        raise GovernanceError(
+            f"{name}:1: more than {MAX_VALUES:,} values or {MAX_DEPTH} levels once its aliases (*name) are resolved; "
+            "write out by hand what they stand for"
+        ) from error
+
+
+MAX_DEPTH = 50
+"""Levels of nesting: a governance file has seven, one whose aliases point to themselves has no end."""
+
+MAX_VALUES = 100_000
+"""Values of a file with its aliases written out: the largest example has 1,753."""
+
+
+class _Unfolds(Exception):
+    """The aliases of a file lead to more than any company has to say."""
 
 
 def _plain(node: Any, path: Place, lines: dict[Place, int]) -> Any:
-    """The YAML node as plain dicts, lists and scalars; fills `lines`."""
+    """The YAML node as plain dicts, lists and scalars; fills `lines`. Raises _Unfolds."""
+    if len(path) > MAX_DEPTH or len(lines) > MAX_VALUES:
+        raise _Unfolds
     if isinstance(node, CommentedMap | CommentedSeq):
         named = node.items() if isinstance(node, CommentedMap) else enumerate(node)
         plain = {}

@@ -202,13 +202,19 @@ class Deduplication(_Model):
 
 
 class Retention(_Model):
-    """How long rows are kept, in seconds (written 730d); None keeps them."""
+    """How long rows are kept, in seconds (written 730d); None keeps them.
+
+    `event` holds for events of all types but flags. A dead letter that can't be decoded can't be searched for a
+    customer's data either, so it is never kept longer than `undecodable_dead_letter`.
+    """
 
     event: Seconds | None = None
     dead_letter: Seconds | None = None
+    undecodable_dead_letter: Seconds = 14 * 86_400
     ticket: Seconds | None = None
     survey: Seconds | None = None
     flag: Seconds | None = None
+    customer_day: Seconds | None = None
 
 
 class Department(_Model):

@@ -8,7 +8,8 @@ committed in one transaction. Columns are parallel lists: position i of every co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 EventType = Literal["survey", "ticket", "telemetry", "flag", "outcome"]
@@ -45,7 +46,8 @@ class RawChunk:
 
     The chunk covers offsets `first_offset` (inclusive) to `next_offset` (exclusive): the consumer's position before and
     after the poll. `offsets` may have gaps (transaction markers, aborted and compacted records). `lost` counts the
-    offsets at the front of the range that Kafka no longer has. A value of None is a tombstone.
+    offsets at the front of the range that Kafka no longer has. A value of None is a tombstone. `refused` are
+    records, at offsets of their own, that the source itself could not bring into a contract's form: archives have some.
     """
 
     partition: PartitionKey
@@ -54,6 +56,7 @@ class RawChunk:
     offsets: list[int]
     values: list[bytes | None]
     lost: int = 0
+    refused: tuple[DeadLetter, ...] = ()
 
 
 RawGroup = tuple[RawChunk, ...]
@@ -188,23 +191,37 @@ class TaggedChunk:
         """
         keep = [i for i, offset in enumerate(self.offsets) if first_offset <= offset < next_offset]
         lost_end = self.first_offset + self.lost
-        lost = max(0, min(lost_end, next_offset) - max(self.first_offset, first_offset))
-        return TaggedChunk(
-            partition=self.partition,
-            first_offset=max(first_offset, self.first_offset),
-            next_offset=min(next_offset, self.next_offset),
-            lost=lost,
-            event_type=self.event_type,
-            taxonomy_version=self.taxonomy_version,
-            model_version=self.model_version,
+        part = self._with_events(keep)
+        part.first_offset = max(first_offset, self.first_offset)
+        part.next_offset = min(next_offset, self.next_offset)
+        part.lost = max(0, min(lost_end, next_offset) - max(self.first_offset, first_offset))
+        part.dead = [letter for letter in self.dead if first_offset <= letter.offset < next_offset]
+        part.dropped = [offset for offset in self.dropped if first_offset <= offset < next_offset]
+        return part
+
+    def dropping(self, positions: Collection[int]) -> TaggedChunk:
+        """The same chunk with the events at these positions among the dropped."""
+        rest = self._with_events([i for i in range(len(self.offsets)) if i not in positions])
+        rest.dropped = sorted([*self.dropped, *(self.offsets[i] for i in positions)])
+        return rest
+
+    def without(self, offsets: Collection[int]) -> TaggedChunk:
+        """The same chunk less what it holds at these offsets: events, dead letters and dropped ones."""
+        rest = self._with_events([i for i, offset in enumerate(self.offsets) if offset not in offsets])
+        rest.dead = [letter for letter in self.dead if letter.offset not in offsets]
+        rest.dropped = [offset for offset in self.dropped if offset not in offsets]
+        return rest
+
+    def _with_events(self, keep: Sequence[int]) -> TaggedChunk:
+        """A copy with the events at these positions alone."""
+        return replace(
+            self,
             offsets=[self.offsets[i] for i in keep],
             columns={name: [values[i] for i in keep] for name, values in self.columns.items()},
             event_keys=[self.event_keys[i] for i in keep],
             content_digests=[self.content_digests[i] for i in keep],
             contributions=[self.contributions[i] for i in keep],
             subjects=[self.subjects[i] for i in keep],
-            dead=[letter for letter in self.dead if first_offset <= letter.offset < next_offset],
-            dropped=[offset for offset in self.dropped if first_offset <= offset < next_offset],
             raw=[self.raw[i] for i in keep],
         )
 

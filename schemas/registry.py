@@ -15,21 +15,33 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, TypeVar
 from urllib.parse import quote
 
 import httpx
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
 from vocbeam.schemas.compatibility import incompatibilities_with_all
 from vocbeam.schemas.contracts import compact
 from vocbeam.schemas.errors import ConfigError, SchemaError
+
+T = TypeVar("T")
 
 TIMEOUT_S = 10.0
 """Of one request; a registry answers in milliseconds, so more than this is an outage."""
 
 ATTEMPTS = 5
 """Requests until an outage is reported; with the waits between them about 4 s."""
+
+LOCK_WAIT_S = 10.0
+"""Longest wait for another process that writes the embedded registry, which takes milliseconds."""
 
 NO_SUCH_SUBJECT, NO_SUCH_VERSION, NO_SUCH_SCHEMA = 40401, 40402, 40403
 """Confluent's error codes below HTTP 404."""
@@ -104,11 +116,13 @@ class FileRegistry:
     """The embedded registry: one JSON file in a folder, replaced as a whole under a lock.
 
     Ids count from 1 over all subjects and are never given twice; the same schema has the same id under every subject.
-    Several processes and threads may use a folder at once. Raises SchemaError when the file can't be read.
+    Several processes and threads may use a folder at once. Raises SchemaError when the file can't be read,
+    RegistryUnavailable when another process doesn't give its lock back.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self.folder = folder
+        self._lock_wait_s = lock_wait_s
         self._file = folder / "registry.json"
         self._by_id: dict[int, str] = {}
 
@@ -153,8 +167,21 @@ class FileRegistry:
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._acquire(lock)
             yield
+
+    def _acquire(self, lock: TextIO) -> None:
+        retrying = Retrying(
+            stop=stop_after_delay(self._lock_wait_s),
+            wait=wait_exponential_jitter(multiplier=0.01, max=0.2, jitter=0.02),
+            retry=retry_if_exception_type(BlockingIOError),
+        )
+        try:
+            retrying(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except RetryError as error:
+            raise RegistryUnavailable(
+                f"another process has held {lock.name} for {self._lock_wait_s:.0f} s; see which one (fuser) and end it"
+            ) from error
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -164,7 +191,7 @@ class FileRegistry:
         try:
             state: dict[str, Any] = json.loads(text)
             state["schemas"], state["subjects"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SchemaError(f"{self._file} is damaged ({error}); restore it from a backup") from error
         return state
 
@@ -204,8 +231,9 @@ class ConfluentRegistry:
         environment = os.environ if environment is None else environment
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"the registry's URL can't be parsed: {error}") from error
+        except httpx.InvalidURL:
+            # Without its cause, which may quote a part of the password.
+            raise ConfigError("the registry's URL can't be parsed; check its host and port") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ConfigError("the registry's URL must look like http://HOST:PORT or https://HOST/PATH")
         user, password = parsed.username or environment.get(USER_VARIABLE, ""), parsed.password
@@ -235,18 +263,21 @@ class ConfluentRegistry:
         known = self._call("POST", path, {"schema": schema}, absent=(NO_SUCH_SUBJECT, NO_SUCH_SCHEMA))
         if known is None:
             _refuse(subject, self.check_compatible(subject, schema))
-            known = self._call("POST", f"{path}/versions", {"schema": schema})
-        return int(known["id"])
+            path = f"{path}/versions"
+            known = self._call("POST", path, {"schema": schema})
+        return self._field(path, known, "id", int)
 
     def schema_by_id(self, schema_id: int) -> str:
         """See `Registry.schema_by_id`."""
         if schema_id not in self._by_id:
-            answer = self._call("GET", f"/schemas/ids/{schema_id}", absent=(NO_SUCH_SCHEMA,))
+            path = f"/schemas/ids/{schema_id}"
+            answer = self._call("GET", path, absent=(NO_SUCH_SCHEMA,))
             if answer is None:
                 raise UnknownSchema(f"schema id {schema_id} is not in the registry at {self.url}")
+            schema = self._field(path, answer, "schema", str)
             if answer.get("schemaType", "AVRO") != "AVRO":
                 raise NotAvro(f"schema id {schema_id} is {answer['schemaType']}, not Avro")
-            self._by_id[schema_id] = str(answer["schema"])
+            self._by_id[schema_id] = schema
         return self._by_id[schema_id]
 
     def latest(self, subject: str) -> Registered | None:
@@ -255,8 +286,13 @@ class ConfluentRegistry:
 
     def versions(self, subject: str) -> list[Registered]:
         """See `Registry.versions`. A version that is deleted meanwhile is left out."""
-        numbers = self._call("GET", f"/subjects/{quote(subject, safe='')}/versions", absent=(NO_SUCH_SUBJECT,))
-        found = (self._version(subject, number) for number in sorted(numbers or ()))
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        numbers = self._call("GET", path, absent=(NO_SUCH_SUBJECT,))
+        if numbers is None:
+            return []
+        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+            raise self._unexpected(path, "a list of version numbers")
+        found = (self._version(subject, number) for number in sorted(numbers))
         return [version for version in found if version is not None]
 
     def check_compatible(self, subject: str, schema: str) -> list[str]:
@@ -268,14 +304,28 @@ class ConfluentRegistry:
         answer = self._call("GET", path, absent=(NO_SUCH_SUBJECT, NO_SUCH_VERSION))
         if answer is None:
             return None
-        return Registered(subject, int(answer["version"]), int(answer["id"]), str(answer["schema"]))
+        version, schema_id = (self._field(path, answer, name, int) for name in ("version", "id"))
+        return Registered(subject, version, schema_id, self._field(path, answer, "schema", str))
+
+    def _field(self, path: str, answer: Any, name: str, kind: type[T]) -> T:
+        """One field of an answer, which must have this type."""
+        value = answer.get(name) if isinstance(answer, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self._unexpected(path, f"an object whose {name!r} is {'a text' if kind is str else 'a number'}")
+        return value
+
+    def _unexpected(self, path: str, expected: str) -> RegistryUnavailable:
+        return RegistryUnavailable(
+            f"{self.url}{path} answered something else than {expected}; --registry must be the base URL of the "
+            "registry's Confluent API"
+        )
 
     def _call(self, method: str, path: str, body: Any = None, absent: tuple[int, ...] = ()) -> Any:
         """The answer's JSON, or None for one of the `absent` error codes."""
         retrying = Retrying(
             stop=stop_after_attempt(self._attempts),
             wait=wait_exponential_jitter(multiplier=self._first_wait_s, max=5, jitter=self._first_wait_s),
-            retry=retry_if_exception_type((httpx.TransportError, _Overloaded)),
+            retry=retry_if_exception_type((httpx.RequestError, _Overloaded)),
         )
         try:
             response = retrying(self._send, method, path, body)
@@ -287,7 +337,7 @@ class ConfluentRegistry:
             ) from cause
         try:
             answer = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RegistryUnavailable(
                 f"{self.url}{path} answered HTTP {response.status_code} without JSON; --registry must be the base URL "
                 "of the registry's Confluent API"

@@ -28,6 +28,15 @@ _TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP
 """Permissions a key file must not have. Group read stays allowed: Kubernetes mounts secrets as 0440 under fsGroup."""
 
 
+class Hidden(str):
+    """A secret's text for a library that may log its settings: their representation shows asterisks for it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 @dataclass(frozen=True, slots=True)
 class SecretSource:
     """Where a secret is read: environment variable `env`, the file named by `env`_FILE, else `path`.
@@ -95,8 +104,9 @@ class DeadLetterCipher:
 
     def __init__(self, secret: str) -> None:
         try:
-            self._fernet = MultiFernet([Fernet(part.strip()) for part in secret.split(",") if part.strip()])
-        except ValueError as error:
+            keys = [Fernet(part.strip()) for part in secret.split(",") if part.strip()]
+            self._newest, self._fernet = keys[0], MultiFernet(keys)
+        except (ValueError, IndexError) as error:
             raise ConfigError(
                 f"{DEAD_LETTER_ENV} holds something that is no Fernet key (32 bytes, URL-safe base64); make one with "
                 "`python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'`"
@@ -114,6 +124,14 @@ class DeadLetterCipher:
             raise ConfigError(
                 f"no key in {DEAD_LETTER_ENV} opens this dead letter; add the key it was written with to the list"
             ) from error
+
+    def reseal(self, token: bytes) -> bytes | None:
+        """The token under the first key, or None where it is under that already. Raises as `decrypt` does."""
+        try:
+            self._newest.decrypt(token)
+        except InvalidToken:
+            return self.encrypt(self.decrypt(token))
+        return None
 
 
 def _generate(env: str) -> str:

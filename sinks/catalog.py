@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from itertools import zip_longest
@@ -13,15 +16,19 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, inspect, select, update
+from sqlalchemy.exc import DBAPIError
 
 from vocbeam.schemas.errors import ConfigError, SinkUnavailable, WrongKey
 from vocbeam.schemas.governance import ANY, Governance, Metric
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import LocalCalendar
+from vocbeam.sinks import roles
 from vocbeam.sinks.bulk import insert_rows
-from vocbeam.sinks.engine import driver_error, is_contention, is_transient
+from vocbeam.sinks.engine import driver_error, is_contention, is_forbidden, is_transient
 from vocbeam.sinks.tables import (
+    KEY_FINGERPRINT,
+    TIMEZONE,
     active_tagging,
     calendar_date,
     data_dictionary,
@@ -34,7 +41,9 @@ from vocbeam.sinks.tables import (
     taxonomy_version,
     warehouse_setting,
 )
-from vocbeam.sinks.views import create_views, drop_views, view_comments
+from vocbeam.sinks.views import create_views, drop_views, view_comments, view_definitions, view_names
+
+log = logging.getLogger(__name__)
 
 FIRST_YEAR, LAST_YEAR = 1999, 2049
 """Years of `calendar_date`. A governance file may accept events from 2000-01-01 UTC on, in some zones a day earlier."""
@@ -42,32 +51,144 @@ FIRST_YEAR, LAST_YEAR = 1999, 2049
 TURN_WAIT_S = 120
 """Longest wait for others who migrate, apply, or read a view that is to be replaced; each takes some seconds."""
 
+OUTAGE_WAIT_S = 10
+"""Longest wait for a database that doesn't answer or is starting: a wrong URL shall be told soon."""
+
 _TURN = int.from_bytes(b"vocbeam", "big")
 """Key of the advisory lock that only `vocbeam` takes."""
 
 VERSION_TABLE = "schema_version"
 """Where Alembic keeps the revision of the schema; `migrations/env.py` says so too."""
 
-TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
+ROLE_PREFIX, IN_FORCE = "role_prefix", "in_force"
+
+NO_ROLES = "SQLite has no roles: there the permissions of the file decide; name a PostgreSQL warehouse (--warehouse)"
+
+Bins = Iterable[tuple[int, int, int, float]]
 
 
-def migrate(engine: Engine) -> None:
-    """Brings the schema to this release's version.
+def migrate(engine: Engine, role_prefix: str | None = None) -> None:
+    """Brings the schema and the views to this release's version, and on PostgreSQL its roles and their rights.
 
-    Views stand in the way of a change, so they are dropped for one; `apply_governance` creates them anew.
+    `role_prefix` names the roles from now on (None: as before, at first after the database); see `sinks/roles.py`.
+    Raises ConfigError when this account may not, or for a prefix that can't be; SinkUnavailable as `apply_governance`.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
 
-    def upgrade(connection: Connection) -> None:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        if context.get_current_revision() == ScriptDirectory.from_config(config).get_current_head():
-            return
+    def change(connection: Connection) -> None:
+        _upgrade(connection)
+        create_views(connection)
+        _replace(connection, data_dictionary, _dictionary())
+        _grant_roles(connection, role_prefix)
+
+    if role_prefix is not None and engine.dialect.name != "postgresql":
+        raise ConfigError(NO_ROLES)
+    _in_turn(engine, change)
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _alembic()
+    if _revision(connection) != ScriptDirectory.from_config(config).get_current_head():
+        # Views stand in the way of a change.
         drop_views(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
-    _in_turn(engine, upgrade)
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def _grant_roles(connection: Connection, prefix: str | None = None) -> None:
+    """Makes the roles and grants them their rights; where this account can't make them, says what is to be done."""
+    if connection.dialect.name != "postgresql":
+        return
+    former = _settings(connection).get(ROLE_PREFIX)
+    if prefix is None:
+        prefix = former or connection.execute(select(func.current_database())).scalar_one()
+    elif former not in (None, prefix):
+        roles.revoke(connection, former)
+    missing = roles.ensure_roles(connection, prefix)
+    if missing:
+        log.warning(
+            "the PostgreSQL roles %s are missing, and this account may not create them; everything else goes on. "
+            "Have an administrator run what `vocbeam roles --sql` prints, then run `vocbeam migrate`",
+            ", ".join(missing),
+        )
+    _set(connection, ROLE_PREFIX, prefix)
+    roles.grant(connection, prefix)
+
+
+def role_prefix(engine: Engine) -> str:
+    """What the names of a warehouse's roles begin with. Raises ConfigError on SQLite, which has no roles."""
+    if engine.dialect.name != "postgresql":
+        raise ConfigError(NO_ROLES)
+    with engine.connect() as connection:
+        known = _settings(connection) if inspect(connection).has_table(warehouse_setting.name) else {}
+        database: str = connection.execute(select(func.current_database())).scalar_one()
+    return known.get(ROLE_PREFIX, database)
+
+
+def _settings(connection: Connection) -> dict[str, str]:
+    return dict(connection.execute(select(warehouse_setting.c.name, warehouse_setting.c.value)).all())
+
+
+def _set(connection: Connection, name: str, value: str) -> None:
+    connection.execute(delete(warehouse_setting).where(warehouse_setting.c.name == name))
+    connection.execute(insert(warehouse_setting).values(name=name, value=value))
+
+
+def ensure_governance(
+    engine: Engine, governance: Governance, *, key_fingerprint: str, bins: Bins, now: Callable[[], int]
+) -> None:
+    """Like `apply_governance`, but changes nothing, and needs no right to, where all that is in force already."""
+    bins = list(bins)
+    try:
+        if _in_force(engine, governance, key_fingerprint, bins):
+            return
+    except DBAPIError as error:
+        # What waits, retries and explains is there already.
+        if not (is_transient(error) or is_forbidden(error)):
+            raise
+    apply_governance(engine, governance, key_fingerprint=key_fingerprint, bins=bins, now=now)
+
+
+def _in_force(engine: Engine, governance: Governance, key_fingerprint: str, bins: Bins) -> bool:
+    with engine.connect() as connection:
+        present = inspect(connection)
+        head = ScriptDirectory.from_config(_alembic()).get_current_head()
+        if not present.has_table(VERSION_TABLE) or _revision(connection) != head:
+            return False
+        wanted = {
+            KEY_FINGERPRINT: key_fingerprint,
+            TIMEZONE: governance.timezone,
+            IN_FORCE: _digest(connection, governance, bins),
+        }
+        same = wanted.items() <= _settings(connection).items()
+        return same and set(view_names()) <= set(present.get_view_names())
+
+
+def _digest(connection: Connection, governance: Governance, bins: Bins) -> str:
+    """What `apply_governance` makes of these arguments in this release, told apart from anything else."""
+    made = [governance.digest, list(bins), view_definitions(connection.dialect.name), list(_dictionary())]
+    granted = [roles.rights(name, role) for name in (*roles.TABLE_ACCESS, *view_names()) for role in roles.ROLES]
+    return hashlib.sha256(json.dumps([*made, granted]).encode()).hexdigest()
+
+
+def require_current(engine: Engine) -> None:
+    """Raises ConfigError unless the warehouse has this release's schema."""
+    with engine.connect() as connection:
+        found = _revision(connection)
+    if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+        raise ConfigError(
+            f"the warehouse's schema is at revision {found or 'none'}, not that of this release; bring it up to date "
+            "with `vocbeam apply`"
+        )
 
 
 def apply_governance(
@@ -75,7 +196,7 @@ def apply_governance(
     governance: Governance,
     *,
     key_fingerprint: str,
-    bins: Iterable[tuple[int, int, int, float]],
+    bins: Bins,
     now: Callable[[], int],
 ) -> None:
     """Migrates, then makes `governance` the one that new events are tagged and measured under; repeatable.
@@ -84,13 +205,15 @@ def apply_governance(
     facts are not touched: history stays as it was reported.
 
     Raises ConfigError when the file's time zone is not the warehouse's, or when its taxonomy changed under an old
-    version number; WrongKey when the warehouse holds pseudonyms made with another key; SinkUnavailable when the
-    database can't be reached or stays locked.
+    version number, or when this account may not change the warehouse; WrongKey when the warehouse holds pseudonyms made
+    with another key; SinkUnavailable when the database can't be reached or stays locked.
     """
+    bins = list(bins)
     rows_of_bins = [{"bin": b, "lower": low, "upper": high, "representative": middle} for b, low, high, middle in bins]
 
     def apply(connection: Connection) -> None:
-        known = dict(connection.execute(select(warehouse_setting.c.name, warehouse_setting.c.value)).all())
+        _upgrade(connection)
+        known = _settings(connection)
         _keep(connection, known, KEY_FINGERPRINT, key_fingerprint, _wrong_key)
         _keep(connection, known, TIMEZONE, governance.timezone, _other_timezone)
         _activate(connection, governance, now())
@@ -103,13 +226,16 @@ def apply_governance(
         _replace(connection, measure_bin, rows_of_bins)
         _replace(connection, data_dictionary, _dictionary())
         create_views(connection)
+        _grant_roles(connection)
+        _set(connection, IN_FORCE, _digest(connection, governance, bins))
 
-    migrate(engine)
     _in_turn(engine, apply)
 
 
 def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
-    """Runs `change` in a transaction, one process after another; repeats it as long as others are in the way."""
+    """Runs `change` in a transaction, one process after another; repeats it while others are in the way, or the
+    database is away, up to a limit for each.
+    """
 
     def attempt() -> None:
         with engine.begin() as connection:
@@ -117,15 +243,32 @@ def _in_turn(engine: Engine, change: Callable[[Connection], None]) -> None:
                 connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
             change(connection)
 
+    def waited_long_enough(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        limit_s = TURN_WAIT_S if error is not None and is_contention(error) else OUTAGE_WAIT_S
+        return (state.seconds_since_start or 0.0) >= limit_s
+
+    def announce(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and not is_contention(error):
+            log.warning("the warehouse is not there yet (%s); tried again", type(driver_error(error)).__name__)
+
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_contention),
+        retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
-        stop=tenacity.stop_after_delay(TURN_WAIT_S),
+        stop=waited_long_enough,
+        before_sleep=announce,
         reraise=True,
     )
     try:
         retrying(attempt)
     except Exception as error:
+        if is_forbidden(error):
+            raise ConfigError(
+                f"this account may not bring schema and governance of the warehouse up to date: {driver_error(error)}; "
+                "have its owner run `vocbeam apply` with this release, this governance file and this key, then start "
+                "again"
+            ) from None
         if not is_transient(error):
             raise
         raise SinkUnavailable(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from psycopg.abc import PQGen
+from sqlalchemy import URL, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -22,6 +26,12 @@ STATEMENT_S = 120
 IDLE_IN_TRANSACTION_S = 60
 """A worker that hangs inside a transaction gives its locks back after this."""
 
+ANSWER_S = STATEMENT_S + 10
+"""Longest wait for an answer: the server ends every statement before, so one that doesn't answer is stuck or cut off in
+a way that TCP can't see (its host stopped the process, a proxy swallows what it is sent)."""
+
+T = TypeVar("T")
+
 _POSTGRESQL_OPTIONS = {
     "connect_timeout": 10,
     "keepalives": 1,
@@ -35,11 +45,34 @@ _POSTGRESQL_OPTIONS = {
 }
 
 
-def open_engine(url: str, *, write: bool = False) -> Engine:
+class NoAnswer(psycopg.OperationalError):
+    """The server took a request and did not answer in time; the connection is closed."""
+
+
+class AnsweringConnection(psycopg.Connection[Any]):
+    """A connection that waits at most `answer_s` seconds for each answer, then closes and raises NoAnswer."""
+
+    answer_s: float = ANSWER_S
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Called by psycopg for whatever it sends or expects."""
+        limit = self.answer_s if timeout is None else timeout
+        started = time.monotonic()
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None or time.monotonic() - started < limit:
+                raise
+            self.close()
+            raise NoAnswer(f"no answer within {limit:.0f} s") from error
+
+
+def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) -> Engine:
     """Engine of a warehouse URL; `write` makes SQLite transactions take the write lock at once.
 
-    SQLite runs in WAL mode, readers see one snapshot a transaction. PostgreSQL runs at READ COMMITTED with lock,
-    statement and idle-in-transaction timeouts and TCP keepalives. Raises ConfigError for any other database.
+    SQLite runs in WAL mode, in a file that is created with mode 600; readers see one snapshot a transaction. PostgreSQL
+    runs at READ COMMITTED with lock, statement and idle-in-transaction timeouts, TCP keepalives, and `answer_s` seconds
+    for each answer. Errors quote no values. Raises ConfigError for any other database.
     """
     try:
         parsed = make_url(url)
@@ -50,10 +83,27 @@ def open_engine(url: str, *, write: bool = False) -> Engine:
         return _open_sqlite(url, write)
     if parsed.get_backend_name() == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, pool_size=2, pool_pre_ping=True)
+        engine = create_engine(
+            parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, pool_size=2, pool_pre_ping=True
+        )
+        event.listen(engine, "do_connect", partial(_connect, answer_s))
+        return engine
     raise ConfigError(
         f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
     )
+
+
+def _connect(
+    answer_s: float, _dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any]
+) -> AnsweringConnection:
+    connection = AnsweringConnection.connect(*arguments, **options)
+    connection.answer_s = answer_s
+    return connection
+
+
+def shown(url: URL) -> str:
+    """A URL for messages: without its password, and without its query, which may hold another."""
+    return url.set(query={}).render_as_string()
 
 
 def _open_sqlite(url: str, write: bool) -> Engine:
@@ -61,7 +111,14 @@ def _open_sqlite(url: str, write: bool) -> Engine:
     if database and database != ":memory:":
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     # Autocommit in the driver: SQLAlchemy's own BEGIN below decides where a transaction starts.
-    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None})
+    options = {"timeout": LOCK_WAIT_S, "isolation_level": None}
+    engine = create_engine(url, connect_args=options, hide_parameters=True)
+
+    @event.listens_for(engine, "do_connect")
+    def keep_private(_dialect: Any, _record: Any, arguments: tuple[str, ...], _options: Any) -> None:
+        # SQLite would make the file readable by everybody; the files beside it get the mode of this one.
+        if database and database != ":memory:":
+            os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR, 0o600))
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
@@ -109,6 +166,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return (error.sqlite_errorcode & 0xFF) in _SQLITE_TRANSIENT
     return False
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the account lacks a right."""
+    return isinstance(driver_error(error), psycopg.errors.InsufficientPrivilege)
 
 
 def is_contention(error: BaseException) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, Row, insert, select, update
 
 from vocbeam.schemas.errors import TopicChanged
 from vocbeam.schemas.records import PartitionKey
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.retries import with_retries
 from vocbeam.sinks.tables import ingest_ledger, run_epoch
 
 
@@ -23,16 +25,10 @@ class WarehouseLedger:
         """`next_offset` of a topic-partition, or None where it has no row.
 
         Raises TopicChanged when the ledger knows the topic under another cluster or topic id: its offsets would mean
-        other records.
+        other records; SinkUnavailable when the retry limit is reached.
         """
-        known = ingest_ledger.c
-        with self._engine.connect() as connection:
-            rows = connection.execute(
-                select(known.cluster_id, known.topic_id, known.next_offset, known.partition).where(
-                    known.topic == partition.topic
-                )
-            ).all()
-        for row in rows:
+        position = None
+        for row in with_retries("to tell the ledger's position", partial(self._rows, partition.topic)):
             if (row.cluster_id, row.topic_id) != (partition.cluster_id, partition.topic_id):
                 raise TopicChanged(
                     f"the warehouse has read {partition.topic} as topic id {row.topic_id} of cluster {row.cluster_id}, "
@@ -40,7 +36,15 @@ class WarehouseLedger:
                     "was recreated or this is another cluster. Point vocbeam at the former cluster, give the new topic "
                     "another name (--topic-prefix), or start a new warehouse"
                 )
-        return next((row.next_offset for row in rows if row.partition == partition.partition), None)
+            if row.partition == partition.partition:
+                position = int(row.next_offset)
+        return position
+
+    def _rows(self, topic: str) -> Sequence[Row[str, str, int, int]]:
+        known = ingest_ledger.c
+        query = select(known.cluster_id, known.topic_id, known.next_offset, known.partition)
+        with self._engine.connect() as connection:
+            return connection.execute(query.where(known.topic == topic)).all()
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,22 @@ class LedgerFactory:
 
 
 def draw_run_epoch(engine: Engine, *, runner: str, host: str, vocbeam_version: str, now: Callable[[], int]) -> int:
-    """Draws the fencing number of a new submission: from its first write on, lower ones are refused."""
-    with engine.begin() as connection:
-        epoch: int = connection.execute(
-            insert(run_epoch)
-            .values(started_at=now(), runner=runner, host=host, vocbeam_version=vocbeam_version)
-            .returning(run_epoch.c.run_epoch)
-        ).scalar_one()
-    return epoch
+    """Draws the fencing number of a new submission: from its first write on, lower ones are refused.
+
+    Raises SinkUnavailable when the retry limit is reached.
+    """
+
+    def draw() -> int:
+        with engine.begin() as connection:
+            epoch: int = connection.execute(
+                insert(run_epoch)
+                .values(started_at=now(), runner=runner, host=host, vocbeam_version=vocbeam_version)
+                .returning(run_epoch.c.run_epoch)
+            ).scalar_one()
+        return epoch
+
+    # An outcome that is unknown may leave a number behind that nobody uses.
+    return with_retries("a run its number", draw)
 
 
 def close_run_epoch(engine: Engine, epoch: int, outcome: str, now: Callable[[], int]) -> None:

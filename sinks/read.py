@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.sinks import tables
-from vocbeam.sinks.engine import driver_error
+from vocbeam.sinks.engine import driver_error, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
     except DBAPIError as error:
         reason = str(driver_error(error)).splitlines()[0]
         raise SinkError(
-            f"the warehouse at {engine.url.render_as_string()} can't be read: {reason}; check the URL, that the server "
+            f"the warehouse at {shown(engine.url)} can't be read: {reason}; check the URL, that the server "
             "runs, and that this account may read"
         ) from error
 
@@ -257,6 +257,15 @@ def taxonomy(connection: Connection) -> TaxonomyRow:
     if row is None:
         raise ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
     return TaxonomyRow(*row)
+
+
+def key_fingerprint(connection: Connection) -> str:
+    """Fingerprint of the pseudonymisation key of this warehouse; raises ConfigError where none has been applied."""
+    c = tables.warehouse_setting.c
+    found = connection.execute(select(c.value).where(c.name == tables.KEY_FINGERPRINT)).scalar_one_or_none()
+    if found is None:
+        raise ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
+    return str(found)
 
 
 def stages(connection: Connection) -> list[StageRow]:

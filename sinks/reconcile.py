@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, func, select
 
 from vocbeam.schemas.records import Contribution
-from vocbeam.sinks.tables import dead_letter, event, event_key, ingest_ledger, measure, metadata
-from vocbeam.sinks.writer import AS_REPORTED, COUNTERS, contributions_from_json
+from vocbeam.sinks.contributions import AS_REPORTED, contributions_from_json
+from vocbeam.sinks.read import snapshot
+from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
+from vocbeam.sinks.tables import (
+    dead_letter,
+    event,
+    event_key,
+    ingest_ledger,
+    measure,
+    measure_retired,
+    metadata,
+    retired_row,
+)
+from vocbeam.sinks.writer import COUNTERS
 
 CONTRIBUTING: tuple[str, ...] = ("event", "ticket", "survey_answer", "survey_response")
 """Tables whose rows store what they added to `measure`."""
@@ -35,44 +48,74 @@ def reconcile(engine: Engine) -> list[Check]:
     """Compares, in one snapshot, every ledger row with its arithmetic and its rows, and `measure` with its sources.
 
     For each topic-partition: next_offset - first_offset = loaded + duplicates + dead-lettered + dropped + lost +
-    without a record; events present = loaded; dead letters present = dead-lettered. For the whole warehouse: event keys
-    = loaded, and every cell of `measure` = the sum of the contributions stored with the rows, n, weight, weight_sq and
-    total alike; the checks on cells count those that differ, of which none is expected.
+    without a record; events present = loaded + dead letters healed - events erased or expired; dead letters present =
+    dead-lettered - letters healed, erased or expired. For the whole warehouse: event keys = loaded + healed - keys
+    erased or expired, and every cell of `measure` = the sum of the contributions stored with the rows and of those in
+    `measure_retired`, n, weight, weight_sq and total alike; the checks on cells count those that differ, of which none
+    is expected. On PostgreSQL the auditor's rights suffice. Raises SinkError where the warehouse can't be read.
     """
-    connection = engine.connect()
-    with connection:
-        if engine.dialect.name == "postgresql":
-            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            return [*_ledger_checks(connection), *_measure_checks(connection)]
+    with snapshot(engine) as connection:
+        return [*_ledger_checks(connection), *_measure_checks(connection)]
 
 
 def _ledger_checks(connection: Connection) -> list[Check]:
     checks = []
     events = _count_by_ledger(connection, event)
     letters = _count_by_ledger(connection, dead_letter)
+    retired = _retired(connection)
     loaded = 0
     for row in connection.execute(
         select(ingest_ledger).order_by(ingest_ledger.c.topic, ingest_ledger.c.partition)
     ).mappings():
-        where = f"{row['topic']}[{row['partition']}]"
+        where, ledger_id = f"{row['topic']}[{row['partition']}]", row["ledger_id"]
         read = row["next_offset"] - row["first_offset"]
+        healed = retired[ledger_id, "dead_letter", "healed"]
+        gone_events = _gone(retired, ledger_id, "event")
+        gone_letters = _gone(retired, ledger_id, "dead_letter")
         checks += [
             Check("offsets read = offsets accounted for", where, read, sum(row[name] for name in COUNTERS)),
-            Check("events loaded = events present", where, row["loaded"], events.pop(row["ledger_id"], 0)),
             Check(
-                "dead-lettered = dead letters present", where, row["dead_lettered"], letters.pop(row["ledger_id"], 0)
+                "events loaded + healed - retired = events present",
+                where,
+                row["loaded"] + healed - gone_events,
+                events.pop(ledger_id, 0),
+            ),
+            Check(
+                "dead-lettered - retired = dead letters present",
+                where,
+                row["dead_lettered"] - gone_letters,
+                letters.pop(ledger_id, 0),
             ),
         ]
-        loaded += row["loaded"]
+        loaded += row["loaded"] + healed
     keys = connection.execute(select(func.count()).select_from(event_key)).scalar_one()
     checks += [
-        Check("events loaded = event keys present", "all topics", loaded, keys),
         Check(
-            "rows of topics that the ledger does not know", "event, dead_letter", 0, events.total() + letters.total()
+            "events loaded + healed - retired = event keys present",
+            "all topics",
+            loaded - _gone(retired, ALL_TOPICS, "event_key"),
+            keys,
+        ),
+        Check(
+            "rows of topics that the ledger does not know",
+            "event, dead_letter, retired_row",
+            0,
+            events.total() + letters.total() + retired.total(),
         ),
     ]
     return checks
+
+
+def _retired(connection: Connection) -> Counter[tuple[int, Kind, Reason]]:
+    c = retired_row.c
+    return Counter(
+        {(row[0], row[1], row[2]): row.n for row in connection.execute(select(c.ledger_id, c.kind, c.reason, c.n))}
+    )
+
+
+def _gone(retired: Counter[tuple[int, Kind, Reason]], ledger_id: int, kind: Kind) -> int:
+    """Takes the rows of one kind that were retired there out of `retired`, and returns their number."""
+    return sum(retired.pop((ledger_id, kind, reason), 0) for reason in RETIRED_WITH[kind])
 
 
 def _count_by_ledger(connection: Connection, table: Table) -> Counter[int]:
@@ -81,23 +124,34 @@ def _count_by_ledger(connection: Connection, table: Table) -> Counter[int]:
 
 
 def _measure_checks(connection: Connection) -> list[Check]:
-    live, contributions = _live_cells(connection)
-    c = measure.c
-    names = [c.bucket_start, *(c[name] for name in Contribution._fields[1:10])]
-    query = select(*names, c.n, c.weight, c.weight_sq, c.total).where(c.basis == AS_REPORTED)
+    cells, contributions = _cells_of_rows(connection)
+    for cell, sums in _stored_cells(connection, measure_retired):
+        added_up = cells.setdefault(cell, [0, 0, 0, 0])
+        for i, value in enumerate(sums):
+            added_up[i] += value
+        contributions += sums[0]
     stored = 0
     different = 0
-    for row in connection.execution_options(yield_per=10_000).execute(query):
-        stored += row.n
-        different += live.pop(tuple(row[:10]), None) != list(row[10:])
+    for cell, sums in _stored_cells(connection, measure):
+        stored += sums[0]
+        different += cells.pop(cell, None) != sums
     return [
-        Check("contributions of rows = n of measure", "all metrics", contributions, stored),
+        Check("contributions of rows and of retired rows = n of measure", "all metrics", contributions, stored),
         Check("cells of measure that differ from their rows", "all metrics", 0, different),
-        Check("cells of rows that measure lacks", "all metrics", 0, len(live)),
+        Check("cells of rows that measure lacks", "all metrics", 0, len(cells)),
     ]
 
 
-def _live_cells(connection: Connection) -> tuple[dict[tuple[Any, ...], list[int]], int]:
+def _stored_cells(connection: Connection, table: Table) -> Iterator[tuple[tuple[Any, ...], list[int]]]:
+    """(cell, its n, weight, weight_sq and total) of each row of `measure` or `measure_retired`."""
+    c = table.c
+    names = [c.bucket_start, *(c[name] for name in Contribution._fields[1:10])]
+    query = select(*names, c.n, c.weight, c.weight_sq, c.total).where(c.basis == AS_REPORTED)
+    for row in connection.execution_options(yield_per=10_000).execute(query):
+        yield tuple(row[:10]), list(row[10:])
+
+
+def _cells_of_rows(connection: Connection) -> tuple[dict[tuple[Any, ...], list[int]], int]:
     """Sums over all stored contributions; equal ones are counted by the database first."""
     cells: dict[tuple[Any, ...], list[int]] = {}
     contributions = 0

@@ -11,6 +11,7 @@ from vocbeam.schemas.records import Committed, PartitionKey, SubjectRule, Tagged
 from vocbeam.schemas.secrets import DeadLetterCipher, SecretSource
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.sinks.writer import ChunkWriter
 
 
@@ -26,6 +27,7 @@ class WriterConfig:
     now: Callable[[], int]
     committed: Callable[[PartitionKey, int], None]
     """Told, after each transaction, where the ledger stands: the reader of the same process seeks there."""
+    retry_limit_s: float = RETRY_LIMIT_S
 
     def open_writer(self) -> ChunkWriter:
         """A writer with its own connections and secrets, for the process that calls this."""
@@ -36,6 +38,7 @@ class WriterConfig:
             calendar=LocalCalendar(self.timezone),
             run_epoch=self.run_epoch,
             now=self.now,
+            retry_limit_s=self.retry_limit_s,
         )
 
 

@@ -2,8 +2,9 @@
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
-Books: `ingest_ledger`, `event_key`, `dead_letter`, `run_epoch`. State: `warehouse_setting`, `taxonomy_version`,
-`active_tagging`. Views for reading are in `sinks/views.py`.
+Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
+State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `erasure_marker`, `retired_subject`. Views for reading
+are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -73,9 +74,13 @@ warehouse_setting = Table(
     "warehouse_setting",
     metadata,
     _text("name", "Name of the setting.", primary_key=True),
-    _text("value", "Its value: the time zone of all dates, the fingerprint of the pseudonymisation key."),
-    comment="What must stay the same for the life of this warehouse.",
+    _text("value", "Its value."),
+    comment="What stays the same for the life of this warehouse (time zone of all dates, fingerprint of the "
+    "pseudonymisation key), the prefix of its PostgreSQL roles, and the digest of what was last applied.",
 )
+
+TIMEZONE, KEY_FINGERPRINT = "timezone", "pseudonym_key_fingerprint"
+"""Names of the settings."""
 
 taxonomy_version = Table(
     "taxonomy_version",
@@ -333,6 +338,56 @@ measure = Table(
     comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
 )
 
+measure_retired = Table(
+    "measure_retired",
+    metadata,
+    *[column._copy() for column in measure.primary_key],
+    _big("n", "Contributions."),
+    _big("weight", "Sum of weights, in 1/10,000."),
+    _big("weight_sq", "Sum of squared weights, in 1/10^8."),
+    _big("total", "Unweighted sum in `unit`; minor units for money."),
+    sqlite_with_rowid=False,
+    comment="The part of `measure` whose rows were retired (erased, expired) and which stays in the aggregates.",
+)
+
+retired_row = Table(
+    "retired_row",
+    metadata,
+    Column(
+        "ledger_id",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="Topic-partition of the rows; 0 for event keys, which belong to none.",
+    ),
+    _text("kind", "event, dead_letter or event_key.", primary_key=True),
+    _text("reason", "erased, expired, healed or healed_duplicate (a letter whose event was there).", primary_key=True),
+    _big("n", "Rows retired."),
+    sqlite_with_rowid=False,
+    comment="Rows that were written and are gone on purpose, counted in the transaction that retired them.",
+)
+
+erasure_marker = Table(
+    "erasure_marker",
+    metadata,
+    Column("marker_id", Serial, primary_key=True, comment="Grows; markers are only ever added."),
+    _text("customer_key", "Pseudonym of the erased customer."),
+    _big("erased_at", "Events of this customer up to this time are dropped by every writer."),
+    sqlite_autoincrement=True,
+    comment="Who was erased, and when: keeps what was erased from coming back.",
+)
+
+retired_subject = Table(
+    "retired_subject",
+    metadata,
+    Column("subject_key", LargeBinary(16), primary_key=True, comment="Key that its row had."),
+    _text("subject_table", "ticket, survey_answer or survey_response."),
+    _text("reason", "erased or expired."),
+    _big("retired_at", "When its row was removed; if it expired, forgotten after the deduplication horizon."),
+    sqlite_with_rowid=False,
+    comment="Tickets, answers and responses whose rows are gone: later events of theirs don't change the aggregates.",
+)
+
 dead_letter = Table(
     "dead_letter",
     metadata,
@@ -348,6 +403,26 @@ dead_letter = Table(
     _big("run_epoch", "Run that put it here."),
     Index("ix_dead_letter_cause", "step", "error_class"),
     comment="Records that could not be loaded, with their cause. None is ever dropped.",
+)
+
+replay_attempt = Table(
+    "replay_attempt",
+    metadata,
+    Column("ledger_id", BigInteger, primary_key=True, autoincrement=False, comment="Topic-partition of the letter."),
+    _big("kafka_offset", "Offset of the letter.", primary_key=True, autoincrement=False),
+    _big(
+        "run_epoch",
+        "Run that tried: a replay, or the run that refused it first.",
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _big("attempted_at", "When."),
+    _text("outcome", "refused (by the run), then healed, healed_duplicate, erased or failed (by a replay)."),
+    _text("step", "Step that refused it; NULL where none did.", nullable=True),
+    _text("error_class", "Cause, as a short name; NULL where none.", nullable=True),
+    _text("message", "Cause, in words; quotes no content. NULL where none.", nullable=True),
+    sqlite_with_rowid=False,
+    comment="What became of each dead letter that was replayed, from its first refusal on; it outlives the letter.",
 )
 
 department = Table(

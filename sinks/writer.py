@@ -1,12 +1,14 @@
 """The ledgered writer: one transaction a group of chunks, effectively once whatever is retried, killed or repeated.
 
-The transaction claims the ledger rows of the group's topic-partitions, trims what they show as applied, and writes all
-that the rest implies: event keys, events, subjects (tickets, survey answers and responses), dead letters, customer days
-and measures; then it advances the ledger and commits.
+The transaction claims the ledger rows of the group's topic-partitions, trims what they show as applied, drops what
+falls under an erasure, and writes all that the rest implies: event keys, events, subjects (tickets, survey answers and
+responses), dead letters, customer days and measures; then it advances the ledger and commits.
 
-Locks are taken in one order by every writer: ledger, event key, event, dead letter, subjects, customer day, measure,
-each by primary key. A chunk's event and dead-letter rows belong to offsets whose ledger row is already locked, so their
-place in the order can't close a cycle.
+Locks are taken in one order by every writer: ledger, erasure fence, dead letter, event key, event, subjects, customer
+day, measure, each by primary key. A chunk inserts its dead letters after its event keys: they belong to offsets whose
+ledger row it has locked and that nobody else knows yet, so that can't close a cycle.
+
+`sinks/letter_writer.py` has the second entry, for records that are dead letters already.
 """
 
 from __future__ import annotations
@@ -14,21 +16,19 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from itertools import chain, compress, repeat
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import tenacity
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from vocbeam.schemas.errors import Fenced, SinkUnavailable, TaxonomyChanged
+from vocbeam.schemas.errors import Fenced, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
     Committed,
-    Contribution,
     DeadLetter,
     EventType,
     Folded,
@@ -40,7 +40,17 @@ from vocbeam.schemas.records import (
 )
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import Staging, add_rows, insert_rows
-from vocbeam.sinks.engine import driver_error, is_data_error, is_transient
+from vocbeam.sinks.contributions import (
+    Cell,
+    Delta,
+    add_contributions,
+    cell_key,
+    contributions_from_json,
+    contributions_json,
+)
+from vocbeam.sinks.engine import driver_error, is_data_error
+from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
+from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.tables import (
     active_tagging,
     customer_day,
@@ -50,17 +60,13 @@ from vocbeam.sinks.tables import (
     ingest_ledger,
     measure,
     metadata,
+    retired_subject,
 )
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-AS_REPORTED = "as_reported"
-BUCKET_GRAIN = "bucket"
-
-RETRY_LIMIT_S = 60
-"""How long one group is tried before the failure goes to the runner and its supervisor."""
 
 _COMMON = (
     "source", "event_id", "event_time", "customer_key", "stage", "department", "topic", "tag_method", "tag_confidence",
@@ -88,9 +94,6 @@ EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
 }  # fmt: skip
 """Column of `event` → field of the event contract, for the fields that only one event type has."""
 
-Cell = tuple[int, str, str, str, str, str, str, str, str, int]
-"""The first ten fields of a Contribution: which cell of `measure` it goes to, at the finest grain."""
-
 
 @dataclass(frozen=True)
 class Failpoint:
@@ -99,8 +102,11 @@ class Failpoint:
     reach: Callable[[str], None] = lambda _moment: None
 
 
+NO_FAILPOINT = Failpoint()
+
+
 @dataclass(slots=True)
-class _Books:
+class Books:
     """One topic-partition within one transaction."""
 
     partition: PartitionKey
@@ -117,7 +123,7 @@ class _Books:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Loaded:
     """A chunk and, aligned with its offsets, which of its events are new to the warehouse."""
 
     chunk: TaggedChunk
@@ -126,6 +132,15 @@ class _Loaded:
     def new_of(self, values: Iterable[T]) -> Iterator[T]:
         """Those of the aligned values that belong to new events."""
         return compress(values, self.new)
+
+
+class LockedRow(NamedTuple):
+    """A ledger row that this transaction has locked."""
+
+    partition: PartitionKey
+    ledger_id: int
+    next_offset: int
+    run_epoch: int
 
 
 COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
@@ -143,7 +158,7 @@ class ChunkWriter:
         calendar: LocalCalendar,
         run_epoch: int,
         now: Callable[[], int],
-        failpoint: Failpoint = Failpoint(),
+        failpoint: Failpoint = NO_FAILPOINT,
         retry_limit_s: float = RETRY_LIMIT_S,
     ) -> None:
         """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds."""
@@ -156,7 +171,8 @@ class ChunkWriter:
         self._failpoint = failpoint
         self._retry_limit_s = retry_limit_s
         subjects = [metadata.tables[rule.table] for rule in rules]
-        self._staging = Staging([event_key, customer_day, measure, *subjects], engine.dialect.name)
+        self._staging = Staging([event_key, customer_day, measure, retired_subject, *subjects], engine.dialect.name)
+        self._markers = Markers()
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     def write(self, group: TaggedGroup) -> list[Committed]:
@@ -169,63 +185,20 @@ class ChunkWriter:
         Raises Fenced when a newer run owns a ledger row, TaxonomyChanged when the group was tagged under another
         version than the warehouse's, SinkUnavailable when the retry limit is reached.
         """
-        try:
-            return self._with_retries(group)
-        except Exception as error:
-            if not is_data_error(error):
-                raise
-            return self._bisect(group, error)
+        return _latest(self._run(self._transaction, group))
 
     def close(self) -> None:
         """Closes the connections to the warehouse."""
         self._engine.dispose()
 
-    def _with_retries(self, group: TaggedGroup) -> list[Committed]:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(is_transient),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=5),
-            stop=tenacity.stop_after_delay(self._retry_limit_s),
-            before_sleep=lambda state: log.warning(
-                "the warehouse refused a transaction (%s); attempt %d follows",
-                type(driver_error(state.outcome.exception())).__name__ if state.outcome else "?",  # type: ignore[arg-type]
-                state.attempt_number + 1,
-            ),
-        )
+    def _run(self, transaction: Callable[[TaggedGroup], list[T]], group: TaggedGroup) -> list[T]:
+        """What the transaction gives; a group with a record that the database refuses is taken in parts."""
         try:
-            return retrying(self._transaction, group)
-        except tenacity.RetryError as error:
-            cause = error.last_attempt.exception()
-            raise SinkUnavailable(
-                f"the warehouse refused {error.last_attempt.attempt_number} attempts over {self._retry_limit_s:.0f} s "
-                f"({type(driver_error(cause)).__name__ if cause else 'no error'}); nothing was lost: see that the "
-                "database is up and has room, and start vocbeam again"
-            ) from cause
-
-    def _bisect(self, group: TaggedGroup, error: Exception) -> list[Committed]:
-        if len(group) > 1:
-            middle = len(group) // 2
-            return _latest([*self.write(group[:middle]), *self.write(group[middle:])])
-        (chunk,) = group
-        if not chunk.offsets:
-            raise error
-        if len(chunk.offsets) > 1:
-            middle_offset = chunk.offsets[len(chunk.offsets) // 2]
-            first = self.write((chunk.part(chunk.first_offset, middle_offset),))
-            return _latest([*first, *self.write((chunk.part(middle_offset, chunk.next_offset),))])
-        state = getattr(driver_error(error), "sqlstate", None) or type(driver_error(error)).__name__
-        refused = DeadLetter(
-            offset=chunk.offsets[0],
-            step="write",
-            error_class="refused_by_warehouse",
-            message=f"the warehouse refused a value of this event ({state}); correct it at its source and send it "
-            "again under a new event id",
-            raw=chunk.raw[0],
-        )
-        log.warning("%s@%d: %s", chunk.partition, refused.offset, refused.message)
-        empty = chunk.part(chunk.next_offset, chunk.next_offset)
-        empty.first_offset, empty.lost = chunk.first_offset, chunk.lost
-        empty.dead, empty.dropped = [*chunk.dead, refused], chunk.dropped
-        return self._with_retries((empty,))
+            return with_retries("a transaction", partial(transaction, group), self._retry_limit_s)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            return [result for part in _split(group, error) for result in self._run(transaction, part)]
 
     def _transaction(self, group: TaggedGroup) -> list[Committed]:
         with self._engine.connect() as connection:
@@ -241,18 +214,12 @@ class ChunkWriter:
             self._failpoint.reach("after_commit")
         return [entry.committed() for entry in books.values()]
 
-    def _claim(self, connection: Connection, group: TaggedGroup) -> dict[PartitionKey, _Books]:
+    def _claim(self, connection: Connection, group: TaggedGroup) -> dict[PartitionKey, Books]:
         """Locks the ledger rows of the group, in key order; creates those of partitions seen for the first time."""
         c = ingest_ledger.c
         wanted = {chunk.partition: chunk for chunk in reversed(group)}
-        query = (
-            select(c.ledger_id, c.cluster_id, c.topic_id, c.topic, c.partition, c.next_offset, c.run_epoch)
-            .where(tuple_(c.cluster_id, c.topic_id, c.topic, c.partition).in_(sorted(wanted)))
-            .order_by(c.cluster_id, c.topic_id, c.topic, c.partition)
-            .with_for_update()
-        )
-        rows = connection.execute(query).all()
-        missing = sorted(set(wanted) - {PartitionKey(*row[1:5]) for row in rows})
+        rows = self._lock_ledger(connection, wanted)
+        missing = sorted(wanted.keys() - {row.partition for row in rows})
         if missing:
             for partition in missing:
                 start = wanted[partition].first_offset
@@ -268,11 +235,11 @@ class ChunkWriter:
                     )
                     .on_conflict_do_nothing()
                 )
-            rows = connection.execute(query).all()
+            rows = self._lock_ledger(connection, wanted)
         for row in rows:
             if row.run_epoch > self._run_epoch:
                 raise Fenced(
-                    f"{row.topic}[{row.partition}] belongs to run {row.run_epoch}, which started after this one "
+                    f"{row.partition} belongs to run {row.run_epoch}, which started after this one "
                     f"(run {self._run_epoch}); this pipeline ends. Stop the newer run first if this one should go on"
                 )
         taken_over = [row.ledger_id for row in rows if row.run_epoch < self._run_epoch]
@@ -281,8 +248,21 @@ class ChunkWriter:
             connection.execute(
                 update(ingest_ledger).where(c.ledger_id.in_(taken_over)).values(run_epoch=self._run_epoch)
             )
-        books = [_Books(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset) for row in rows]
-        return {entry.partition: entry for entry in books}
+        return {row.partition: Books(row.partition, row.ledger_id, row.next_offset) for row in rows}
+
+    def _lock_ledger(self, connection: Connection, partitions: Iterable[PartitionKey]) -> list[LockedRow]:
+        """Ledger rows of topic-partitions, those that are there, locked in key order."""
+        c = ingest_ledger.c
+        query = (
+            select(c.ledger_id, c.cluster_id, c.topic_id, c.topic, c.partition, c.next_offset, c.run_epoch)
+            .where(tuple_(c.cluster_id, c.topic_id, c.topic, c.partition).in_(sorted(partitions)))
+            .order_by(c.cluster_id, c.topic_id, c.topic, c.partition)
+            .with_for_update()
+        )
+        return [
+            LockedRow(PartitionKey(*row[1:5]), row.ledger_id, row.next_offset, row.run_epoch)
+            for row in connection.execute(query)
+        ]
 
     def _check_tagging(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> None:
         active = connection.execute(
@@ -298,18 +278,14 @@ class ChunkWriter:
                 )
 
     def _apply(
-        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
+        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
     ) -> None:
+        chunks = self._drop_erased(connection, chunks)
         dead: list[tuple[TaggedChunk, DeadLetter]] = [(chunk, letter) for chunk in chunks for letter in chunk.dead]
         loaded, conflicts = self._deduplicate(connection, chunks, books)
         dead += conflicts
-        delta: dict[Cell, list[int]] = {}
-        self._insert_events(connection, loaded, books, delta)
         self._insert_dead_letters(connection, dead, books)
-        self._failpoint.reach("in_transaction")
-        self._fold_subjects(connection, loaded, delta)
-        self._count_customers(connection, loaded)
-        self._add_measures(connection, delta)
+        self._add_events(connection, loaded, books)
         for chunk in chunks:
             counts = books[chunk.partition].counts
             counts["dead_lettered"] += len(chunk.dead)
@@ -318,9 +294,46 @@ class ChunkWriter:
             seen = len(chunk.offsets) + len(chunk.dead) + len(chunk.dropped) + chunk.lost
             counts["without_record"] += chunk.next_offset - chunk.first_offset - seen
 
+    def _add_events(
+        self, connection: Connection, loaded: Sequence[Loaded], books: Mapping[PartitionKey, Books]
+    ) -> None:
+        """Writes the new events and all that follows from them."""
+        delta: Delta = {}
+        self._insert_events(connection, loaded, books, delta)
+        self._failpoint.reach("in_transaction")
+        self._fold_subjects(connection, loaded, delta)
+        self._count_customers(connection, loaded)
+        self._add_measures(connection, delta)
+
+    def _drop_erased(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> list[TaggedChunk]:
+        """Drops events that fall under an erasure: of an erased customer, up to the time of the erasure; or of nobody,
+        but of a ticket or response that was erased.
+
+        Erasing waits for all transactions that share the fence, and those that share it later see its markers.
+        """
+        share_fence(connection)
+        self._markers.refresh(connection)
+        erased = self._retired(connection, nameless_subjects(chunks), "erased")
+        kept = []
+        for chunk in chunks:
+            falls = self._markers.find(chunk, erased)
+            kept.append(chunk.dropping(frozenset(falls)) if falls else chunk)
+        return kept
+
+    def _retired(self, connection: Connection, keys: Collection[bytes], reason: str | None = None) -> set[bytes]:
+        """Those of the subject keys whose rows were retired, for this reason or any."""
+        if not keys:
+            return set()
+        stage = self._staging.fill(connection, retired_subject.name, ("subject_key",), [(key,) for key in keys])
+        c = retired_subject.c
+        query = select(c.subject_key).join(stage, stage.c.subject_key == c.subject_key)
+        if reason is not None:
+            query = query.where(c.reason == reason)
+        return {bytes(key) for key in connection.execute(query).scalars()}
+
     def _deduplicate(
-        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, _Books]
-    ) -> tuple[list[_Loaded], list[tuple[TaggedChunk, DeadLetter]]]:
+        self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
+    ) -> tuple[list[Loaded], list[tuple[TaggedChunk, DeadLetter]]]:
         """Which events of each chunk are really new; and, as dead letters, those with a known id and other content."""
         first: dict[bytes, bytes] = {}
         for chunk in chunks:
@@ -329,7 +342,7 @@ class ChunkWriter:
         inserted = self._insert_keys(connection, first)
         stored = first if len(inserted) == len(first) else self._stored_contents(connection)
 
-        loaded: list[_Loaded] = []
+        loaded: list[Loaded] = []
         conflicts: list[tuple[TaggedChunk, DeadLetter]] = []
         for chunk in chunks:
             new: list[bool] = []
@@ -344,7 +357,7 @@ class ChunkWriter:
                     conflicts.append((chunk, _conflict(chunk, i)))
                     counts["dead_lettered"] += 1
             counts["loaded"] += sum(new)
-            loaded.append(_Loaded(chunk, new))
+            loaded.append(Loaded(chunk, new))
         return loaded, conflicts
 
     def _insert_keys(self, connection: Connection, contents: Mapping[bytes, bytes]) -> set[bytes]:
@@ -375,9 +388,9 @@ class ChunkWriter:
     def _insert_events(
         self,
         connection: Connection,
-        loaded: Sequence[_Loaded],
-        books: Mapping[PartitionKey, _Books],
-        delta: dict[Cell, list[int]],
+        loaded: Sequence[Loaded],
+        books: Mapping[PartitionKey, Books],
+        delta: Delta,
     ) -> None:
         now = self._now()
         for event_type in EVENT_TYPES:
@@ -392,7 +405,7 @@ class ChunkWriter:
                 if chunk.event_type != event_type:
                     continue
                 for contributions in part.new_of(chunk.contributions):
-                    _add(delta, contributions, 1)
+                    add_contributions(delta, contributions, 1)
                 values = zip(
                     chunk.event_keys,
                     repeat(event_type),
@@ -412,7 +425,7 @@ class ChunkWriter:
         self,
         connection: Connection,
         dead: Iterable[tuple[TaggedChunk, DeadLetter]],
-        books: Mapping[PartitionKey, _Books],
+        books: Mapping[PartitionKey, Books],
     ) -> None:
         now = self._now()
         rows = [
@@ -444,8 +457,8 @@ class ChunkWriter:
     def _fold_subjects(
         self,
         connection: Connection,
-        loaded: Sequence[_Loaded],
-        delta: dict[Cell, list[int]],
+        loaded: Sequence[Loaded],
+        delta: Delta,
     ) -> None:
         """Folds the new events' versions into their subjects, replacing the contributions these had made."""
         arrived: dict[str, dict[bytes, list[Version]]] = defaultdict(lambda: defaultdict(list))
@@ -462,19 +475,22 @@ class ChunkWriter:
         table: Table,
         rule: SubjectRule,
         arrived: Mapping[bytes, list[Version]],
-        delta: dict[Cell, list[int]],
+        delta: Delta,
     ) -> None:
         """Creates the subjects that are absent, then locks the others, and only then reads what they were made of.
 
         Two writers that meet at a new subject: the second one's insert waits for the first one's commit, finds the row,
-        and goes on to lock and read it in a later statement.
+        and goes on to lock and read it in a later statement. A subject whose row was retired, be it while its lock is
+        waited for, stays as it was counted: its versions are left out.
         """
         columns = ("subject_key", "versions", "contributions", *rule.columns)
         stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
         same_key = stage.c.subject_key == table.c.subject_key
         known = {bytes(key) for key in connection.execute(select(table.c.subject_key).join(stage, same_key)).scalars()}
 
-        absent = {key: rule.fold(versions) for key, versions in arrived.items() if key not in known}
+        # Asked after the rows: a row that was retired in between has its mark by now.
+        retired = self._retired(connection, arrived.keys() - known)
+        absent = {k: rule.fold(v) for k, v in arrived.items() if k not in known and k not in retired}
         if absent:
             self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
             source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
@@ -485,7 +501,7 @@ class ChunkWriter:
                 .returning(table.c.subject_key)
             )
             for key in connection.execute(statement).scalars():
-                _add(delta, absent.pop(bytes(key)).contributions, 1)
+                add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
 
         present = known | absent.keys()
         if present:
@@ -500,13 +516,13 @@ class ChunkWriter:
             for row in locked:
                 key = bytes(row.subject_key)
                 folded = rule.fold([*json.loads(row.versions), *arrived[key]])
-                _add(delta, contributions_from_json(row.contributions), -1)
-                _add(delta, folded.contributions, 1)
+                add_contributions(delta, contributions_from_json(row.contributions), -1)
+                add_contributions(delta, folded.contributions, 1)
                 rows.append(_subject_row(key, folded))
             self._staging.fill(connection, table.name, columns, rows)
             connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
 
-    def _count_customers(self, connection: Connection, loaded: Sequence[_Loaded]) -> None:
+    def _count_customers(self, connection: Connection, loaded: Sequence[Loaded]) -> None:
         seen: Counter[tuple[str, str, str, str]] = Counter()
         for part in loaded:
             c = part.chunk.columns
@@ -525,12 +541,8 @@ class ChunkWriter:
         for cell, change in delta.items():
             if not any(change):
                 continue
-            bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
-            day, hour_start = self._calendar.day_and_hour(bucket_start)
-            key = (
-                metric, BUCKET_GRAIN, bucket_start, AS_REPORTED, stage, department, topic, segment_1, segment_2,
-                segment_3, unit, bin_,
-            )  # fmt: skip
+            day, hour_start = self._calendar.day_and_hour(cell[0])
+            key = cell_key(cell)
             rows.append((*key, *change, day, hour_start))
             if change[0] < 0:
                 shrunk.append(key)
@@ -545,7 +557,7 @@ class ChunkWriter:
             )
             connection.execute(emptied, [dict(zip([f"_{name}" for name in names], key, strict=True)) for key in shrunk])
 
-    def _advance(self, connection: Connection, books: Iterable[_Books]) -> None:
+    def _advance(self, connection: Connection, books: Iterable[Books]) -> None:
         c = ingest_ledger.c
         for entry in books:
             connection.execute(
@@ -560,7 +572,7 @@ class ChunkWriter:
             )
 
 
-def _trim(group: TaggedGroup, books: Mapping[PartitionKey, _Books]) -> list[TaggedChunk]:
+def _trim(group: TaggedGroup, books: Mapping[PartitionKey, Books]) -> list[TaggedChunk]:
     """What the ledger does not show as applied, in order; advances the books' positions over it."""
     chunks = []
     for chunk in sorted(group, key=lambda chunk: (chunk.partition, chunk.first_offset)):
@@ -572,6 +584,37 @@ def _trim(group: TaggedGroup, books: Mapping[PartitionKey, _Books]) -> list[Tagg
         entry.next_offset = chunk.next_offset
         chunks.append(chunk)
     return chunks
+
+
+def _split(group: TaggedGroup, error: Exception) -> tuple[TaggedGroup, ...]:
+    """Two halves of a group that the database refuses; of a single event, the group with it as a dead letter.
+
+    Raises `error` where no event is left that could be the cause.
+    """
+    if len(group) > 1:
+        middle = len(group) // 2
+        return group[:middle], group[middle:]
+    (chunk,) = group
+    if not chunk.offsets:
+        raise error
+    if len(chunk.offsets) > 1:
+        middle_offset = chunk.offsets[len(chunk.offsets) // 2]
+        first, second = (chunk.first_offset, middle_offset), (middle_offset, chunk.next_offset)
+        return (chunk.part(*first),), (chunk.part(*second),)
+    state = getattr(driver_error(error), "sqlstate", None) or type(driver_error(error)).__name__
+    refused = DeadLetter(
+        offset=chunk.offsets[0],
+        step="write",
+        error_class="refused_by_warehouse",
+        message=f"the warehouse refused a value of this event ({state}); correct it at its source and send it "
+        "again under a new event id",
+        raw=chunk.raw[0],
+    )
+    log.warning("%s@%d: %s", chunk.partition, refused.offset, refused.message)
+    empty = chunk.part(chunk.next_offset, chunk.next_offset)
+    empty.first_offset, empty.lost = chunk.first_offset, chunk.lost
+    empty.dead, empty.dropped = [*chunk.dead, refused], chunk.dropped
+    return ((empty,),)
 
 
 def _conflict(chunk: TaggedChunk, i: int) -> DeadLetter:
@@ -600,32 +643,3 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
 def _subject_row(key: bytes, folded: Folded) -> tuple[Any, ...]:
     versions = json.dumps(folded.versions, ensure_ascii=False, separators=(",", ":"))
     return key, versions, contributions_json(folded.contributions), *folded.values
-
-
-def _add(delta: dict[Cell, list[int]], contributions: Iterable[Contribution], sign: int) -> None:
-    """Adds contributions to the change of their cells, or takes them back with `sign` -1."""
-    for contribution in contributions:
-        weight, total = contribution[10], contribution[11]
-        change = delta.get(contribution[:10])
-        if change is None:
-            delta[contribution[:10]] = [sign, sign * weight, sign * weight * weight, sign * total]
-        else:
-            change[0] += sign
-            change[1] += sign * weight
-            change[2] += sign * weight * weight
-            change[3] += sign * total
-
-
-def contributions_json(contributions: Sequence[Contribution]) -> str:
-    """Contributions as a JSON array of arrays, in the order of Contribution's fields."""
-    return "[" + ",".join([f"[{c[0]},{_names_json(c[1:9])},{c[9]},{c[10]},{c[11]}]" for c in contributions]) + "]"
-
-
-def contributions_from_json(stored: str) -> list[Contribution]:
-    """The contributions that `contributions_json` wrote."""
-    return [Contribution(*fields) for fields in json.loads(stored)]
-
-
-@lru_cache(maxsize=1 << 14)
-def _names_json(names: tuple[str, ...]) -> str:
-    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import compress
@@ -23,7 +23,7 @@ from fastavro.read import SchemaResolutionError
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError, SourceError
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance
-from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
+from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import NotAvro, RegistryUnavailable, UnknownSchema
 from vocbeam.schemas.timebase import SECOND_US, from_micros
 
@@ -39,6 +39,9 @@ MAX_WEIGHT = 100.0
 
 UNKNOWN_SCHEMA_TTL_S = 10.0
 """How long an unknown schema id is not asked for again; the id may be registered meanwhile."""
+
+UNKNOWN_SCHEMAS = 10_000
+"""Most unknown schema ids remembered: a producer of garbage could name all two billion."""
 
 REQUIRED_FILLED: Mapping[EventType, tuple[str, ...]] = {
     "survey": ("event_id", "source", "survey_id", "response_id"),
@@ -61,7 +64,7 @@ ENUMERATIONS: Mapping[EventType, Mapping[str, tuple[str, ...]]] = {
 
 _CURRENCY = re.compile("[A-Z]{3}")
 
-_UNREADABLE = (
+UNREADABLE = (
     EOFError,
     StopIteration,
     LookupError,
@@ -149,7 +152,7 @@ class Schemas:
             try:
                 text = self._registry.schema_by_id(schema_id)
             except UnknownSchema:
-                self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
+                self._remember_unknown(schema_id)
                 return _unknown(schema_id)
             except NotAvro as error:
                 self._known[key] = Problem("unusable_schema", str(error))
@@ -158,6 +161,12 @@ class Schemas:
                 raise SourceError(f"records can't be decoded without the schema registry: {error}") from error
             self._known[key] = _resolve(event_type, schema_id, text)
         return self._known[key]
+
+    def _remember_unknown(self, schema_id: int) -> None:
+        self._unknown.pop(schema_id, None)  # so that the first entry is always the oldest
+        if len(self._unknown) >= UNKNOWN_SCHEMAS:
+            del self._unknown[next(iter(self._unknown))]
+        self._unknown[schema_id] = self._clock() + self._unknown_ttl_s
 
 
 def _unknown(schema_id: int) -> Problem:
@@ -171,42 +180,89 @@ def _resolve(event_type: EventType, schema_id: int, text: str) -> _Writer | Prob
         schema = json.loads(text)
         contract = contracts.reader_schema(event_type)
         name = schema.get("name", "") if isinstance(schema, dict) else ""
-        if name.rpartition(".")[2] != contract["name"].rpartition(".")[2]:
+        own = (contract["name"], *contract.get("aliases", ()))
+        if name.rpartition(".")[2] not in {known.rpartition(".")[2] for known in own}:
             return Problem(
                 "wrong_event_type", f"schema id {schema_id} does not describe {event_type} events; check the topic"
             )
-        hazard = _hazard(schema)
-        if hazard:
-            return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
-        writer = contracts.writer_schema(event_type, text)
+        return resolve_writer(event_type, text)
+    except _Hazard as hazard:
+        return Problem("unusable_schema", f"schema id {schema_id} is not accepted: {hazard}")
     except (SchemaError, ValueError) as error:
         return Problem("unusable_schema", f"schema id {schema_id} can't be read as a {event_type} event: {error}")
     except (LookupError, TypeError, AttributeError, RecursionError):
         return Problem("unusable_schema", f"schema id {schema_id} is JSON but no Avro schema")
-    return _Writer(writer, None if writer == contract else contract)
 
 
-def _hazard(schema: Any, inside: tuple[str, ...] = ()) -> str | None:
-    """Why data of this schema could hang or crash the decoder: recursion (C stack), or items that take no bytes."""
+def resolve_writer(event_type: EventType, text: str) -> _Writer:
+    """How data written under the schema `text` is read as this event type; the record may have fields of its own too.
+
+    Raises SchemaError where the contract can't read it, or where its data could hang or crash the decoder.
+    """
+    writer = contracts.writer_schema(event_type, text)
+    _cost(writer, {})
+    same = writer == contracts.reader_schema(event_type)
+    return _Writer(writer, None if same else contracts.resolving_schema(event_type, writer))
+
+
+class _Hazard(SchemaError):
+    """Data of this schema could hang or crash the decoder."""
+
+
+class _Cost(NamedTuple):
+    """The fewest bytes that a value takes, and the reads that one value without array or map items costs at most."""
+
+    bytes: int
+    reads: int
+
+
+_PRIMITIVES = {
+    "null": _Cost(0, 1),
+    "boolean": _Cost(1, 1),
+    "int": _Cost(1, 1),
+    "long": _Cost(1, 1),
+    "float": _Cost(4, 1),
+    "double": _Cost(8, 1),
+    "bytes": _Cost(1, 1),
+    "string": _Cost(1, 1),
+}
+
+MAX_READS = 1_000
+"""Most reads for one event: records nested in records take no bytes of their own, but double with each level."""
+
+
+def _cost(schema: Any, named: dict[str, _Cost | None]) -> _Cost:
+    """Cost of a parsed schema; `named` holds the named types met so far, None for those under way.
+
+    Raises _Hazard for what no length of the message limits: a type within itself (the C stack), array items that take
+    no bytes, records that unfold beyond MAX_READS.
+    """
     if isinstance(schema, str):
-        return f"type {schema} contains itself" if schema.rpartition(".")[2] in inside else None
-    branches: list[Any] = []
-    if isinstance(schema, list):
-        branches = schema
+        cost = _PRIMITIVES.get(schema) or named[schema]
+        if cost is None:
+            raise _Hazard(f"type {schema} contains itself")
+    elif isinstance(schema, list):
+        branches = [_cost(branch, named) for branch in schema]
+        cost = _Cost(1 + min(branch.bytes for branch in branches), 1 + max(branch.reads for branch in branches))
     elif schema["type"] in ("record", "error"):
-        inside = (*inside, schema["name"].rpartition(".")[2])
-        branches = [field["type"] for field in schema["fields"]]
+        named[schema["name"]] = None
+        fields = [_cost(field["type"], named) for field in schema["fields"]]
+        cost = _Cost(sum(field.bytes for field in fields), 1 + sum(field.reads for field in fields))
+        named[schema["name"]] = cost
+    elif schema["type"] in ("enum", "fixed"):
+        cost = named[schema["name"]] = _Cost(schema.get("size", 1), 1)
     elif schema["type"] == "array":
-        if schema["items"] not in _SIZED:
-            return "an array of anything but numbers or strings"
+        item = _cost(schema["items"], named)
+        if item.bytes == 0:
+            raise _Hazard("an array of items that take no bytes")
+        cost = _Cost(1, 1 + item.reads)
     elif schema["type"] == "map":
-        branches = [schema["values"]]
-    elif not isinstance(schema["type"], str):
-        branches = [schema["type"]]
-    return next((found for branch in branches if (found := _hazard(branch, inside))), None)
-
-
-_SIZED = ("boolean", "int", "long", "float", "double", "bytes", "string")
+        cost = _Cost(1, 1 + _cost(schema["values"], named).reads)
+    else:
+        cost = _cost(schema["type"], named)
+    if cost.reads > MAX_READS:
+        raise _Hazard(f"one event could take more than {MAX_READS:,} reads")
+    return cost
 
 
 def decode_chunk(
@@ -217,6 +273,7 @@ def decode_chunk(
     `now` gives UTC microseconds. Raises SourceError when the schema registry can't be reached.
     """
     offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
+    dead += chunk.refused
     columns: Columns = {name: [record[name] for record in records] for name in contracts.fields(event_type)}
     problems = find_problems(event_type, columns, limits, now())
     if problems:
@@ -237,6 +294,16 @@ def decode_chunk(
         dropped=dropped,
         raw=raw,
     )
+
+
+def readable_records(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> dict[int, dict[str, Any]]:
+    """Position → content, not validated, of each of the values that can be decoded.
+
+    Raises SourceError when the schema registry can't be reached.
+    """
+    chunk = RawChunk(PartitionKey("", "", "", 0), 0, len(values), list(range(len(values))), list(values))
+    positions, _, records, _, _ = _decode(chunk, event_type, schemas)
+    return dict(zip(positions, records, strict=True))
 
 
 def _decode(
@@ -264,7 +331,7 @@ def _decode(
         stream.seek(header_size)
         try:
             record: Any = schemaless_reader(stream, *found)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             dead.append(DeadLetter(offset, "decode", *_unreadable(error), value))
             continue
         if stream.read(1):

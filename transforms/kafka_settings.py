@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 from vocbeam.schemas.errors import ConfigError, SourceError
 from vocbeam.schemas.records import PartitionKey
+from vocbeam.schemas.secrets import Hidden
 from vocbeam.transforms.chunking import Bounds
 
 CONNECT_TIMEOUT_MS = 8_000
@@ -22,6 +26,9 @@ CONNECT_TIMEOUT_MS = 8_000
 
 REQUEST_TIMEOUT_MS = 5_000
 """Longest wait for an answer about metadata and offsets."""
+
+RECONNECT_MS = 2_000
+"""Longest pause between two attempts to reach a broker: kafka-python's own, 30 s, outlasts most restarts of one."""
 
 OWNED = frozenset(
     {
@@ -132,10 +139,10 @@ def resolve(settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
         elif match[1]:
             if match[1] not in environ:
                 raise ConfigError(f"consumer setting {name} refers to {match[1]}, which is not in the environment")
-            resolved[name] = environ[match[1]]
+            resolved[name] = Hidden(environ[match[1]])
         else:
             try:
-                resolved[name] = Path(match[2]).read_text(encoding="utf-8").rstrip("\r\n")
+                resolved[name] = Hidden(Path(match[2]).read_text(encoding="utf-8").rstrip("\r\n"))
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ConfigError(f"consumer setting {name} refers to {match[2]}: {reason}") from error
@@ -149,6 +156,7 @@ def connect_consumer(config: SourceConfig) -> KafkaConsumer:
     """
     settings = {
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "fetch_max_bytes": config.bounds.group_bytes,
         **resolve(config.consumer, os.environ),
         "auto_offset_reset": "none",
@@ -164,6 +172,7 @@ def connect_admin(config: SourceConfig) -> KafkaAdminClient:
     """A client for metadata and for publishing group offsets; raises as `connect_consumer` does."""
     settings = {
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         **resolve(config.consumer, os.environ),
     }
@@ -173,30 +182,112 @@ def connect_admin(config: SourceConfig) -> KafkaAdminClient:
 
 
 def _connect(client: type, config: SourceConfig, settings: Mapping[str, Any]) -> Any:
+    check_tls_files(settings)
+    with noting_refusals() as refusals:
+        try:
+            return client(bootstrap_servers=config.bootstrap.split(","), **settings)
+        except KafkaTimeoutError as error:
+            raise SourceError(no_answer(config.bootstrap, settings, refusals)) from error
+        except KafkaError as error:
+            raise SourceError(
+                f"Kafka at {config.bootstrap} refused the connection: {type(error).__name__}; check --consumer-config"
+            ) from error
+
+
+def check_tls_files(settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError for certificates and keys that can't be used: kafka-python would try until its time is up.
+
+    OpenSSL would even ask the terminal for the password of a key, where none is given.
+    """
+    context = ssl.create_default_context()
+    trusted, certificate = settings.get("ssl_cafile"), settings.get("ssl_certfile")
+    if trusted:
+        _use("ssl_cafile", trusted, lambda: context.load_verify_locations(trusted))
+    if certificate:
+        key, password = settings.get("ssl_keyfile"), settings.get("ssl_password") or ""
+        what = f"{certificate} (with ssl_keyfile and ssl_password)"
+        _use("ssl_certfile", what, lambda: context.load_cert_chain(certificate, key, password))
+
+
+def _use(name: str, what: str, load: Callable[[], None]) -> None:
     try:
-        return client(bootstrap_servers=config.bootstrap.split(","), **settings)
-    except KafkaTimeoutError as error:
-        raise SourceError(
-            f"no Kafka broker answered at {config.bootstrap}; start one (vocbeam broker start) or name another "
-            "(--bootstrap, VOCBEAM_BOOTSTRAP), and check security_protocol if it expects TLS or SASL"
+        load()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"the certificate or key of setting {name}, {what}, can't be used: {reason}; check the files, that they "
+            "belong together, and the key's password"
         ) from error
-    except KafkaError as error:
-        raise SourceError(
-            f"Kafka at {config.bootstrap} refused the connection: {type(error).__name__}; check --consumer-config"
-        ) from error
+
+
+def no_answer(bootstrap: str, settings: Mapping[str, Any], refusals: Sequence[Exception]) -> str:
+    """What to say when no broker could be used, given what kafka-python met."""
+    protocol = str(settings.get("security_protocol", "PLAINTEXT"))
+    reasons = [str(refusal) for refusal in refusals if not isinstance(refusal, KafkaTimeoutError)]
+    about_tls = [reason for reason in reasons if "SSL" in reason]
+    if about_tls:
+        return (
+            f"no encrypted connection to Kafka at {bootstrap}: {about_tls[-1]}; check ssl_cafile, that the brokers' "
+            "certificates are valid for the host names in --bootstrap, and ssl_certfile if they ask for a certificate"
+        )
+    if any("disconnected" in reason or "SASL" in reason.upper() for reason in reasons):
+        hint = "sasl_mechanism, user and password" if "SASL" in protocol else "security_protocol (TLS, SASL)"
+        return f"Kafka at {bootstrap} closes each connection while it is being set up ({protocol}); check {hint}"
+    return (
+        f"no Kafka broker answered at {bootstrap}; start one (vocbeam broker start) or name another (--bootstrap, "
+        "VOCBEAM_BOOTSTRAP), and check security_protocol if it expects TLS or SASL"
+    )
+
+
+@contextmanager
+def noting_refusals() -> Iterator[list[Exception]]:
+    """Collects why kafka-python could not connect: it logs that, and in the end raises only that time is up."""
+    refusals: list[Exception] = []
+    logger = logging.getLogger("kafka.net.manager")
+    shown_from = logger.getEffectiveLevel()
+
+    def note(record: logging.LogRecord) -> bool:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        refusals.extend(argument for argument in arguments if isinstance(argument, Exception))
+        return record.levelno >= shown_from
+
+    level = logger.level
+    logger.setLevel(min(shown_from, logging.WARNING))
+    logger.addFilter(note)
+    try:
+        yield refusals
+    finally:
+        logger.removeFilter(note)
+        logger.setLevel(level)
 
 
 def discover(admin: KafkaAdminClient, topics: tuple[str, ...]) -> dict[TopicPartition, PartitionKey]:
-    """Topic-partitions that exist now, with the identity of cluster and topic; topics that don't exist are left out."""
+    """Topic-partitions that exist now, with the identity of cluster and topic; topics that don't exist are left out.
+
+    Raises SourceError for topics that this account may not see.
+    """
     cluster_id = admin.describe_cluster()["cluster_id"]
+    described = admin.describe_topics(list(topics))
+    forbidden = [t["name"] for t in described if t["error_code"] == TopicAuthorizationFailedError.errno]
+    if forbidden:
+        raise SourceError(
+            f"Kafka lets this account not see {', '.join(forbidden)}; grant it READ and DESCRIBE on the topics, and "
+            "READ on the group of --group-id"
+        )
     return {
         TopicPartition(topic["name"], partition["partition_index"]): PartitionKey(
             cluster_id, str(topic["topic_id"]), topic["name"], partition["partition_index"]
         )
-        for topic in admin.describe_topics(list(topics))
+        for topic in described
         if topic["error_code"] == 0
         for partition in topic["partitions"]
     }
+
+
+def topic_ids(admin: KafkaAdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """Topic → id of its present incarnation; topics that don't exist are left out."""
+    described = admin.describe_topics(sorted(topics))
+    return {topic["name"]: str(topic["topic_id"]) for topic in described if topic["error_code"] == 0}
 
 
 def find_end_offsets(config: SourceConfig) -> dict[tuple[str, int], int]:

@@ -1,7 +1,7 @@
 """Files of any shape to events of the contracts, through a declarative mapping file.
 
-A mapping loads CSV and JSON-lines files as tables whose columns are all text and turns them into events with SQL
-(DuckDB's dialect): every output column of a SELECT is a field of the contract.
+A mapping loads CSV, JSON-lines and Parquet files as tables whose columns are all text and turns them into events with
+SQL (DuckDB's dialect): every output column of a SELECT is a field of the contract.
 
 ```yaml
 source: olist                        # `source` of every event
@@ -10,6 +10,7 @@ notes: what a reader of the events must know
 files:
   orders: {path: olist/orders.csv.gz}                                   # every column of the header, as text
   log: {path: app/log.jsonl.gz, format: jsonl, columns: [page, ts]}     # JSON lines: the keys to read, as text
+  visits: {path: web/visits.parquet, format: parquet}                   # every column, as text; times in UTC
 events:
   - event: survey
     rows: orders                     # the table that an event's row number belongs to
@@ -30,8 +31,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -41,14 +43,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vocbeam.schemas import contracts
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import to_micros
+from vocbeam.schemas.yaml_text import NotYaml, load_yaml
 
 MEMORY_LIMIT = "400MB"
 """Of the database that joins and sorts; beyond it, it spills to a temporary folder."""
@@ -73,10 +74,10 @@ class _Model(BaseModel):
 
 
 class FileTable(_Model):
-    """A file that is loaded as a table of text columns; `.gz` is decompressed."""
+    """A file that is loaded as a table of text columns; `.gz` is decompressed (CSV and JSON lines)."""
 
     path: str
-    format: Literal["csv", "jsonl"] = "csv"
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     columns: tuple[str, ...] = ()
@@ -84,7 +85,7 @@ class FileTable(_Model):
     @model_validator(mode="after")
     def _columns_of_json(self) -> FileTable:
         if (self.format == "jsonl") != bool(self.columns):
-            raise ValueError("columns must be listed for jsonl, and only there (a CSV file has its header)")
+            raise ValueError("columns must be listed for jsonl, and only there (other files name theirs)")
         return self
 
 
@@ -110,7 +111,7 @@ class EventMapping(_Model):
     def _known_zone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"{name!r} is no IANA time zone; one looks like Europe/Berlin or UTC") from error
         return name
 
@@ -140,13 +141,23 @@ class MappedEvent(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A record that gives no event: which one and why, without any of its content."""
+    """A record that gives no event: which one and why. Its content is in `raw` alone, which is never shown.
+
+    `event_type` is the type that its event would have, where that is known.
+    """
 
     place: str
     reason: str
+    event_type: EventType | None = None
+    raw: bytes = b""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
+
+
+def as_raw(record: Mapping[str, Any]) -> bytes:
+    """A record that gives no event as JSON bytes, to be kept as the original of a dead letter."""
+    return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
 
 
 def load_mapping(path: Path) -> EventMapping:
@@ -156,15 +167,13 @@ def load_mapping(path: Path) -> EventMapping:
     place, what is wrong.
     """
     try:
-        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read the mapping file {path}: {error.strerror}; check the path") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except NotYaml as error:
+        raise ConfigError(error.at(str(path))) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
     try:
         return EventMapping.model_validate(tree)
     except ValidationError as error:
@@ -177,11 +186,8 @@ def load_mapping(path: Path) -> EventMapping:
 
 
 @contextmanager
-def open_mapping(mapping: EventMapping, data: Path) -> Iterator[MappedFiles]:
-    """The mapping's files below the folder `data`, loaded; its queries have been checked against the contracts.
-
-    Raises ConfigError for a missing file and for a SELECT that does not run or does not fit its contract.
-    """
+def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills to a temporary folder and loads no extension; times without a zone are UTC."""
     with tempfile.TemporaryDirectory(prefix="vocbeam-mapping-") as spill:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
@@ -190,7 +196,18 @@ def open_mapping(mapping: EventMapping, data: Path) -> Iterator[MappedFiles]:
             "temp_directory": spill,
         }
         with duckdb.connect(":memory:", config=settings) as connection:
-            yield MappedFiles(mapping, data, connection)
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+
+
+@contextmanager
+def open_mapping(mapping: EventMapping, data: Path) -> Iterator[MappedFiles]:
+    """The mapping's files below the folder `data`, loaded; its queries have been checked against the contracts.
+
+    Raises ConfigError for a missing file and for a SELECT that does not run or does not fit its contract.
+    """
+    with open_database() as connection:
+        yield MappedFiles(mapping, data, connection)
 
 
 class MappedFiles:
@@ -213,8 +230,10 @@ class MappedFiles:
                 raise ConfigError(f"the mapping's file {name} is not at {path}; name the data folder with --data")
             if file.format == "csv":
                 self._load_csv(name, file, path)
-            else:
+            elif file.format == "jsonl":
                 self._load_json_lines(name, file, path)
+            else:
+                self._load_parquet(name, path)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         self._queries = {event_type: self._query(event_type) for event_type in mapping.event_types}
@@ -248,15 +267,18 @@ class MappedFiles:
         self._load(
             name,
             f"""SELECT row_number() OVER () AS _row, * FROM read_csv(
-                {_text(str(path))}, auto_detect = false, header = true, delim = {_text(file.delimiter)}, quote = '"',
-                escape = '"', encoding = {_text(file.encoding)}, store_rejects = true,
-                columns = {{{", ".join(f"{_text(column)}: 'VARCHAR'" for column in columns)}}})""",  # noqa: S608
+                {sql_text(str(path))}, auto_detect = false, header = true, delim = {sql_text(file.delimiter)},
+                quote = '"', escape = '"', encoding = {sql_text(file.encoding)}, store_rejects = true,
+                columns = {{{", ".join(f"{sql_text(column)}: 'VARCHAR'" for column in columns)}}})""",  # noqa: S608
             path,
         )
         rejects = self._connection.execute(
-            "SELECT DISTINCT line, error_type FROM reject_errors ORDER BY line"
+            "SELECT line, min(error_type), any_value(csv_line) FROM reject_errors GROUP BY line ORDER BY line"
         ).fetchall()
-        self.rejected += [BadRow(f"{path}:{line}", str(kind).lower().replace("_", " ")) for line, kind in rejects]
+        self.rejected += [
+            BadRow(f"{path}:{line}", str(kind).lower().replace("_", " "), self._type_of(name), (text or "").encode())
+            for line, kind, text in rejects
+        ]
         self._connection.execute("DROP TABLE reject_errors")
         self._connection.execute("DROP TABLE reject_scans")
 
@@ -264,19 +286,30 @@ class MappedFiles:
         self._load(
             "_lines",
             f"""SELECT row_number() OVER () AS _row, line, json_valid(line) AS valid FROM read_csv(
-                {_text(str(path))}, auto_detect = false, header = false, delim = '\x01', quote = '', escape = '',
-                encoding = {_text(file.encoding)}, columns = {{'line': 'VARCHAR'}})""",  # noqa: S608
+                {sql_text(str(path))}, auto_detect = false, header = false, delim = '\x01', quote = '', escape = '',
+                encoding = {sql_text(file.encoding)}, columns = {{'line': 'VARCHAR'}})""",  # noqa: S608
             path,
         )
-        bad = self._connection.execute("SELECT _row FROM _lines WHERE NOT valid ORDER BY _row").fetchall()
-        self.rejected += [BadRow(f"{path}:{row}", "the line is not JSON") for (row,) in bad]
-        keys = ", ".join(f"line ->> {_text('$.' + _quoted(key))} AS {_quoted(key)}" for key in file.columns)
+        bad = self._connection.execute("SELECT _row, line FROM _lines WHERE NOT valid ORDER BY _row").fetchall()
+        self.rejected += [
+            BadRow(f"{path}:{row}", "the line is not JSON", self._type_of(name), line.encode()) for row, line in bad
+        ]
+        keys = ", ".join(f"line ->> {sql_text('$.' + sql_name(key))} AS {sql_name(key)}" for key in file.columns)
         self._load(name, f"SELECT _row, {keys} FROM _lines WHERE valid", path)  # noqa: S608
         self._connection.execute("DROP TABLE _lines")
 
+    def _load_parquet(self, name: str, path: Path) -> None:
+        columns = f"CAST(COLUMNS(*) AS VARCHAR) FROM read_parquet({sql_text(str(path))})"
+        self._load(name, f"SELECT row_number() OVER () AS _row, {columns}", path)
+
+    def _type_of(self, table: str) -> EventType:
+        """The type that a record of a table counts under when it can't be read: that of its first events."""
+        events = self._mapping.events
+        return next((query.event for query in events if query.rows == table), events[0].event)
+
     def _load(self, table: str, select: str, path: Path) -> None:
         try:
-            self._connection.execute(f"CREATE TABLE {_quoted(table)} AS {select}")
+            self._connection.execute(f"CREATE TABLE {sql_name(table)} AS {select}")
         except duckdb.Error as error:
             # the first line only: the following ones quote the file
             raise ConfigError(f"can't read {path}: {str(error).splitlines()[0]}") from None
@@ -327,6 +360,7 @@ class _Builder:
 
     def __init__(self, event_type: EventType, mapping: EventMapping, names: Sequence[str]) -> None:
         self._event_type = event_type
+        self._names = names
         self._source = mapping.source
         self._files = [mapping.files[query.rows].path for query in mapping.events]
         self._row, self._query = names.index("_row"), names.index("_query")
@@ -350,7 +384,9 @@ class _Builder:
         place = f"{self._files[row[self._query]]} row {row[self._row]}"
         if not missing and problem is None:
             return MappedEvent(self._event_type, record, place)
-        return BadRow(place, problem or f"the {self._event_type} has no {', '.join(sorted(missing))}")
+        given = dict(zip(self._names, row, strict=True))
+        reason = problem or f"the {self._event_type} has no {', '.join(sorted(missing))}"
+        return BadRow(place, reason, self._event_type, as_raw(given))
 
 
 def _header(file: FileTable, path: Path) -> list[str]:
@@ -380,11 +416,11 @@ def _line_of(tree: Any, place: Sequence[int | str]) -> int:
     return line
 
 
-def _text(value: str) -> str:
+def sql_text(value: str) -> str:
     """A SQL string literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
-def _quoted(name: str) -> str:
+def sql_name(name: str) -> str:
     """A SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from vocbeam.transforms.kafka_settings import (
     connect_admin,
     connect_consumer,
     discover,
+    topic_ids,
 )
 from vocbeam.transforms.progress import PROGRESS, Progress
 
@@ -57,9 +58,13 @@ def now_micros() -> int:
 
 @dataclass(slots=True)
 class _Partition:
-    """One open topic-partition: everything before `next_offset` was emitted and not refused."""
+    """One open topic-partition: everything before `next_offset` was emitted and not refused.
+
+    Reading began at `began`, which counts for as long as the ledger has no row.
+    """
 
     key: PartitionKey
+    began: int
     next_offset: int
     lost: int
     stop_at: int | None
@@ -156,6 +161,8 @@ class ShardReader:
             chunks.extend(
                 cut_chunks(partition.key, partition.next_offset, position, partition.lost, records, self._config.bounds)
             )
+        if chunks and not self._confirm(chunks):
+            return
         pending = list(pack_groups(chunks, self._config.bounds))
         for index, group in enumerate(pending):
             yield group, oldest
@@ -169,7 +176,7 @@ class ShardReader:
     def close(self) -> None:
         """Publishes what is committed and closes the connections. May be called twice."""
         self._publish()
-        self._consumer.close()
+        self._consumer.close(timeout_ms=REQUEST_TIMEOUT_MS)
         self._admin.close()
 
     def _settle(self, group: RawGroup) -> bool:
@@ -217,13 +224,41 @@ class ShardReader:
         try:
             self._refresh()
         except KafkaError as error:
-            outage = self._monotonic() - self._seen_at
-            if outage > self._config.outage_seconds:
-                raise SourceError(
-                    f"Kafka at {self._config.bootstrap} has not answered for {outage:.0f} s; check the brokers"
-                ) from error
+            self._bear(error)
+
+    def _bear(self, error: KafkaError) -> None:
+        """Lets Kafka be silent for a while; raises SourceError when that has lasted too long."""
+        now = self._monotonic()
+        outage = now - self._seen_at
+        if outage > self._config.outage_seconds:
+            raise SourceError(
+                f"Kafka at {self._config.bootstrap} has not answered for {outage:.0f} s; check the brokers"
+            ) from error
+        if now >= self._refresh_due:
             log.warning("Kafka at %s does not answer: %s", self._config.bootstrap, type(error).__name__)
-            self._refresh_due = self._monotonic() + self._config.metadata_refresh_seconds
+            self._refresh_due = now + self._config.metadata_refresh_seconds
+
+    def _confirm(self, chunks: Sequence[RawChunk]) -> bool:
+        """Whether what was polled came from the topics that are open; if that can't be told, it will be polled again.
+
+        A fetch names its topic and not the topic's id, so one that was deleted and made anew is read on as if nothing
+        had happened. The ids are asked for after the poll: none ever comes back, so one that is there was there before.
+        """
+        polled = {chunk.partition for chunk in chunks}
+        try:
+            ids = topic_ids(self._admin, {key.topic for key in polled})
+        except KafkaError as error:
+            self._bear(error)
+            # What the consumer has fetched before would be polled and put back as fast as the processor can.
+            self._progress.sleep(self._config.idle_wait_seconds)
+        else:
+            if all(ids.get(key.topic) == key.topic_id for key in polled):
+                return True
+            self._refresh_due = self._monotonic()
+        for key in polled:
+            tp = TopicPartition(key.topic, key.partition)
+            self._consumer.seek(tp, self._partitions[tp].next_offset + self._partitions[tp].lost)
+        return False
 
     def _refresh(self) -> None:
         """Discovers the shard's partitions and opens those that are new, or that now belong to another topic id."""
@@ -265,11 +300,11 @@ class ShardReader:
                 f"{type(error).__name__}"
             ) from error
         starts = {
-            tp: start_of(key, self._ledger.position(key), beginnings[tp], ends[tp]) for tp, key in opening.items()
+            tp: start_of(key, self._known_position(tp, key), beginnings[tp], ends[tp]) for tp, key in opening.items()
         }
         for tp, start in starts.items():
             stop_at = self._config.stop_at[tp.topic, tp.partition] if self._config.stop_at is not None else None
-            self._partitions[tp] = _Partition(opening[tp], start.first_offset, start.lost, stop_at)
+            self._partitions[tp] = _Partition(opening[tp], start.first_offset, start.first_offset, start.lost, stop_at)
         self._consumer.assign(list(self._partitions))
         for tp, start in starts.items():
             self._consumer.seek(tp, start.seek_to)
@@ -279,6 +314,16 @@ class ShardReader:
                 self._consumer.resume(tp)
             if start.lost:
                 log.error("%s: Kafka no longer has %d offsets from %d on", opening[tp], start.lost, start.first_offset)
+
+    def _known_position(self, tp: TopicPartition, key: PartitionKey) -> int | None:
+        """The ledger's position or, before the first commit, where this reader has begun: what Kafka has deleted since
+        is lost.
+        """
+        position = self._ledger.position(key)
+        opened = self._partitions.get(tp)
+        if position is None and opened is not None and opened.key == key:
+            return opened.began
+        return position
 
     def _poll(self) -> Polled:
         """Drains what the consumer has fetched, up to the group bounds."""
@@ -322,8 +367,9 @@ class ShardReader:
     def _truncated(self, error: LogTruncationError) -> TopicChanged:
         names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in error.divergent_offsets)
         return TopicChanged(
-            f"{names}: the brokers dropped records that were already read (unclean leader election). Compare the "
-            "warehouse with the source, then read the topic under another name (--topic-prefix) or into a new warehouse"
+            f"{names}: the brokers dropped records that were already read (unclean leader election, or a log set back "
+            "to an older copy). Compare the warehouse with the source, then read the topic under another name "
+            "(--topic-prefix) or into a new warehouse"
         )
 
     def _publish_if_due(self) -> None:

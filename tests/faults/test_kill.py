@@ -6,57 +6,113 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
 from kafka import KafkaProducer
 
 from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Vocbeam
+from tests.support.figures import Figures
 from tests.support.kafka import Topics
-from tests.support.loaded import MANY_TRANSACTIONS, Loaded
+from tests.support.loaded import MANY_TRANSACTIONS, RECORDS_A_TRANSACTION, Loaded
 from vocbeam.schemas.errors import Fenced
 
+STARTS_IN_S = 8.0
+"""Until a run loads on a slow machine; a kill within it falls on imports, migration, connecting or the first groups."""
 
-def test_run__killed_three_times_at_random_moments(
-    loaded: Loaded, warehouse_url: str, capsys: pytest.CaptureFixture[str]
+ENDS_ITSELF_IN_S = 5
+"""Margin for a forced end: the process may be given no time just when its time of grace is over."""
+
+MOMENTS = ("in_transaction", "before_commit", "after_commit")
+"""Points of a transaction, as the writer's Failpoint names them."""
+
+Ending = Literal["starting", "loading", "in_transaction", "before_commit", "after_commit"]
+
+
+def kills(number: int, chance: random.Random) -> list[Ending]:
+    """How each of `number` lives ends: every way as often as the others, in random order."""
+    ways: tuple[Ending, ...] = ("starting", "loading", "in_transaction", "before_commit", "after_commit")
+    endings = [ways[i % len(ways)] for i in range(number)]
+    chance.shuffle(endings)
+    return endings
+
+
+def live_and_die(vocbeam: Vocbeam, books: Books, ending: Ending, goal: int, chance: random.Random) -> None:
+    """One life of `vocbeam run`: SIGKILL while it starts, near `goal` records, or at a failpoint before them."""
+    if ending in MOMENTS:
+        ahead = max(1, (goal - books.records()) // RECORDS_A_TRANSACTION)
+        vocbeam = vocbeam.crashing(ending, chance.randint(1, ahead))
+    with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
+        if ending == "starting":
+            due = time.monotonic() + chance.uniform(0, STARTS_IN_S)
+            while time.monotonic() < due and books.records() < goal:
+                time.sleep(0.02)
+        elif ending == "loading":
+            books.wait_for(goal, running)
+            time.sleep(chance.uniform(0, 0.05))
+        if ending not in MOMENTS:
+            running.process.kill()
+        assert running.process.wait(ENDS_WITHIN_S) == -signal.SIGKILL, running.said()
+
+
+def test_run__killed_at_random_moments(
+    loaded: Loaded, warehouse_url: str, long_form: bool, capsys: pytest.CaptureFixture[str], figures: Figures
 ) -> None:
     chance = random.Random()
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
+    endings = kills(25 if long_form else 5, chance)
     killed_at = []
-    for part in range(3):
-        goal = loaded.records * (part + chance.uniform(0.1, 0.6)) / 3
-        with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
-            books.wait_for(int(goal), running)
-            time.sleep(chance.uniform(0, 0.05))
-            running.process.kill()
-            assert running.process.wait() == -signal.SIGKILL
-        killed_at.append(books.records())
-    assert killed_at == sorted(set(killed_at))
-    assert killed_at[-1] < loaded.records
+    for life, ending in enumerate(endings):
+        # The last life must have something left to load, so every goal leaves room for those to come.
+        goal = books.records() + int((loaded.records - books.records()) / (len(endings) - life + 1))
+        live_and_die(vocbeam, books, ending, goal, chance)
+        killed_at.append((ending, books.records()))
+    positions = [records for _, records in killed_at]
+    assert positions == sorted(positions)
+    assert positions[-1] < loaded.records
 
     summary = vocbeam.call_json("run", "--until-caught-up")
-    with capsys.disabled():
-        print(f"\n{books.engine.dialect.name}: 3 kills at {killed_at} of {loaded.records} records, "
-              f"{summary['records']} after the last, {summary['restarts']} restarts inside")  # fmt: skip
-    assert (summary["outcome"], summary["lag"], summary["run_epoch"]) == ("caught up", 0, 4)
-    assert summary["records"] == loaded.records - killed_at[-1]
+    assert (summary["outcome"], summary["lag"], summary["restarts"]) == ("caught up", 0, 0)
+    assert summary["records"] == loaded.records - positions[-1]
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
+    ways = ", ".join(f"{n} {way.replace('_', ' ')}" for way, n in sorted(Counter(endings).items()))
+    with capsys.disabled():
+        print(f"\n{books.engine.dialect.name}: killed at {killed_at} of {loaded.records} records")
+    figures.add(
+        "kill -9", f"{len(endings)} kills: {ways}", database=books.engine.dialect.name, records=loaded.records,
+        restarts=len(endings),
+    )  # fmt: skip
 
 
-def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_run__sigterm_under_load(loaded: Loaded, warehouse_url: str, workers: int, figures: Figures) -> None:
+    """It ends in good order or, on a machine too busy for that, by itself after its time of grace; nothing is lost."""
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
-    with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
+    with vocbeam.started("run", "--workers", str(workers), *MANY_TRANSACTIONS) as running:
         books.wait_for(loaded.records // 10, running)
         told = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
-        assert time.monotonic() - told < STOPS_WITHIN_S
-    assert " stopped: " in running.said()
+        code = running.process.wait(STOPS_WITHIN_S + ENDS_ITSELF_IN_S)
+        took_s = time.monotonic() - told
+    out_of_time = "the group in hand did not end in time; uncommitted work is read again" in running.said()
+    assert code == int(out_of_time), running.said()
+    assert out_of_time or " stopped: " in running.said()
     assert "Traceback" not in running.said()
-    assert loaded.records // 10 <= books.records() < loaded.records
+    stopped_at = books.records()
+    assert loaded.records // 10 <= stopped_at < loaded.records
     vocbeam.reconcile()
+
+    assert vocbeam.call_json("run", "--until-caught-up")["records"] == loaded.records - stopped_at
+    vocbeam.reconcile()
+    loaded.assert_same_rows(books)
+    figures.add(
+        "SIGTERM", f"{workers} workers under load, at {stopped_at} records: ended in {took_s:.1f} s, exit code {code}",
+        database=books.engine.dialect.name, records=loaded.records, restarts=1,
+    )  # fmt: skip
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -65,18 +121,23 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
 
 
-def test_run__one_of_two_processes_killed(loaded: Loaded, warehouse_url: str) -> None:
+def test_run__one_of_two_processes_killed(loaded: Loaded, warehouse_url: str, figures: Figures) -> None:
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
     with vocbeam.started("run", "--workers", "2", "--until-caught-up", *MANY_TRANSACTIONS) as running:
         books.wait_for(loaded.records // 4, running)
         victim, survivor = workers_of(running.process)
         victim.kill()
+        killed_at = books.records()
         assert running.process.wait(ENDS_WITHIN_S) == 0, running.said()
     assert "was killed by signal 9 and is started again" in running.said()
     assert not survivor.is_running()
     assert books.records() == loaded.records
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
+    figures.add(
+        "kill -9", f"one of two workers, at {killed_at} records; the run started it again",
+        database=books.engine.dialect.name, records=loaded.records, restarts=1,
+    )  # fmt: skip
 
 
 def test_run__processes_end_with_their_killed_parent(loaded: Loaded, sqlite_url: str) -> None:
@@ -91,18 +152,9 @@ def test_run__processes_end_with_their_killed_parent(loaded: Loaded, sqlite_url:
     vocbeam.reconcile()
 
 
-def test_run__two_processes_end_at_sigterm(loaded: Loaded, sqlite_url: str) -> None:
-    vocbeam, books = loaded.vocbeam.into(sqlite_url), Books(sqlite_url)
-    with vocbeam.started("run", "--workers", "2", *MANY_TRANSACTIONS) as running:
-        books.wait_for(loaded.records // 10, running)
-        running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
-    assert " stopped: " in running.said()
-    assert "Traceback" not in running.said()
-    vocbeam.reconcile()
-
-
-def test_run__newer_run_shuts_the_older_one_out(kafka_topics: Topics, warehouse_url: str, tmp_path: Path) -> None:
+def test_run__newer_run_shuts_the_older_one_out(
+    kafka_topics: Topics, warehouse_url: str, tmp_path: Path, figures: Figures
+) -> None:
     kafka_topics.create_all()
     vocbeam, books = Vocbeam(tmp_path, kafka_topics.bootstrap, kafka_topics.prefix, warehouse_url), Books(warehouse_url)
     sent = 0
@@ -135,3 +187,7 @@ def test_run__newer_run_shuts_the_older_one_out(kafka_topics: Topics, warehouse_
     assert "(run 1); this pipeline ends" in last_word
     vocbeam.reconcile()
     assert books.records() == sent
+    figures.add(
+        "zombie", "kept loading while its successor started; ended with exit code 4 at the first row taken over",
+        database=books.engine.dialect.name, records=sent, restarts=1,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from tests.support.kafka import Topics
 from vocbeam.pipelines.apply import apply_to
 from vocbeam.pipelines.cli import main, vocbeam
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE, Home
-from vocbeam.schemas.errors import SinkError
+from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks import tables
@@ -188,9 +188,18 @@ def test_status__no_warehouse_creates_none(tmp_path: Path, monkeypatch: pytest.M
     assert not missing.exists()
 
 
-def test_status__unreachable_server_says_so_without_the_password() -> None:
-    url = "postgresql+psycopg://reader:hunter2@127.0.0.1:1/warehouse"
+def test_status__unreachable_server() -> None:
+    url = "postgresql+psycopg://reader@127.0.0.1:1/warehouse?sslcert=client.pem"
     ended = CliRunner().invoke(vocbeam, ["status", "--warehouse", url])
     assert isinstance(ended.exception, SinkError)
     assert "can't be read" in str(ended.exception)
+    assert "client.pem" not in str(ended.exception)
+
+
+@pytest.mark.parametrize("command", ["apply", "migrate", "reconcile", "report", "status"])
+def test_password_in_a_url__is_refused_by_every_command(command: str) -> None:
+    url = "postgresql+psycopg://reader:hunter2@127.0.0.1:1/warehouse"
+    ended = CliRunner().invoke(vocbeam, [command, "--warehouse", url])
+    assert isinstance(ended.exception, ConfigError)
+    assert "set PGPASSWORD or ~/.pgpass" in str(ended.exception)
     assert "hunter2" not in str(ended.exception)

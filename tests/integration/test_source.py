@@ -194,6 +194,20 @@ def test_reader__offsets_deleted_before_and_under_it_are_lost(kafka_topics: Topi
     assert {offset for offset in warehouse.values[key] if offset >= 15} == set(range(15, 20))
 
 
+def test_reader__offsets_deleted_before_the_first_commit_are_lost(kafka_topics: Topics, warehouse: Warehouse) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"%d" % i for i in range(10)])
+    with KafkaAdminClient(bootstrap_servers=kafka_topics.bootstrap) as admin:
+        admin.delete_records({TopicPartition(topic, 0): 2})
+        with reader_of(config(kafka_topics, topic)) as reader:
+            (key,) = reader.positions
+            admin.delete_records({TopicPartition(topic, 0): 6})
+            chunks = read_until(reader, lambda: warehouse.positions.get(key) == 10)
+    assert_contiguous(chunks, 2, 10)
+    assert warehouse.values[key] == {6: b"6", 7: b"7", 8: b"8", 9: b"9"}
+    assert [chunk.lost for chunk in chunks if chunk.lost] == [4]
+
+
 def test_reader__all_deleted_still_advances_the_ledger(kafka_topics: Topics, warehouse: Warehouse) -> None:
     topic = kafka_topics.create("survey")
     produce(kafka_topics, topic, [b"%d" % i for i in range(6)])
@@ -214,6 +228,20 @@ def test_reader__ledger_beyond_the_log(kafka_topics: Topics, warehouse: Warehous
     warehouse.positions[key] = 5
     with pytest.raises(TopicChanged, match="ends at offset 0, but the warehouse has already read up to 5"):
         ShardReader(config(kafka_topics, topic), Shard(0, 1), warehouse)
+
+
+def test_reader__topic_recreated_between_two_refreshes(kafka_topics: Topics, warehouse: Warehouse) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"old"] * 10)
+    with reader_of(config(kafka_topics, topic, metadata_refresh_seconds=3_600)) as reader:
+        (key,) = reader.positions
+        read_until(reader, lambda: warehouse.positions.get(key) == 10)
+        kafka_topics.remove()
+        kafka_topics.create("survey")
+        produce(kafka_topics, topic, [b"new"] * 20)
+        with pytest.raises(TopicChanged, match="survey was recreated"):
+            read_until(reader, lambda: warehouse.count() > 10)
+    assert {value for rows in warehouse.values.values() for value in rows.values()} == {b"old"}
 
 
 def test_reader__tombstone_is_a_record_without_a_value(kafka_topics: Topics, warehouse: Warehouse) -> None:

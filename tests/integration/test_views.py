@@ -518,6 +518,14 @@ def test_create_views__repeatable_and_leaves_others_alone(warehouse: Engine) -> 
     assert set(views.view_names()) <= made
 
 
+def test_aggregate_views__none_names_a_customer_a_text_or_an_event(warehouse: Engine) -> None:
+    row_level = {"customer_key", "text", "subject", "event_id", "ticket_id", "response_id", "session_id"}
+    with warehouse.connect() as connection:
+        columns = {name: set(connection.execute(text(f"SELECT * FROM {name}")).keys()) for name in views.view_names()}
+    assert {name for name, found in columns.items() if found & row_level} == views.ROW_LEVEL_VIEWS
+    assert {*views.aggregate_views(), *views.ROW_LEVEL_VIEWS} == set(views.view_names())
+
+
 def _present_views(connection: Connection) -> set[str]:
     catalogue = {
         "sqlite": "SELECT name FROM sqlite_master WHERE type = 'view'",

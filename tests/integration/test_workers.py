@@ -1,4 +1,4 @@
-"""Worker processes that are asked to stop: told once, they end in their own time, however long the parent waits."""
+"""Worker processes that are asked to stop (told once, they end in their own time) or are killed (and started again)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vocbeam.pipelines.supervisor import stop_on_signals
+from vocbeam.pipelines.supervisor import RestartPolicy, stop_on_signals
 from vocbeam.pipelines.workers import WATCH_SECONDS, Total, run_workers
+from vocbeam.schemas.errors import VocbeamError
 from vocbeam.transforms.progress import PROGRESS
 
 WORKERS = 2
@@ -48,4 +50,44 @@ def test_run_workers__a_stop_lets_every_worker_finish_its_group(tmp_path: Path, 
 
     with stop_on_signals(PROGRESS):
         threading.Thread(target=stop_when_all_work, daemon=True).start()
-        assert run_workers(UntilStopped(tmp_path), WORKERS, max_restarts=0) == Total(records=WORKERS)
+        assert run_workers(UntilStopped(tmp_path), WORKERS, RestartPolicy(max_restarts=0)) == Total(records=WORKERS)
+
+
+class Killed:
+    """Work whose process kills itself, until it has done so `times` times."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        self.folder = folder
+        self.times = times
+
+    def __call__(self, number: int) -> Total:
+        died = len(list(self.folder.iterdir()))
+        if died < self.times:
+            (self.folder / f"{number}.{died}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Total(records=1)
+
+
+QUICK = RestartPolicy(max_restarts=2, first_delay_seconds=0.01, longest_delay_seconds=0.02)
+
+
+def test_run_workers__killed_worker_is_started_again(tmp_path: Path) -> None:
+    assert run_workers(Killed(tmp_path, times=2), 1, QUICK) == Total(records=1, restarts=2)
+
+
+def test_run_workers__killed_too_often(tmp_path: Path) -> None:
+    with pytest.raises(VocbeamError, match="worker 0 was killed by signal 9 once too often"):
+        run_workers(Killed(tmp_path, times=9), 1, QUICK)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_run_workers__after_a_healthy_time_a_death_is_the_first(tmp_path: Path) -> None:
+    always_healthy = replace(QUICK, healthy_seconds=0)
+    assert run_workers(Killed(tmp_path, times=4), 1, always_healthy) == Total(records=1, restarts=4)
+
+
+def test_run_workers__waits_before_it_starts_one_again(tmp_path: Path) -> None:
+    slow = replace(QUICK, first_delay_seconds=2, longest_delay_seconds=2)
+    begin = time.monotonic()
+    run_workers(Killed(tmp_path, times=1), 1, slow, chance=lambda: 1.0)
+    assert time.monotonic() - begin >= 2

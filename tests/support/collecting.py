@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import apache_beam as beam
 
+from vocbeam.schemas.errors import TopicChanged
 from vocbeam.schemas.records import PartitionKey, RawChunk, RawGroup
 from vocbeam.transforms.progress import PROGRESS
 
@@ -25,6 +26,8 @@ class Warehouse:
 
     def position(self, partition: PartitionKey) -> int | None:
         """As `Ledger.position`."""
+        if any(known.topic == partition.topic and known[:2] != partition[:2] for known in self.positions):
+            raise TopicChanged(f"{partition.topic} was recreated")
         return self.positions.get(partition)
 
     def apply(self, chunk: RawChunk) -> int:

@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import ingest_ledger
 
-ENDS_WITHIN_S = 110
-"""Longest wait for a command: half a minute of work and starting Beam on a busy machine."""
+PROJECT = Path(__file__).parents[2]
+
+ENDS_WITHIN_S = 240
+"""Longest wait for a command: half a minute of work and starting Beam, on a machine that is busy with much else."""
 
 STOPS_WITHIN_S = 10
 """Within this a run ends after SIGTERM."""
@@ -48,6 +50,13 @@ class Vocbeam:
     prefix: str
     warehouse: str
     governance: Path = EXAMPLE_GOVERNANCE
+    entry: tuple[str, ...] = ("vocbeam.pipelines.cli",)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the commands get beside this process's own environment: secrets, say."""
+
+    def crashing(self, moment: str, number: int) -> Vocbeam:
+        """The same, but its writer dies by SIGKILL when it reaches `moment` for the `number`th time."""
+        return replace(self, entry=("tests.support.crashing", moment, str(number)))
 
     def into(self, warehouse: str) -> Vocbeam:
         """The same installation, keys and topics, with another warehouse."""
@@ -72,7 +81,7 @@ class Vocbeam:
         number = len(list(folder.iterdir()))
         stdout, stderr = folder / f"{number}.out", folder / f"{number + 1}.err"
         with stdout.open("wb") as out, stderr.open("wb") as err:
-            process = subprocess.Popen(self._command(arguments), env=self._environment(), stdout=out, stderr=err)
+            process = subprocess.Popen(self._command(arguments), env=self.variables(), stdout=out, stderr=err)
         try:
             yield Running(process, stdout, stderr)
         finally:
@@ -90,18 +99,20 @@ class Vocbeam:
         assert checks
         assert [check for check in checks if not check["balances"]] == []
 
-    @staticmethod
-    def _command(arguments: Sequence[str | Path]) -> list[str]:
-        return [sys.executable, "-m", "vocbeam.pipelines.cli", *map(str, arguments)]
+    def _command(self, arguments: Sequence[str | Path]) -> list[str]:
+        return [sys.executable, "-m", *self.entry, *map(str, arguments)]
 
-    def _environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
+        """The environment of the commands."""
         return {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "VOCBEAM_HOME": str(self.home),
             "VOCBEAM_BOOTSTRAP": self.bootstrap,
             "VOCBEAM_TOPIC_PREFIX": self.prefix,
             "VOCBEAM_WAREHOUSE": self.warehouse,
             "VOCBEAM_GOVERNANCE": str(self.governance),
+            **self.environment,
         }
 
 

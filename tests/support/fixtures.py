@@ -7,9 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from tests.support import postgres
 from tests.support.kafka import Topics
@@ -65,12 +63,8 @@ def postgres_server(reaper: Reaper, request: pytest.FixtureRequest) -> Iterator[
 @pytest.fixture
 def postgres_url(postgres_server: postgres.PostgresServer) -> Iterator[str]:
     """SQLAlchemy URL of an empty PostgreSQL database of this test alone."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    maintenance = postgres_server.url("postgres").replace("+psycopg", "")
-    with psycopg.connect(maintenance, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield postgres_server.url(name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with postgres_server.database() as url:
+        yield url
 
 
 @pytest.fixture

@@ -39,3 +39,4 @@ class Topics:
         """Delete what was created."""
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
             admin.delete_topics(self.created)
+        self.created = []

@@ -14,7 +14,11 @@ from tests.support.warehouse import contents
 from vocbeam.deploy.broker import list_topics
 from vocbeam.sinks.engine import open_engine
 
-MANY_TRANSACTIONS = ("--group-records", "100", "--chunk-records", "50", "--progress-seconds", "1")
+RECORDS_A_TRANSACTION = 100
+
+MANY_TRANSACTIONS = (
+    "--group-records", str(RECORDS_A_TRANSACTION), "--chunk-records", "50", "--progress-seconds", "1",
+)  # fmt: skip
 """Over a hundred transactions for the events of these tests, so that a fault finds one in hand."""
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg
+from psycopg import sql
+
+from tests.support.tls import Identity
 from vocbeam.deploy.broker import HOST, free_port
 from vocbeam.deploy.jars import locked
 
@@ -41,21 +47,47 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True)
+class Secured:
+    """What a server proves itself with, and the password of its superuser."""
+
+    identity: Identity
+    password: str
+
+
+@dataclass
 class PostgresServer:
     """A running server; its superuser USER is trusted without a password."""
 
     process: subprocess.Popen[bytes]
     folder: Path
     port: int
+    settings: Mapping[str, str]
 
     def url(self, database: str) -> str:
         """SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/{database}"
 
-    def stop(self) -> None:
-        """End the server without waiting for its clients, and remove its folder."""
-        self.process.send_signal(signal.SIGINT)
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """SQLAlchemy URL of a new database, which goes when the context ends."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            yield self.url(name)
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def halt(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End the server without waiting for its clients: SIGINT in good order, SIGQUIT as a crash would."""
+        self.process.send_signal(how)
         self.process.wait(_STOP_TIMEOUT_S)
+
+    def resume(self) -> None:
+        """Start a halted server again, on the same data and port; back once it answers."""
+        self.process = _launch(find_binaries() or install(), self.folder, self.port, self.settings)
+
+    def stop(self) -> None:
+        """End the server, and remove its folder."""
+        self.halt()
         shutil.rmtree(self.folder)
 
 
@@ -87,38 +119,62 @@ def install() -> Path:
     return found
 
 
-def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
+def start(settings: Mapping[str, str] | None = None, secured: Secured | None = None) -> PostgresServer:
     """Create and start a server on a free port; `settings` override those of tests.
 
-    Raises Unavailable where there is none to be had.
+    A secured server takes only encrypted connections, and passwords by SCRAM. Raises Unavailable where there is none
+    to be had.
     """
     # Test processes side by side: one installs, the others find what it brought.
     with locked(Path(tempfile.gettempdir()) / "vocbeam-postgres-install.lock"):
         binaries = find_binaries() or install()
-    # PostgreSQL refuses to run as root.
-    account = {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="vocbeam-postgres-", dir="/tmp"))
+    account = system_account()
     if account:
-        entry = pwd.getpwnam(_SYSTEM_USER)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
-    data = folder / "data"
-    initdb = [binaries / "initdb", "--pgdata", data, "--username", USER, "--auth", "trust", "--encoding", "UTF8"]
+        give_to_server(folder)
+    initdb = [binaries / "initdb", "--pgdata", folder / "data", "--username", USER, "--encoding", "UTF8"]
+    access = ["--auth", "trust"]
+    if secured:
+        for name, content in (("password", secured.password.encode()), ("tls", secured.identity.both.read_bytes())):
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_bytes(content)
+            if account:
+                give_to_server(folder / name)
+        access = ["--auth", "scram-sha-256", "--pwfile", str(folder / "password")]
+        settings = {"ssl": "on", "ssl_cert_file": f"{folder}/tls", "ssl_key_file": f"{folder}/tls", **(settings or {})}
     subprocess.run(
-        [*initdb, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
+        [*initdb, *access, "--locale", "C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=folder, **account
     )
-    port = free_port()
-    options = [f"--{name}={value}" for name, value in {**_SETTINGS, **(settings or {})}.items()]
-    with (folder / "postgres.log").open("wb") as log:
+    if secured:
+        rules = folder / "data" / "pg_hba.conf"
+        rules.write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n", encoding="utf-8")
+    port, settings = free_port(), {**_SETTINGS, **(settings or {})}
+    return PostgresServer(_launch(binaries, folder, port, settings), folder, port, settings)
+
+
+def system_account() -> dict[str, Any]:
+    """What makes a subprocess run as PostgreSQL's account: it refuses to run as root. Empty where we are not root."""
+    return {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def give_to_server(path: Path) -> None:
+    """Make a file or folder the property of PostgreSQL's account. Needs root."""
+    shutil.chown(path, _SYSTEM_USER, _SYSTEM_USER)
+
+
+def _launch(binaries: Path, folder: Path, port: int, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the server on an initialised folder; its process, once it answers."""
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    with (folder / "postgres.log").open("ab") as log:
         process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, f"--port={port}", *options],
+            [binaries / "postgres", "-D", folder / "data", f"--port={port}", *options],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **account,
+            **system_account(),
         )
-    server = PostgresServer(process, folder, port)
     deadline = time.monotonic() + _READY_TIMEOUT_S
     ready = [binaries / "pg_isready", "--quiet", "--host", HOST, "--port", str(port)]
     while subprocess.run(ready, check=False).returncode != 0:
@@ -127,4 +183,4 @@ def start(settings: Mapping[str, str] | None = None) -> PostgresServer:
             process.wait()
             raise RuntimeError("PostgreSQL did not start:\n" + (folder / "postgres.log").read_text(errors="replace"))
         time.sleep(0.1)
-    return server
+    return process

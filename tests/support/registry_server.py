@@ -31,6 +31,8 @@ class RegistryServer:
     credentials: tuple[str, str] | None = None
     schema_type: str | None = None
     """What schemas asked for by id are said to be, if not Avro."""
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+    """Status and body with which the next requests are answered, whatever they ask."""
 
 
 @contextmanager
@@ -50,6 +52,8 @@ def serve_registry(registry: FileRegistry) -> Iterator[RegistryServer]:
 
         def _handle(self, body: Any) -> None:
             state.requests.append(f"{self.command} {self.path}")
+            if state.answers:
+                return self._send(*state.answers.pop(0))
             if state.failures:
                 return self._answer(state.failures.pop(0), {"error_code": 50001, "message": "planted failure"})
             if state.credentials is not None:
@@ -62,7 +66,9 @@ def serve_registry(registry: FileRegistry) -> Iterator[RegistryServer]:
             return self._answer(status, answer)
 
         def _answer(self, status: int, answer: Any) -> None:
-            payload = json.dumps(answer).encode()
+            self._send(status, json.dumps(answer).encode())
+
+        def _send(self, status: int, payload: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
             self.send_header("Content-Length", str(len(payload)))

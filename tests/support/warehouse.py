@@ -16,6 +16,8 @@ from vocbeam.schemas.records import EventType, PartitionKey, TaggedChunk
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.letter_writer import LetterWriter
+from vocbeam.sinks.reconcile import reconcile
 from vocbeam.sinks.tables import (
     customer_day,
     event,
@@ -66,6 +68,22 @@ def writer(
         now=lambda: NOW,
         failpoint=Failpoint(reach),
         retry_limit_s=5,
+    )
+
+
+def letter_writer(
+    url: str, governance: Governance, *, run_epoch: int, reach: Callable[[str], None] = lambda _moment: None
+) -> LetterWriter:
+    """A writer of dead letters, with connections of its own."""
+    return LetterWriter(
+        open_engine(url, write=True),
+        rules=subject_rules(governance),
+        encrypt=lambda raw: b"sealed:" + raw,
+        calendar=LocalCalendar(governance.timezone),
+        run_epoch=run_epoch,
+        now=lambda: NOW,
+        failpoint=Failpoint(reach),
+        retry_limit_s=30,
     )
 
 
@@ -141,6 +159,15 @@ def _rows(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
     columns = [column for column in table.columns if column.name not in PROVENANCE]
     rows = [tuple(row) for row in connection.execute(select(*columns))]
     return sorted(rows, key=repr)
+
+
+def books_that_fail(engine: Engine) -> list[str]:
+    """Comparisons of reconcile that fail."""
+    return [
+        f"{check.what} {check.where} {check.expected}≠{check.found}"
+        for check in reconcile(engine)
+        if not check.balances
+    ]
 
 
 def table_names(engine: Engine) -> set[str]:

@@ -19,7 +19,7 @@ from vocbeam.schemas.errors import SourceError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import ConfluentRegistry, FileRegistry, RegistryUnavailable, UnknownSchema
-from vocbeam.transforms.decode import Limits, Problem, Schemas, decode_chunk
+from vocbeam.transforms.decode import UNKNOWN_SCHEMAS, Limits, Problem, Schemas, decode_chunk, readable_records
 
 NOW = 1_600_000_000_000_000  # 2020-09-13 12:26:40 UTC
 EARLIEST = 1_262_304_000_000_000  # 2010-01-01
@@ -176,16 +176,26 @@ def test_decode_chunk__older_and_newer_writers_resolve() -> None:
 RECURSIVE = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}
 
 
+def unfolding(levels: int) -> Any:
+    """Records without any value in them, twice as many with each level: 2^levels reads of no byte."""
+    inner: Any = {"type": "record", "name": "L0", "fields": []}
+    for level in range(1, levels):
+        halves = [{"name": "a", "type": inner}, {"name": "b", "type": f"L{level - 1}"}]
+        inner = {"type": "record", "name": f"L{level}", "fields": halves}
+    return inner
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
         ({"name": "deep", "type": RECURSIVE}, "contains itself"),
         ({"name": "deep", "type": {"type": "map", "values": RECURSIVE}}, "contains itself"),
-        ({"name": "many", "type": {"type": "array", "items": "null"}}, "an array of anything but"),
+        ({"name": "many", "type": {"type": "array", "items": "null"}}, "an array of items that take no bytes"),
         (
             {"name": "many", "type": ["null", {"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}]},
-            "an array",
+            "an array of items that take no bytes",
         ),
+        ({"name": "many", "type": unfolding(10)}, "more than 1,000 reads"),
     ],
 )
 def test_decode_chunk__writer_schema_that_could_hang_or_crash_the_decoder(field: dict[str, Any], message: str) -> None:
@@ -195,6 +205,55 @@ def test_decode_chunk__writer_schema_that_could_hang_or_crash_the_decoder(field:
     step, error_class, said = cause("telemetry", value, registry=Registry({77: text}))
     assert (step, error_class) == ("decode", "unusable_schema")
     assert message in said
+
+
+ATTACHMENTS = {
+    "type": "array",
+    "items": {
+        "type": "record",
+        "name": "Attachment",
+        "fields": [
+            {"name": "name", "type": "string"},
+            {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["IMAGE", "LOG"]}},
+            {"name": "digest", "type": {"type": "fixed", "name": "Digest", "size": 2}},
+            {"name": "before", "type": ["null", "Digest"]},
+            {"name": "size", "type": "double"},
+        ],
+    },
+}
+
+
+def test_decode_chunk__fields_that_only_the_writer_has_are_read_to_their_end() -> None:
+    text = changed_schema("telemetry", "add", {"name": "attachments", "type": ATTACHMENTS})
+    attachment = {"name": "ü.log", "kind": "LOG", "digest": b"ab", "before": b"cd", "size": 1.5}
+    whole = written(text, {**VALID["telemetry"], "attachments": [attachment] * 2})
+    decoded = decode("telemetry", whole, registry=Registry({77: text}))
+    assert {name: column[0] for name, column in decoded.columns.items()} == {
+        **contracts.defaults("telemetry"),
+        **VALID["telemetry"],
+    }
+    cuts = [whole[:end] for end in range(5, len(whole))]
+    cut = decode("telemetry", *cuts, registry=Registry({77: text}))
+    assert cut.offsets == []
+    assert {letter.error_class for letter in cut.dead} == {"truncated", "undecodable"}
+    assert cause("telemetry", whole + b"\0", registry=Registry({77: text}))[1] == "trailing_bytes"
+
+
+@pytest.mark.parametrize("items", ["boolean", "float", "double", {"type": "fixed", "name": "F", "size": 1}])
+def test_decode_chunk__wrong_count_in_a_field_that_only_the_writer_has_ends(items: Any) -> None:
+    text = changed_schema("telemetry", "add", {"name": "many", "type": {"type": "array", "items": items}})
+    # 2^62 items announced, none there: fastavro would skip them one by one.
+    value = wire.HEADER.pack(0, 77) + encoded("telemetry")[5:] + b"\x80" * 8 + b"\x80\x01"
+    assert cause("telemetry", value, registry=Registry({77: text}))[:2] == ("decode", "truncated")
+
+
+def test_decode_chunk__type_of_the_writer_that_is_named_like_the_contract() -> None:
+    newer = json.loads(contracts.schema_text("telemetry"))
+    newer["namespace"] = "elsewhere"
+    inner = {"type": "record", "name": "vocbeam.Telemetry", "fields": [{"name": "x", "type": "int"}]}
+    newer["fields"].append({"name": "inner", "type": inner})
+    value = written(json.dumps(newer), {**VALID["telemetry"], "inner": {"x": 1}})
+    assert cause("telemetry", value, registry=Registry({77: json.dumps(newer)}))[1] == "unusable_schema"
 
 
 def test_decode_chunk__writer_schema_that_does_not_fit() -> None:
@@ -246,6 +305,17 @@ def test_schemas__unknown_id_is_asked_again_after_a_while() -> None:
     clock[0] = 10.0
     assert schemas.find("flag", 4) is schemas.find("flag", 4)
     assert registry.asked == [4, 4]
+
+
+def test_schemas__remembers_so_many_unknown_ids_and_no_more() -> None:
+    registry = Registry({})
+    schemas = Schemas(registry, clock=lambda: 0.0)
+    for schema_id in range(1, UNKNOWN_SCHEMAS + 2):
+        schemas.find("flag", schema_id)
+    registry.asked.clear()
+    for schema_id in (2, UNKNOWN_SCHEMAS + 1, 1):
+        schemas.find("flag", schema_id)
+    assert registry.asked == [1]
 
 
 def test_schemas__file_registry_learns_of_an_id_registered_later(tmp_path: Path) -> None:
@@ -341,6 +411,14 @@ def test_validation__refuses_one_and_keeps_its_neighbours(
 )
 def test_validation__accepts_the_edges(event_type: EventType, changed: dict[str, Any]) -> None:
     assert decode(event_type, encoded(event_type, **changed)).dead == []
+
+
+def test_readable_records__content_of_what_decodes_valid_or_not() -> None:
+    values = [b"\x00", encoded("survey", customer_id="ana", score=99.0), b"", encoded("survey", customer_id=None)]
+    records = readable_records(values, "survey", Schemas(contract_registry()))
+
+    assert {position: record["customer_id"] for position, record in records.items()} == {1: "ana", 3: None}
+    assert readable_records([encoded("flag")], "survey", Schemas(contract_registry())) == {}
 
 
 def test_validation__several_problems_give_one_dead_letter_with_the_first() -> None:

@@ -70,6 +70,12 @@ def test_resolve__environment_and_file(tmp_path: Path) -> None:
     }
 
 
+def test_resolve__what_a_library_logs_of_its_settings_hides_the_secret() -> None:
+    resolved = resolve({"sasl_plain_password": "${P}", "retries": 3}, {"P": "hunter2"})
+    assert str(resolved) == "{'sasl_plain_password': '***', 'retries': 3}"
+    assert resolved["sasl_plain_password"].encode() == b"hunter2"
+
+
 @pytest.mark.parametrize("reference", ["${NOT_THERE}", "file:/not/there"])
 def test_resolve__missing_reference(reference: str) -> None:
     with pytest.raises(ConfigError, match="sasl_plain_password refers to"):

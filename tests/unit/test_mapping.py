@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ def test_bad_rows__are_named_and_the_others_go_on(tmp_path: Path) -> None:
 def test_bad_rows__problem_column_gives_the_reason(tmp_path: Path) -> None:
     select = SELECT.replace(" FROM", ", CASE WHEN page = '?' THEN 'page is unknown' END AS _problem FROM")
     events = events_of(tmp_path, "id,seen,page\na,2020-01-01,?\nb,2020-01-02,home\n", select)
-    assert events[0] == BadRow("visits.csv row 1", "page is unknown")
+    assert isinstance(events[0], BadRow)
+    assert events[0][:3] == ("visits.csv row 1", "page is unknown", "telemetry")
+    assert json.loads(events[0].raw)["event_id"] == "a"
     assert isinstance(events[1], MappedEvent)
 
 
@@ -142,7 +145,8 @@ def test_json_lines__keys_as_text_and_bad_lines(tmp_path: Path) -> None:
     json_lines = "{path: visits.jsonl, format: jsonl, columns: [id, seen, page, n]}"
     mapping.write_text(mapping.read_text().replace("{path: visits.csv}", json_lines))
     with open_mapping(load_mapping(mapping), tmp_path) as files:
-        assert files.rejected == [BadRow(f"{tmp_path}/visits.jsonl:2", "the line is not JSON")]
+        place = f"{tmp_path}/visits.jsonl:2"
+        assert files.rejected == [BadRow(place, "the line is not JSON", "telemetry", bad.encode())]
         second, first = records(list(files.events("telemetry")))
     assert (first["event_time"], first["event_id"]) == (1_500_000_000_000_000, "a")
     assert "error_code" not in first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import multiprocessing
 import socket
@@ -10,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from tests.support.fuzzing import FUZZED
 from tests.support.registry_server import RegistryServer, serve_registry
 from vocbeam.schemas import contracts
-from vocbeam.schemas.errors import ConfigError, SchemaError
+from vocbeam.schemas.errors import ConfigError, SchemaError, VocbeamError
 from vocbeam.schemas.records import EVENT_TYPES
 from vocbeam.schemas.registry import (
     ConfluentRegistry,
@@ -149,6 +154,14 @@ def test_confluent_registry__caches_by_id(server: RegistryServer) -> None:
     assert server.requests == ["GET /schemas/ids/1"]
 
 
+def test_file_registry__lock_that_is_never_given_back(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RegistryUnavailable, match=r"another process has held .*lock for 0 s"):
+            FileRegistry(tmp_path, lock_wait_s=0.1).register("a", schema("x"))
+    assert FileRegistry(tmp_path).register("a", schema("x")) == 1
+
+
 def test_confluent_registry__known_schema_needs_no_write(server: RegistryServer) -> None:
     client(server).register("a/b", schema("x"))
     server.requests.clear()
@@ -209,3 +222,57 @@ def test_open_registry__by_url_or_folder(tmp_path: Path) -> None:
     assert isinstance(open_registry("http://127.0.0.1:1", tmp_path), ConfluentRegistry)
     with pytest.raises(ConfigError, match="must look like http"):
         open_registry("registry.example:8081", tmp_path)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+LIKE_AN_ANSWER = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("id", "version", "schema", "schemaType", "error_code", "message"), ANY_JSON)
+)
+BODIES = st.one_of(
+    st.binary(max_size=40),
+    st.one_of(LIKE_AN_ANSWER, ANY_JSON, st.lists(st.integers() | ANY_JSON, max_size=3)).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.just(b"[" * 200_000),
+)
+STATUSES = st.sampled_from([200, 200, 200, 201, 204, 301, 400, 401, 404, 404, 409, 422, 429, 500, 503])
+
+
+@FUZZED
+@given(answers=st.lists(st.tuples(STATUSES, BODIES), min_size=1, max_size=4), call=st.integers(0, 3))
+@example(answers=[(200, b"[]")], call=0)
+@example(answers=[(200, b'{"schema": 5}')], call=0)
+@example(answers=[(200, b'{"schemas": 1}')], call=1)
+@example(answers=[(200, b'[1, "x"]')], call=1)
+@example(answers=[(200, b"[true]")], call=1)
+@example(answers=[(200, b'{"version": 1}')], call=2)
+@example(answers=[(200, b'{"id": "one"}')], call=3)
+@example(answers=[(200, b"[" * 200_000)], call=0)
+@example(answers=[(404, b"null")], call=0)
+@example(answers=[(404, b'{"error_code": [40403]}')], call=0)
+def test_confluent_registry__any_answer_is_understood_or_an_error_of_ours(
+    server: RegistryServer, answers: list[tuple[int, bytes]], call: int
+) -> None:
+    server.answers[:] = answers
+    confluent = client(server, attempts=2)
+    calls = (
+        lambda: confluent.schema_by_id(3),
+        lambda: confluent.versions("a"),
+        lambda: confluent.latest("a"),
+        lambda: confluent.register("a", schema("x")),
+    )
+    with contextlib.suppress(VocbeamError):
+        calls[call]()
+    server.answers.clear()
+    confluent.close()
+
+
+def test_confluent_registry__answer_of_something_else_is_an_outage(server: RegistryServer) -> None:
+    for body in (b"[]", b'{"schema": 5}', b"[" * 200_000):
+        server.answers[:] = [(200, body)]
+        with pytest.raises(RegistryUnavailable, match="must be the base URL of the registry's Confluent API"):
+            client(server).schema_by_id(1)

@@ -1,0 +1,443 @@
+"""A soak of the main job: a steady load for a long time, and a SIGKILL every few minutes; see docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+from kafka import KafkaProducer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine, func, select
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.corpus import make_corpus
+from benchmarks.throughput import PROJECT, WAREHOUSES, Bench, broker_in, machine, postgres_server, run_process
+from benchmarks.warehouses import fresh_warehouse
+from vocbeam.deploy.broker import create_topics
+from vocbeam.pipelines.produce import key_of
+from vocbeam.schemas import contracts, wire
+from vocbeam.schemas.records import EVENT_TYPES
+from vocbeam.schemas.registry import FileRegistry
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.tables import ingest_ledger
+from vocbeam.transforms.event_files import read_events
+from vocbeam.transforms.mapping import MappedEvent
+
+PREFIX = "soak"
+PARTITIONS = 4
+
+FRESH_IDS = ("event_id", "ticket_id", "response_id")
+"""What is new in each pass over the corpus: its tickets and answers are then others, its customers come back."""
+
+FEED_S = 0.01
+"""Between two looks at what is due to be sent."""
+
+LOOK_S = 0.05
+"""Between two looks at the ledger: freshness is overstated by at most so much."""
+
+SAMPLE_S = 1.0
+"""Between two looks at the memory."""
+
+WARM_UP_S = 60.0
+"""A younger process still fills its caches, so its memory doesn't count for the slope."""
+
+DRAIN_S = 600.0
+"""Longest wait, after the last event, until all of them are committed."""
+
+STOP_S = 30.0
+"""Longest wait for the end after SIGTERM."""
+
+TopicPartition = tuple[str, int]
+
+
+class Feeder:
+    """Sends the corpus again and again at a steady rate; knows when it sent what lies at which offset."""
+
+    def __init__(self, bootstrap: str, corpus: Sequence[MappedEvent], home: Path, rate: float) -> None:
+        """`rate` is in events a second."""
+        self._bootstrap, self._corpus, self._rate = bootstrap, corpus, rate
+        registry = FileRegistry(home / "registry")
+        topics = {event_type: contracts.topic(event_type, PREFIX) for event_type in EVENT_TYPES}
+        create_topics(bootstrap, dict.fromkeys(topics.values(), PARTITIONS))
+        self._routes = {
+            event_type: (topic, registry.register(contracts.subject(topic), contracts.schema_text(event_type)))
+            for event_type, topic in topics.items()
+        }
+        self.sent_at: dict[TopicPartition, array[float]] = {
+            (topic, partition): array("d") for topic in topics.values() for partition in range(PARTITIONS)
+        }
+        """Monotonic seconds at which each offset was handed to the producer: nobody else writes these topics."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._feed, name="feeder")
+        self._failure: Exception | None = None
+
+    @property
+    def sent(self) -> int:
+        """Events so far."""
+        return sum(map(len, self.sent_at.values()))
+
+    @contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Sends as long as the context; everything is delivered when it ends."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            self._thread.join()
+        if self._failure is not None:
+            raise SystemExit(f"the load could not be sent: {type(self._failure).__name__}") from self._failure
+
+    def _feed(self) -> None:
+        try:
+            with KafkaProducer(bootstrap_servers=self._bootstrap, acks="all", linger_ms=5) as producer:
+                began, events = time.monotonic(), self._events()
+                sent = 0
+                while not self._ended.wait(FEED_S):
+                    due = int((time.monotonic() - began) * self._rate)
+                    for event in (next(events) for _ in range(due - sent)):
+                        self._send(producer, event)
+                    sent = due
+                producer.flush()
+        except Exception as error:  # noqa: BLE001 - raised again where the context ends
+            self._failure = error
+
+    def _events(self) -> Iterator[MappedEvent]:
+        for number in count():
+            for event in self._corpus:
+                fresh = {name: f"{event.record[name]}-{number}" for name in FRESH_IDS if name in event.record}
+                yield MappedEvent(event.event_type, {**event.record, **fresh}, event.place)
+
+    def _send(self, producer: KafkaProducer, event: MappedEvent) -> None:
+        topic, schema_id = self._routes[event.event_type]
+        key = key_of(event)
+        partition = zlib.crc32(key) % PARTITIONS
+        value = wire.encode(event.event_type, event.record, schema_id)
+        self.sent_at[topic, partition].append(time.monotonic())
+        producer.send(topic, value, key=key, partition=partition)
+
+
+class Watcher:
+    """Looks at the ledger all the time: how long after its sending is each event seen to be committed?"""
+
+    def __init__(self, engine: Engine, feeder: Feeder) -> None:
+        self._engine, self._feeder = engine, feeder
+        self._next = dict.fromkeys(feeder.sent_at, 0)
+        self.freshness = array("f")
+        """Seconds, one for each event that was seen."""
+
+    def look(self) -> None:
+        """Notes what was committed since the last look."""
+        c = ingest_ledger.c
+        with self._engine.connect() as connection:
+            if not self._engine.dialect.has_table(connection, ingest_ledger.name):
+                return
+            rows = connection.execute(select(c.topic, c.partition, c.next_offset)).all()
+        now = time.monotonic()
+        for topic, partition, next_offset in rows:
+            sent_at = self._feeder.sent_at[topic, partition]
+            self.freshness.extend(now - at for at in sent_at[self._next[topic, partition] : next_offset])
+            self._next[topic, partition] = next_offset
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Looks every LOOK_S as long as the context, and once more when it ends."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(LOOK_S):
+                self.look()
+
+        thread = threading.Thread(target=look, name="watcher")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.look()
+
+
+@dataclass
+class Life:
+    """One process of the main job, from its start to its end: (age in seconds, resident MiB)."""
+
+    memory: list[tuple[float, float]] = field(default_factory=list)
+
+
+class MainJob:
+    """`vocbeam run` as a process, started again by us when it was killed."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._environment, self._log = {**os.environ, **environment}, log
+        self.lives: list[Life] = []
+
+    def start(self) -> None:
+        """Starts it."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vocbeam.pipelines.cli", "run"],
+                env=self._environment, cwd=PROJECT, stdout=log, stderr=log,
+            )  # fmt: skip
+        self._started = time.monotonic()
+        self.lives.append(Life())
+
+    def sample(self) -> None:
+        """Notes its memory; raises SystemExit where it has ended by itself."""
+        if self._process.poll() is not None:
+            raise SystemExit(f"the main job ended with {self._process.returncode}:\n{self._said()}")
+        memory = psutil.Process(self._process.pid).memory_info().rss / 2**20
+        self.lives[-1].memory.append((time.monotonic() - self._started, memory))
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, which must end it well."""
+        self._process.terminate()
+        try:
+            code = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise SystemExit(f"the main job did not end within {STOP_S:.0f} s of SIGTERM") from None
+        if code:
+            raise SystemExit(f"the main job ended with {code} after SIGTERM:\n{self._said()}")
+
+    def _said(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")[-4_000:]
+
+
+def slope(life: Life) -> float | None:
+    """MiB a minute by which the process grew once it was warm, by least squares; None where it didn't live so long."""
+    warm = np.array([sample for sample in life.memory if sample[0] >= WARM_UP_S])
+    if len(warm) < 2:
+        return None
+    age, memory = (warm - warm.mean(axis=0)).T
+    return 60 * float(age @ memory) / float(age @ age)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What the soak saw; times in seconds, memory in MiB."""
+
+    seconds: float
+    rate: float
+    warehouse: str
+    kills: int
+    sent: int
+    loaded: int
+    duplicates: int
+    dead_lettered: int
+    lost: int
+    drained_after: float
+    freshness_p50: float
+    freshness_p99: float
+    freshness_max: float
+    memory_max: float
+    memory_slope: float | None
+
+    def balances(self) -> bool:
+        """Whether every event that was sent was loaded exactly once."""
+        return self.loaded == self.sent and not (self.duplicates or self.dead_lettered or self.lost)
+
+    def closing_line(self) -> str:
+        """All of it in a sentence."""
+        grows = "unknown (no process lived long enough)" if self.memory_slope is None else f"{self.memory_slope:+.2f}"
+        return (
+            f"soak: {self.seconds:.0f} s at {self.rate:,.0f} events/s into {WAREHOUSES[self.warehouse]}, "
+            f"{self.kills} kills: {self.loaded:,} of {self.sent:,} events loaded, {self.duplicates:,} twice, the books "
+            f"balance; freshness p50 {self.freshness_p50:.2f} s, p99 {self.freshness_p99:.2f} s, longest "
+            f"{self.freshness_max:.2f} s; memory at most {self.memory_max:.0f} MiB, slope {grows} MiB/min"
+        )
+
+
+def wait_until_drained(engine: Engine, feeder: Feeder, job: MainJob) -> float:
+    """Seconds until everything that was sent is committed; raises SystemExit after DRAIN_S."""
+    began = time.monotonic()
+    c = ingest_ledger.c
+    while True:
+        with engine.connect() as connection:
+            read = connection.execute(select(func.sum(c.next_offset - c.first_offset))).scalar_one() or 0
+        took = time.monotonic() - began
+        if read == feeder.sent:
+            return took
+        if took > DRAIN_S:
+            raise SystemExit(f"{read:,} of {feeder.sent:,} events {DRAIN_S:.0f} s after the last one was sent")
+        job.sample()
+        time.sleep(LOOK_S)
+
+
+def soak(
+    bench: Bench,
+    corpus: Sequence[MappedEvent],
+    kind: str,
+    *,
+    seconds: float,
+    quiet_seconds: float,
+    rate: float,
+    kill_every: float,
+    log: Console,
+) -> Result:
+    """Feeds and kills, feeds on without kills, then lets the job finish, and compares the books."""
+    chance = random.Random()
+    home = Path(bench.environment["VOCBEAM_HOME"])
+    with fresh_warehouse(kind, bench.folder, bench.postgres_url) as url:
+        environment = {**bench.environment, "VOCBEAM_TOPIC_PREFIX": PREFIX, "VOCBEAM_WAREHOUSE": url}
+        run_process(["-m", "vocbeam.pipelines.cli", "apply"], environment, bench.folder)
+        engine = open_engine(url)
+        feeder = Feeder(bench.bootstrap, corpus, home, rate)
+        watcher, job = Watcher(engine, feeder), MainJob(environment, bench.folder / "soak.log")
+        kills = 0
+        job.start()
+        try:
+            with watcher.looking():
+                with feeder.feeding():
+                    began = time.monotonic()
+                    kills_end = began + (seconds if kill_every else 0)
+                    kill_at = began + kill_every * chance.uniform(0.9, 1.1)
+                    while (now := time.monotonic()) < began + seconds + quiet_seconds:
+                        if kill_at <= now < kills_end:
+                            job.kill()
+                            kills += 1
+                            log.print(f"{now - began:.0f} s: killed, {feeder.sent:,} events sent")
+                            job.start()
+                            kill_at = now + kill_every * chance.uniform(0.9, 1.1)
+                        job.sample()
+                        time.sleep(SAMPLE_S)
+                    seconds = time.monotonic() - began
+                drained_after = wait_until_drained(engine, feeder, job)
+            job.stop()
+        finally:
+            job.kill()
+        run_process(["-m", "vocbeam.pipelines.cli", "reconcile"], environment, bench.folder)
+        c = ingest_ledger.c
+        counters = ("loaded", "duplicates", "dead_lettered", "lost")
+        with engine.connect() as connection:
+            counted = connection.execute(select(*(func.sum(c[name]) for name in counters))).one()
+        engine.dispose()
+    p50, p99 = np.percentile(np.frombuffer(watcher.freshness, dtype=np.float32), [50, 99])
+    return Result(
+        seconds=seconds,
+        rate=feeder.sent / seconds,
+        warehouse=kind,
+        kills=kills,
+        sent=feeder.sent,
+        **dict(zip(counters, map(int, counted), strict=True)),
+        drained_after=drained_after,
+        freshness_p50=float(p50),
+        freshness_p99=float(p99),
+        freshness_max=max(watcher.freshness),
+        memory_max=max(memory for life in job.lives for _, memory in life.memory),
+        memory_slope=slope(job.lives[-1]),
+    )
+
+
+def result_table(result: Result) -> Table:
+    """One row a figure."""
+    table = Table(title="Soak", title_justify="left")
+    table.add_column("figure")
+    table.add_column(WAREHOUSES[result.warehouse], justify="right")
+    for name, value in asdict(result).items():
+        if name != "warehouse":
+            shown = "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+            table.add_row(name.replace("_", " "), shown)
+    return table
+
+
+@click.command()
+@click.option("--seconds", default=1_200.0, show_default=True, type=click.FloatRange(1), help="Duration with kills.")
+@click.option(
+    "--quiet-seconds",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="And then without: for the slope.",
+)
+@click.option("--rate", type=click.FloatRange(1), help="Events a second.  [default: half of what is measured first]")
+@click.option("--kill-every", default=120.0, show_default=True, type=click.FloatRange(0), help="Seconds; 0 for never.")
+@click.option("--events", default=40_000, show_default=True, type=click.IntRange(100), help="In one pass of the load.")
+@click.option(
+    "--warehouse",
+    "kind",
+    default="postgresql",
+    show_default=True,
+    type=click.Choice(list(WAREHOUSES)),
+    help="Into what.",
+)
+@click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout instead of a table.")
+def main(
+    seconds: float,
+    quiet_seconds: float,
+    rate: float | None,
+    kill_every: float,
+    events: int,
+    kind: str,
+    postgres_url: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Load a steady stream of events for a long time, kill the main job again and again, and compare the books."""
+    log = Console(stderr=True, highlight=False)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocbeam-soak-")))
+        if kind == "postgresql" and postgres_url is None:
+            postgres_url = stack.enter_context(postgres_server())
+        about = machine(postgres_url)
+        bench = Bench(folder, stack.enter_context(broker_in(folder / "broker")), events, postgres_url, workers=1)
+        log.print(f"making {events:,} events")
+        path = make_corpus(folder, events, seed)
+        if rate is None:
+            bench.vocbeam("produce", "--events", path, "--partitions", str(PARTITIONS))
+            fastest = events / bench.main_job(kind, bench.floor()).reading_s
+            rate = fastest / 2
+            log.print(f"the main job loads {fastest:,.0f} events/s, so half of that is sent")
+        corpus = [event for event in read_events(path) if isinstance(event, MappedEvent)]
+        result = soak(
+            bench,
+            corpus,
+            kind,
+            seconds=seconds,
+            quiet_seconds=quiet_seconds,
+            rate=rate,
+            kill_every=kill_every,
+            log=log,
+        )
+    about["load average after"] = f"{os.getloadavg()[0]:.2f}"
+    if as_json:
+        figures: dict[str, Any] = {**about, **asdict(result)}
+        click.echo(json.dumps(figures, indent=2, ensure_ascii=False))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        for name, value in about.items():
+            console.print(f"{name}: {value}", highlight=False)
+        console.print(result_table(result))
+    if not result.balances():
+        raise SystemExit(f"not every event was loaded once: {asdict(result)}")
+    click.echo(result.closing_line(), err=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Doing it again: what a database refuses for a while is repeated with growing, random waits, up to a limit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+
+from vocbeam.schemas.errors import SinkUnavailable
+from vocbeam.sinks.engine import driver_error, is_transient
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_LIMIT_S = 60.0
+"""How long one piece of work is tried before the failure goes to the runner and its supervisor."""
+
+LONGEST_WAIT_S = 5.0
+
+
+def with_retries(what: str, attempt: Callable[[], T], limit_s: float = RETRY_LIMIT_S) -> T:
+    """Calls `attempt`, which is one whole transaction, until it succeeds; what it returns.
+
+    Transient failures (connection, contention, room, shutdown) are repeated for `limit_s` seconds, counted from the
+    first; others are raised as they are. Raises SinkUnavailable when the limit is reached; `what` names the work in
+    that message.
+    """
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=0.05, max=LONGEST_WAIT_S),
+        stop=tenacity.stop_after_delay(limit_s),
+        before_sleep=lambda state: log.warning(
+            "the warehouse refused %s (%s); attempt %d follows",
+            what,
+            _kind(state.outcome.exception() if state.outcome else None),
+            state.attempt_number + 1,
+        ),
+    )
+    try:
+        return retrying(attempt)
+    except tenacity.RetryError as error:
+        cause = error.last_attempt.exception()
+        raise SinkUnavailable(
+            f"the warehouse refused {what}: {error.last_attempt.attempt_number} attempts over {limit_s:.0f} s "
+            f"({_kind(cause)}); nothing was lost: see that the database is up and has room, and start vocbeam again"
+        ) from cause
+
+
+def _kind(error: BaseException | None) -> str:
+    return "no error" if error is None else type(driver_error(error)).__name__

@@ -1,0 +1,33 @@
+"""`python -m tests.support.crashing MOMENT N COMMAND…`: the `vocbeam` command, dying at a point of a transaction.
+
+The process kills itself with SIGKILL when its writer reaches MOMENT (a name of `Failpoint`) for the Nth time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partialmethod
+from itertools import count
+
+from vocbeam.pipelines.cli import main
+from vocbeam.sinks.writer import ChunkWriter, Failpoint
+
+
+def die_at(moment: str, number: int) -> Failpoint:
+    """A failpoint that ends this process when `moment` is reached for the `number`th time."""
+    visits = count(1)
+
+    def reach(reached: str) -> None:
+        if reached == moment and next(visits) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Failpoint(reach)
+
+
+if __name__ == "__main__":
+    failpoint = die_at(sys.argv[1], int(sys.argv[2]))
+    ChunkWriter.__init__ = partialmethod(ChunkWriter.__init__, failpoint=failpoint)  # type: ignore[assignment,method-assign]
+    del sys.argv[1:3]
+    main()
