@@ -43,11 +43,6 @@ class Home:
         return self.path / "keys"
 
     @property
-    def models(self) -> Path:
-        """Trained text models, a folder a version."""
-        return self.path / "models"
-
-    @property
     def warehouse_url(self) -> str:
         """The embedded default warehouse."""
         return f"sqlite:///{(self.path / 'warehouse.db').absolute()}"

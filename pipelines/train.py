@@ -15,17 +15,21 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
+from sqlalchemy import Connection
 
+from vocbeam.pipelines.apply import ensure_applied, now_us
+from vocbeam.pipelines.job_steps import WarehouseModels
 from vocbeam.pipelines.model_card import print_card
 from vocbeam.pipelines.settings import Home, governance_option, home_option, warehouse_option
 from vocbeam.schemas.errors import ConfigError, WorseModel
 from vocbeam.schemas.governance import Governance, load_governance
+from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.hints import hinted_texts
 from vocbeam.sinks.read import snapshot
+from vocbeam.sinks.transaction import in_transaction
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
 from vocbeam.transforms.model_evaluation import Evaluation, Figure, evaluate, macro_f1_difference
-from vocbeam.transforms.model_store import ModelStore
 from vocbeam.transforms.text_model import LinearTextModel
 from vocbeam.transforms.training import Labelled, Trained, Validated, text_digest, train
 
@@ -80,14 +84,17 @@ def train_command(
     """Train the model that gives stage, topic and sentiment to texts that neither hint nor rule places.
 
     Everything that the model card says was predicted by cross-validation on texts that the model had not seen. The
-    model is stored below HOME/models and published, unless it is worse than the published one beyond chance (exit
-    code 1).
+    model is stored in the warehouse and published, unless it is worse than the published one beyond chance (exit
+    code 1). Runs take a published model within seconds. The governance file is put into force, as by vocbeam apply.
     """
     rules = load_governance(governance)
+    url = warehouse or home.warehouse_url
+    reader, engine = open_engine(url), open_engine(url, write=True)
+    ensure_applied(engine, rules, home)
     names = load_label_mapping(mapping) if mapping else None
     sources: dict[str, list[Label]] = {str(path): list(read_labels(path, names)) for path in files}
     if hints:
-        with snapshot(open_engine(warehouse or home.warehouse_url)) as connection:
+        with snapshot(reader) as connection:
             sources["hints in past events"] = [
                 Label(text, stage, group=customer, time=at)
                 for text, stage, at, customer in hinted_texts(connection)
@@ -122,28 +129,40 @@ def train_command(
         "libraries": {name: installed(name) for name in ("scikit-learn", "numpy", "scipy", "skops")},
         **describe(trained, rules, rng),
     }
-    store = ModelStore(home.models)
-    before = store.published()
+    stored = WarehouseModels(reader)
+    before = stored.active_model()
     comparison = None
     if before is not None:
-        comparison = compare_models(store.load(before), trained.stages, labelled, rng)
+        comparison = compare_models(stored.load_model(before), trained.stages, labelled, rng)
         card["compared_with"] = {"version": before, "macro_f1_difference": _figure(comparison)}
-    folder = store.add(trained.model, card)
+    worse = comparison is not None and comparison.interval.high is not None and comparison.interval.high < 0
+    published = publish and (force or not worse)
+
+    def store(connection: Connection) -> None:
+        models.add(
+            connection,
+            trained.model.version,
+            trained.model.to_bytes(),
+            card,
+            taxonomy_version=rules.version,
+            now=now_us(),
+        )
+        if published:
+            models.publish(connection, trained.model.version)
+
+    in_transaction(engine, store)
     if as_json:
         click.echo(json.dumps(card, ensure_ascii=False, indent=2))
     else:
         print_card(card, Console())
-        click.echo(f"stored in {folder}", err=True)
-    if not publish:
-        return
-    if comparison is not None and comparison.interval.high is not None and comparison.interval.high < 0 and not force:
+        click.echo("stored and published" if published else "stored, not published", err=True)
+    if publish and not published and comparison is not None:
         raise WorseModel(
             f"model {trained.model.version} is stored but not published: its macro-F1 over stages is "
             f"{-comparison.value:.3f} below that of {before} (95 % interval of the difference "
             f"{comparison.interval.low:+.3f} to {comparison.interval.high:+.3f}); see what changed in the labels, or "
             f"publish it all the same with `vocbeam models publish {trained.model.version}`"
         )
-    store.publish(trained.model.version)
 
 
 def data_digest(labelled: Labelled) -> str:

@@ -217,7 +217,7 @@ def cold_start(
 
 def tagged(data_set: str, model: LinearTextModel, test: Sequence[Label]) -> Result:
     """Of the tags that are given with the thresholds of the wanted precision, how many are right."""
-    predictions = model.predict("ticket", [label.text for label in test])
+    predictions = model.predict([label.text for label in test]).tags
     right = [p.stage == label.stage for p, label in zip(predictions, test, strict=True) if p is not None]
     return Result(
         data_set, f"precision of the stages given (wanted {PRECISION:.0%})", len(right), float(np.mean(right)),
@@ -234,9 +234,9 @@ def cost(data_set: str, model: LinearTextModel, texts: Sequence[str], seconds: f
     yield demand(Result(data_set, "loading, seconds", 0, time.monotonic() - started), below=2)
     yield Result(data_set, "training with cross-validation, seconds", 0, seconds)
     probes = list(texts[:PROBES])
-    model.predict("ticket", probes)
+    model.predict(probes)
     started = time.process_time()
-    model.predict("ticket", probes)
+    model.predict(probes)
     spent = time.process_time() - started
     characters = sum(map(len, probes))
     yield demand(

@@ -12,7 +12,8 @@ VocbeamError
 └── SinkError              the warehouse can't be written                           exit 1
     ├── SinkUnavailable    retries are used up                                      exit 1
     ├── Fenced             a newer run owns the ledger                              exit 4
-    ├── TaxonomyChanged    the warehouse tags under another taxonomy or model       exit 6
+    ├── TaxonomyChanged    the warehouse tags under another taxonomy                exit 6
+    ├── ModelChanged       another text model was published again and again         exit 1
     ├── WrongKey           another pseudonymisation key wrote this warehouse        exit 2
     └── BooksDontBalance   reconcile found a difference                             exit 3
 
@@ -85,9 +86,13 @@ class Fenced(SinkError):
 
 
 class TaxonomyChanged(SinkError):
-    """The warehouse's active taxonomy or model is not the one this chunk was tagged under."""
+    """The warehouse's active taxonomy is not the one this chunk was tagged under."""
 
     exit_code = 6
+
+
+class ModelChanged(SinkError):
+    """The published text model is not the one this chunk was tagged with; tagged again, it can be written."""
 
 
 class WrongKey(SinkError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from scipy.special import softmax
 from skops.io import dumps, loads
 
 from vocbeam.schemas.errors import ConfigError
-from vocbeam.schemas.records import NO_TOPIC, EventType
+from vocbeam.schemas.records import NO_TOPIC
+from vocbeam.transforms.tag import Predicted, Prediction
 from vocbeam.transforms.text_features import Features, TextFeatures
 
 Floats = NDArray[np.float32]
@@ -36,18 +37,6 @@ EXPLAINING_WORDS = 3
 
 BATCH = 1_000
 """Texts at a time: enough for NumPy to be fast, little enough to stay in the cache."""
-
-
-class Prediction(NamedTuple):
-    """What a model says about a text: a stage of the governance file, a topic, and its confidence 0 to 1.
-
-    `words` are those that spoke most for the stage, the strongest first.
-    """
-
-    stage: str
-    topic: str
-    confidence: float
-    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +142,33 @@ class LinearTextModel:
             sentiment_probabilities=softmax(feelings + self.sentiment.shifts, axis=1) if self.sentiment else feelings,
         )
 
-    def predict(self, event_type: EventType, texts: Sequence[str]) -> list[Prediction | None]:
-        """One prediction a text; None where the stage is not sure enough, no topic where only that isn't."""
-        predictions: list[Prediction | None] = []
-        for start in range(0, len(texts), BATCH):
-            predictions += self._predict(self.judge(texts[start : start + BATCH]))
-        return predictions
+    def predict(self, texts: Sequence[str], wanted: Sequence[bool] | None = None) -> Predicted:
+        """A tag of each text that is wanted (by default all) and the sentiment of all, from one vectorisation.
 
-    def _predict(self, judged: Judgements) -> list[Prediction | None]:
+        No tag where the stage is not sure enough, no topic where only that isn't, and neither tag nor sentiment where
+        the text has nothing that the model knows.
+        """
+        tags: list[Prediction | None] = []
+        sentiments: list[str | None] = []
+        asked = np.ones(len(texts), np.bool_) if wanted is None else np.asarray(wanted, np.bool_)
+        for start in range(0, len(texts), BATCH):
+            judged = self.judge(texts[start : start + BATCH])
+            known = np.diff(judged.features.matrix.indptr) > 0
+            tags += self._tags(judged, known & asked[start : start + BATCH])
+            sentiments += self._sentiments(judged, known)
+        return Predicted(tags, sentiments)
+
+    def _sentiments(self, judged: Judgements, known: NDArray[np.bool_]) -> list[str | None]:
+        if self.sentiment is None:
+            return [None] * len(known)
+        names = self.sentiment.classes
+        return [names[number] if told else None for number, told in zip(judged.sentiments, known, strict=True)]
+
+    def _tags(self, judged: Judgements, wanted: NDArray[np.bool_]) -> list[Prediction | None]:
         stage, topic = judged.stages, judged.topics
         rows = np.arange(len(stage))
         confidence = judged.stage_probabilities[rows, stage]
-        known = np.diff(judged.features.matrix.indptr) > 0
-        sure = known & (confidence >= self._sure_stage[stage])
+        sure = wanted & (confidence >= self._sure_stage[stage])
         named = judged.topic_probabilities[rows, topic] >= self._sure_topic[topic]
         words = self._carrying_words(judged.features, topic, sure)
         return [

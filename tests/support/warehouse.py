@@ -113,6 +113,8 @@ def chunk(
         "topic": "",
         "tag_method": "hint",
         "tag_confidence": 1.0,
+        "tag_words": None,
+        "sentiment": None,
         "segment_1": "SP",
         "segment_2": "",
         "segment_3": "",

@@ -49,7 +49,7 @@ def model() -> LinearTextModel:
 
 
 def test_predict__stage_topic_and_the_word_that_carried_them(model: LinearTextModel) -> None:
-    parcel, charged = model.predict("ticket", ["hello where is my parcel", "why was I charged"])
+    parcel, charged = model.predict(["hello where is my parcel", "why was I charged"]).tags
     assert parcel is not None
     assert charged is not None
     assert (parcel.stage, parcel.topic, parcel.words[0]) == ("deliver", "", "parcel")
@@ -58,14 +58,22 @@ def test_predict__stage_topic_and_the_word_that_carried_them(model: LinearTextMo
 
 
 def test_predict__abstains_where_nothing_is_known(model: LinearTextModel) -> None:
-    assert model.predict("ticket", ["", "???", "1234567"]) == [None, None, None]
+    assert model.predict(["", "???", "1234567"]) == ([None, None, None], [None, None, None])
+
+
+def test_predict__sentiment_of_all_but_tags_of_those_that_are_wanted(model: LinearTextModel) -> None:
+    texts = ["the courier lost my parcel", "the payment worked", "???"]
+    predicted = model.predict(texts, [False, True, True])
+    assert predicted.sentiments == ["negative", "positive", None]
+    assert [tag and tag.stage for tag in predicted.tags] == [None, "pay", None]
 
 
 def test_predict__batches_agree_with_single_texts(model: LinearTextModel) -> None:
     texts = [label.text for label in labels(1_003, seed=5)]
-    together = model.predict("ticket", texts)
-    alone = [model.predict("ticket", [text])[0] for text in texts[:50]]
-    for a, b in zip(together, alone, strict=False):
+    together = model.predict(texts)
+    alone = [model.predict([text]) for text in texts[:50]]
+    assert together.sentiments[:50] == [one.sentiments[0] for one in alone]
+    for a, (b,) in zip(together.tags, (one.tags for one in alone), strict=False):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
             assert (a.stage, a.topic, a.words) == (b.stage, b.topic, b.words)
@@ -77,14 +85,14 @@ def test_bytes__round_trip_and_strangers(model: LinearTextModel) -> None:
     again = LinearTextModel.from_bytes(model.to_bytes())
     assert again.version == "v1"
     assert again.seen == model.seen
-    assert again.predict("survey", texts) == model.predict("survey", texts)
+    assert again.predict(texts) == model.predict(texts)
     with pytest.raises(ConfigError, match="no text model that this release can read"):
         LinearTextModel.from_bytes(b"PK\x03\x04 something else")
 
 
 def test_train__is_repeatable(model: LinearTextModel) -> None:
     texts = [label.text for label in labels(50, seed=9)]
-    assert trained().predict("ticket", texts) == model.predict("ticket", texts)
+    assert trained().predict(texts) == model.predict(texts)
 
 
 def test_train__sentiment_has_a_head_of_its_own(model: LinearTextModel) -> None:
@@ -108,7 +116,7 @@ def test_train__labels_that_say_nothing_are_never_used_as_tags() -> None:
     rng = np.random.default_rng(1)
     rows = [label._replace(stage=str(rng.choice(["deliver", "pay"])), topic="") for label in labels(400)]
     model = train(collect(rows), "noise", precision=0.95, grid=GRID).model
-    given = [p for p in model.predict("ticket", [label.text for label in labels(200, seed=2)]) if p is not None]
+    given = [p for p in model.predict([label.text for label in labels(200, seed=2)]).tags if p is not None]
     assert len(given) < 40
 
 
