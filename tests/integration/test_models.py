@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,19 @@ from tests.support.kafka import Topics
 from tests.support.labelled import noun, stored_models, train, write_labels
 from tests.support.warehouse import MINI, NOW, chunk, contents, letter_writer, mini, new_warehouse, partition, writer
 from vocbeam.pipelines.backfill import backfill
+from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.models import models as models_command
+from vocbeam.pipelines.replay import Replayer
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, ModelChanged
-from vocbeam.schemas.records import PartitionKey, TaggedChunk
+from vocbeam.schemas.records import DeadLetter, PartitionKey, TaggedChunk, TaggedGroup
 from vocbeam.schemas.registry import FileRegistry
-from vocbeam.sinks import models
+from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source
+from vocbeam.schemas.timebase import LocalCalendar
+from vocbeam.sinks import models, read
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.letter_writer import Attempt, LetterWriter
+from vocbeam.sinks.letters import Choice
 from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
 from vocbeam.sinks.writer import ChunkWriter
 
@@ -82,7 +87,7 @@ def test_write__group_of_another_model_is_refused_whole(warehouse_url: str) -> N
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     add(engine, "new")
     told: list[str] = []
-    writing = _telling(writer(warehouse_url, GOVERNANCE), lambda: told.append("changed"))
+    writing = writer(warehouse_url, GOVERNANCE, model_changed=lambda: told.append("changed"))
     assert [c.next_offset for c in writing.write((flags(0, 5, None),))] == [5]
     publish(engine, "new")
     before = contents(engine), _ledger(engine)
@@ -110,6 +115,58 @@ def test_replay__letters_tagged_with_another_model_are_not_touched(warehouse_url
     with pytest.raises(ModelChanged, match=r"voc\.flag\[0\] was tagged with model none, but model new"):
         letter_writer(warehouse_url, GOVERNANCE, run_epoch=2).replay((flags(0, 1, None),))
     assert (contents(engine), _ledger(engine)) == before
+
+
+class _Outpaced(LetterWriter):
+    """A writer that is always late: another model is published whenever it is called."""
+
+    other: str
+
+    def replay(self, group: TaggedGroup) -> list[Attempt]:
+        publish(self._engine, None if group[0].model_version else self.other)
+        return super().replay(group)
+
+
+def test_replay__batch_is_tagged_again_when_another_model_is_published(vocbeam: Vocbeam, tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", 6)
+    version = train(vocbeam, labels, "--no-publish").json["version"]
+    engine = open_engine(vocbeam.warehouse, write=True)
+    with engine.connect() as connection:
+        key_fingerprint = read.key_fingerprint(connection)
+    schema_id = FileRegistry(vocbeam.home / "registry").register("voc.flag-value", contracts.schema_text("flag"))
+    flag = {"event_id": "1", "event_time": AT, "source": "desk", "flag_kind": "idea", "text": noun("help", 7)}
+    refused = flags(0, 0, None)
+    refused.next_offset = 1
+    refused.dead = [DeadLetter(0, "decode", "unknown_schema", "", wire.encode("flag", flag, schema_id))]
+    steps = JobSteps(
+        governance_text=MINI.read_text(encoding="utf-8"),
+        timezone=GOVERNANCE.timezone,
+        event_types={"voc.flag": "flag"},
+        registry=None,
+        home=vocbeam.home,
+        warehouse_url=vocbeam.warehouse,
+        key_fingerprint=key_fingerprint,
+        run_epoch=1,
+    )
+    cipher = DeadLetterCipher(dead_letter_source(vocbeam.home).ensure())
+    options: dict[str, Any] = {
+        "rules": [], "encrypt": cipher.encrypt, "calendar": LocalCalendar(GOVERNANCE.timezone), "now": lambda: NOW,
+    }  # fmt: skip
+    ChunkWriter(engine, **options, run_epoch=1).write((refused,))
+    replayer = Replayer(engine, steps, cipher, Choice((), (), (), None, NOW + 1), 100)
+    [(letters, decoded)] = replayer.batches(None)
+
+    late = _Outpaced(engine, **options, run_epoch=2)
+    late.other = version
+    with pytest.raises(ModelChanged, match="published 3 times while one batch was tagged"):
+        replayer.write(late, decoded)
+    publish(engine, version)
+    [attempt] = replayer.write(LetterWriter(engine, **options, run_epoch=3), decoded)
+    assert (letters, attempt.outcome) == (1, "healed")
+    with engine.connect() as connection:
+        assert [tuple(row) for row in connection.execute(select(event.c.stage, event.c.model_version))] == [
+            ("help", version)
+        ]
 
 
 def test_train__stores_shows_publishes_and_refuses_a_worse_model(vocbeam: Vocbeam, tmp_path: Path) -> None:
@@ -233,11 +290,6 @@ class _Stream:
         )
         with self._books.engine.connect() as connection:
             return list(connection.execute(query).scalars())
-
-
-def _telling(writing: ChunkWriter, tell: Callable[[], None]) -> ChunkWriter:
-    writing._model_changed = tell
-    return writing
 
 
 def _ledger(engine: Engine) -> list[tuple[PartitionKey, int, int]]:
