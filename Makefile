@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
 
-.PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-redaction bench audit lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-redaction verify-tagging bench audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ verify-real: setup ## Compare the pipeline's figures with pandas on the real dat
 
 verify-redaction: setup ## Measure on labelled texts what the redaction finds and what it takes without need
 	@$(BIN)/python -m tests.redaction.measure
+
+verify-tagging: setup ## Train and test the text model on the real texts
+	@$(BIN)/vocbeam verify tagging
 
 bench: setup ## Measure throughput and memory end to end
 	@$(BIN)/python benchmarks/throughput.py

@@ -95,6 +95,7 @@ setup(
         "rich>=15,<16",
         "ruamel.yaml>=0.19,<0.20",
         "scikit-learn>=1.9,<1.10",
+        "skops>=0.14,<0.15",
         "sqlalchemy>=2.1,<2.2",
         "tenacity>=9,<10",
         "tzdata>=2026.1",

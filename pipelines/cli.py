@@ -28,6 +28,7 @@ COMMANDS: dict[str, Entry] = {
     "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
     "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),
     "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),
+    "models": Entry("vocbeam.pipelines.models:models", "List, show and publish trained text models."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
     "reconcile": Entry("vocbeam.pipelines.reconcile:reconcile", "Prove that the books balance."),
     "replay": Entry("vocbeam.pipelines.replay:replay", "Try dead letters again and heal those that load now."),
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
         "vocbeam.pipelines.simulate:simulate_command", "Make the events of a company with a planted truth."
     ),
     "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
+    "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
 }
 

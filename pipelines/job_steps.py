@@ -6,23 +6,71 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import Connection, Engine
 
 from vocbeam.pipelines.apply import now_us
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import EventType, SubjectRule
 from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
-from vocbeam.sinks.retries import RETRY_LIMIT_S
+from vocbeam.sinks import models
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.transforms.decode import SchemaById
-from vocbeam.transforms.progress import report_committed
+from vocbeam.transforms.progress import report_committed, report_model_changed
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.subject_rules import subject_rules
+
+if TYPE_CHECKING:
+    from vocbeam.transforms.text_model import LinearTextModel
+
+T = TypeVar("T")
 
 
 def rules_of(governance_text: str) -> tuple[SubjectRule, ...]:
     """Subject rules of a governance file's text, for a worker that has no more than that."""
     return subject_rules(parse_governance(governance_text))
+
+
+class WarehouseModels:
+    """Text models as the warehouse hands them out; satisfies `transforms.steps.Models`."""
+
+    def __init__(self, engine: Engine, retry_seconds: float = RETRY_LIMIT_S) -> None:
+        self._engine = engine
+        self._retry_seconds = retry_seconds
+
+    def active_model(self) -> str | None:
+        """The published version. Raises SinkUnavailable when the retry limit is reached."""
+        return self._read("to tell the published model", models.published)
+
+    def load_model(self, version: str) -> LinearTextModel:
+        """A stored model. Raises ConfigError where it can't be read, SinkUnavailable at the retry limit."""
+        # Imported where a model is there: scikit-learn takes a second, and memory in every worker.
+        from vocbeam.transforms.text_model import LinearTextModel
+
+        stored = self._read("to hand out a model", partial(models.load, model_version=version))
+        return LinearTextModel.from_bytes(stored)
+
+    def _read(self, what: str, read: Callable[[Connection], T]) -> T:
+        def attempt() -> T:
+            with self._engine.connect() as connection:
+                return read(connection)
+
+        return with_retries(what, attempt, self._retry_seconds)
+
+
+@dataclass(frozen=True)
+class ModelsFactory:
+    """Picklable recipe for WarehouseModels; the URL comes without a password (the driver's environment has it)."""
+
+    warehouse_url: str
+    retry_seconds: float
+
+    def __call__(self) -> WarehouseModels:
+        return WarehouseModels(open_engine(self.warehouse_url), self.retry_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +105,7 @@ class JobSteps:
                 governance_text=self.governance_text,
                 pseudonym_key=pseudonym_source(self.home),
                 key_fingerprint=self.key_fingerprint,
+                open_models=ModelsFactory(self.warehouse_url, self.retry_seconds),
             )
         )
 
@@ -74,5 +123,6 @@ class JobSteps:
             rules=partial(rules_of, self.governance_text),
             now=now_us,
             committed=report_committed,
+            model_changed=report_model_changed,
             retry_limit_s=self.retry_seconds,
         )

@@ -24,9 +24,17 @@ from vocbeam.pipelines.report import EVERYWHERE, month_of, rule_of
 from vocbeam.pipelines.settings import Home, home_option, registry_option, warehouse_option
 from vocbeam.pipelines.supervisor import stop_on_signals
 from vocbeam.pipelines.wording import format_value
-from vocbeam.schemas.errors import ConfigError, ReplayStopped, VocbeamError
+from vocbeam.schemas.errors import ConfigError, ModelChanged, ReplayStopped, VocbeamError
 from vocbeam.schemas.governance import parse_governance
-from vocbeam.schemas.records import DeadLetter, PartitionKey, RawChunk, RawGroup, TaggedChunk, TaggedGroup
+from vocbeam.schemas.records import (
+    DeadLetter,
+    DecodedGroup,
+    PartitionKey,
+    RawChunk,
+    RawGroup,
+    TaggedChunk,
+    TaggedGroup,
+)
 from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source
 from vocbeam.schemas.timebase import LocalCalendar, to_micros
 from vocbeam.sinks import read
@@ -41,7 +49,7 @@ from vocbeam.sinks.rehearsal import Rehearsal
 from vocbeam.transforms.archives import UNUSABLE
 from vocbeam.transforms.bins import all_bins
 from vocbeam.transforms.movements import Movement, Place, movements
-from vocbeam.transforms.progress import PROGRESS
+from vocbeam.transforms.progress import PROGRESS, report_model_changed
 from vocbeam.transforms.statistics import Cell
 from vocbeam.transforms.subject_rules import subject_rules
 
@@ -54,6 +62,9 @@ BATCH = 500
 
 MAX_BATCH = 10_000
 """Of one transaction; a query then has 20,000 parameters, of which SQLite takes 32,766."""
+
+MODEL_CHANGES = 3
+"""Times that one batch is tagged, where other models are published meanwhile."""
 
 BY_NATURE: Mapping[str, str] = {
     "conflicting_duplicate": "fails again by nature: its id was loaded with other content, which no replay can change; "
@@ -152,8 +163,8 @@ class Replayer:
         self._tag.setup()
         self.tally = Tally()
 
-    def batches(self, limit: int | None) -> Iterator[tuple[int, TaggedGroup]]:
-        """(letters, what they decode and tag to) of each batch; letters that no key opens are set aside.
+    def batches(self, limit: int | None) -> Iterator[tuple[int, DecodedGroup]]:
+        """(letters, what they decode to) of each batch; letters that no key opens are set aside.
 
         Raises SourceError where the schema registry can't be reached.
         """
@@ -168,8 +179,27 @@ class Replayer:
             opened = list(self._open(letters))
             if opened:
                 (decoded,) = self._decode.process(raw_group(opened))
-                (tagged,) = self._tag.process(decoded)
-                yield len(opened), tagged
+                yield len(opened), decoded
+
+    def tag(self, group: DecodedGroup) -> TaggedGroup:
+        """A batch, tagged by the published model."""
+        (tagged,) = self._tag.process(group)
+        return tagged
+
+    def write(self, writer: LetterWriter, group: DecodedGroup) -> list[Attempt]:
+        """What came of a batch; it is tagged again where another model was published meanwhile.
+
+        Raises ModelChanged where that goes on.
+        """
+        for _ in range(MODEL_CHANGES):
+            try:
+                return writer.replay(self.tag(group))
+            except ModelChanged:
+                report_model_changed()
+        raise ModelChanged(
+            f"another text model was published {MODEL_CHANGES} times while one batch was tagged; what was healed "
+            "before stays so: replay again when that has ended"
+        )
 
     def _open(self, letters: Iterable[Letter]) -> Iterator[Opened]:
         for letter in letters:
@@ -311,7 +341,7 @@ def _run(
     tally, outcome = replayer.tally, "failed"
     try:
         for letters, group in replayer.batches(limit):
-            attempts = writer.replay(group)
+            attempts = replayer.write(writer, group)
             tally.count(attempts, letters)
             if breaks(attempts):
                 raise ReplayStopped(_why_stopped(attempts, tally))
@@ -378,7 +408,7 @@ def _rehearse(
     with read.snapshot(engine) as connection:
         rehearsal = Rehearsal(connection, subject_rules(parse_governance(steps.governance_text)))
         for letters, group in replayer.batches(limit):
-            attempts = [attempt for chunk in group for attempt in _expect(rehearsal, chunk)]
+            attempts = [attempt for chunk in replayer.tag(group) for attempt in _expect(rehearsal, chunk)]
             tried += letters
             replayer.tally.count(attempts, letters)
             if stops_after is None and breaks(attempts):

@@ -4,6 +4,7 @@ VocbeamError
 ├── ConfigError            an option, a file or a secret is missing or wrong        exit 2
 ├── GovernanceError        the governance file breaks a rule (file:line)            exit 2
 ├── SchemaError            a schema is unknown, unreadable or incompatible          exit 2
+├── WorseModel             a new text model is worse than the published one         exit 1
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
 ├── RunnerError            what runs the pipeline can't be started or reached       exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
@@ -12,7 +13,8 @@ VocbeamError
 └── SinkError              the warehouse can't be written                           exit 1
     ├── SinkUnavailable    retries are used up                                      exit 1
     ├── Fenced             a newer run owns the ledger                              exit 4
-    ├── TaxonomyChanged    the warehouse tags under another taxonomy or model       exit 6
+    ├── TaxonomyChanged    the warehouse tags under another taxonomy                exit 6
+    ├── ModelChanged       another text model was published again and again         exit 1
     ├── WrongKey           another pseudonymisation key wrote this warehouse        exit 2
     └── BooksDontBalance   reconcile found a difference                             exit 3
 
@@ -44,6 +46,10 @@ class SchemaError(VocbeamError):
     """A schema is unknown, unreadable or incompatible."""
 
     exit_code = 2
+
+
+class WorseModel(VocbeamError):
+    """A new text model is worse than the published one, beyond what chance explains."""
 
 
 class BrokerError(VocbeamError):
@@ -85,9 +91,13 @@ class Fenced(SinkError):
 
 
 class TaxonomyChanged(SinkError):
-    """The warehouse's active taxonomy or model is not the one this chunk was tagged under."""
+    """The warehouse's active taxonomy is not the one this chunk was tagged under."""
 
     exit_code = 6
+
+
+class ModelChanged(SinkError):
+    """The published text model is not the one this chunk was tagged with; tagged again, it can be written."""
 
 
 class WrongKey(SinkError):

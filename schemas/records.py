@@ -162,9 +162,9 @@ class TaggedChunk:
     """A decoded chunk, redacted, pseudonymised, tagged and measured: all that the writer needs.
 
     `columns` has the contract's fields with redacted text, without `customer_id`, and with `customer_key`, `stage`,
-    `department`, `topic`, `tag_method`, `tag_confidence`, `segment_1`, `segment_2`, `segment_3` added. `event_keys` and
-    `content_digests` are 16 bytes each. `contributions` are those of the event row itself; `subjects` those versions
-    that a ticket or survey event adds to its subjects.
+    `department`, `topic`, `tag_method`, `tag_confidence`, `tag_words`, `sentiment`, `segment_1`, `segment_2`,
+    `segment_3` added. `event_keys` and `content_digests` are 16 bytes each. `contributions` are those of the event row
+    itself; `subjects` those versions that a ticket or survey event adds to its subjects.
     """
 
     partition: PartitionKey

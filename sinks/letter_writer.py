@@ -57,7 +57,8 @@ class LetterWriter(ChunkWriter):
         """What came of each letter of the group, without those that are gone: healed by others, expired or erased.
 
         Repeated after a lost connection or an unknown commit it gives what was committed. Raises what
-        `ChunkWriter.write` raises, except Fenced.
+        `ChunkWriter.write` raises, except Fenced; and ModelChanged, after which nothing of the group is written, where
+        it was tagged with another model than the published one: tag it again.
         """
         return self._run(self._replay, group)
 

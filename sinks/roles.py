@@ -58,6 +58,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "taxonomy_version": Access(writer=_READ, auditor=_READ),
     # Locking the row FOR SHARE takes the right to update some column: `only` can hold nothing but 1.
     "active_tagging": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ),
+    "text_model": Access(
+        writer=_READ, auditor={"SELECT": ("model_version", "card", "taxonomy_version", "stored_at")}
+    ),
     "run_epoch": Access(writer={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at", "outcome")}, auditor=_READ),
     "ingest_ledger": Access(writer=_KEEP, auditor=_READ),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),
@@ -66,7 +69,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
         auditor={
             "SELECT": (
                 "ledger_id", "kafka_offset", "event_type", "event_time", "stage", "department", "topic", "tag_method",
-                "tag_confidence", "taxonomy_version", "model_version", "contributions", "loaded_at",
+                "tag_confidence", "taxonomy_version", "model_version", "sentiment", "contributions", "loaded_at",
             )
         },
     ),

@@ -27,6 +27,8 @@ class WriterConfig:
     now: Callable[[], int]
     committed: Callable[[PartitionKey, int], None]
     """Told, after each transaction, where the ledger stands: the reader of the same process seeks there."""
+    model_changed: Callable[[], None]
+    """Told that a group was refused because another model is published: the tagger of the same process loads it."""
     retry_limit_s: float = RETRY_LIMIT_S
 
     def open_writer(self) -> ChunkWriter:
@@ -39,6 +41,7 @@ class WriterConfig:
             run_epoch=self.run_epoch,
             now=self.now,
             retry_limit_s=self.retry_limit_s,
+            model_changed=self.model_changed,
         )
 
 

@@ -3,8 +3,8 @@
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
-State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `erasure_marker`, `retired_subject`. Views
-for reading are in `sinks/views.py`.
+State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
+`retired_subject`. Views for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -109,6 +109,17 @@ active_tagging = Table(
     comment="The tagging version that every chunk transaction checks.",
 )
 
+text_model = Table(
+    "text_model",
+    metadata,
+    _text("model_version", "Time of its training (UTC) and first digits of its data's digest.", primary_key=True),
+    Column("artefact", LargeBinary, nullable=False, comment="The model as a skops archive: data only, no code."),
+    _text("card", "What it learned from and how good it is, JSON."),
+    Column("taxonomy_version", Integer, nullable=False, comment="Governance version whose stages it learned."),
+    _big("stored_at", "When it was stored."),
+    comment="Trained text models; the published one is named in `active_tagging`.",
+)
+
 run_epoch = Table(
     "run_epoch",
     metadata,
@@ -173,6 +184,16 @@ event = Table(
     Column("tag_confidence", Double, comment="0 to 1; NULL where unassigned."),
     Column("taxonomy_version", Integer, nullable=False, comment="Governance version of the tag."),
     _text("model_version", "Text model of the tag.", nullable=True),
+    _text(
+        "tag_words",
+        "Words that carried the tag, the strongest first, separated by spaces; NULL where no model gave it.",
+        nullable=True,
+    ),
+    _text(
+        "sentiment",
+        "negative, neutral or positive, as the text model reads the text; NULL where it can't tell.",
+        nullable=True,
+    ),
     *_segment_columns(),
     _text("name", "Telemetry: name of the event.", nullable=True),
     _text("session_id", "Telemetry: session.", nullable=True),

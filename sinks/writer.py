@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from vocbeam.schemas.errors import Fenced, TaxonomyChanged
+from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
     Committed,
@@ -70,7 +70,7 @@ T = TypeVar("T")
 
 _COMMON = (
     "source", "event_id", "event_time", "customer_key", "stage", "department", "topic", "tag_method", "tag_confidence",
-    "segment_1", "segment_2", "segment_3",
+    "tag_words", "sentiment", "segment_1", "segment_2", "segment_3",
 )  # fmt: skip
 
 EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
@@ -160,8 +160,11 @@ class ChunkWriter:
         now: Callable[[], int],
         failpoint: Failpoint = NO_FAILPOINT,
         retry_limit_s: float = RETRY_LIMIT_S,
+        model_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds."""
+        """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds; `model_changed` is told of a group
+        that was refused for its model.
+        """
         self._engine = engine
         self._rules = {rule.table: rule for rule in rules}
         self._encrypt = encrypt
@@ -170,6 +173,7 @@ class ChunkWriter:
         self._now = now
         self._failpoint = failpoint
         self._retry_limit_s = retry_limit_s
+        self._model_changed = model_changed
         subjects = [metadata.tables[rule.table] for rule in rules]
         self._staging = Staging([event_key, customer_day, measure, retired_subject, *subjects], engine.dialect.name)
         self._markers = Markers()
@@ -179,17 +183,37 @@ class ChunkWriter:
         """Applies what the ledger does not show as applied; returns the ledger's position for each topic-partition.
 
         A chunk that starts beyond the ledger's position is refused: its position comes back unchanged, and the reader
-        must seek there. A record that the database itself refuses is found by bisection and dead-lettered. Lost
+        must seek there. So is a group that was tagged with another model than the published one: it must be read and
+        tagged again. A record that the database itself refuses is found by bisection and dead-lettered. Lost
         connections, deadlocks and serialization failures repeat the whole transaction.
 
         Raises Fenced when a newer run owns a ledger row, TaxonomyChanged when the group was tagged under another
-        version than the warehouse's, SinkUnavailable when the retry limit is reached.
+        taxonomy than the warehouse's, SinkUnavailable when the retry limit is reached.
         """
-        return _latest(self._run(self._transaction, group))
+        try:
+            return _latest(self._run(self._transaction, group))
+        except ModelChanged as error:
+            log.info("%s", error)
+            self._model_changed()
+            return self._standing(group)
 
     def close(self) -> None:
         """Closes the connections to the warehouse."""
         self._engine.dispose()
+
+    def _standing(self, group: TaggedGroup) -> list[Committed]:
+        """Where the ledger stands for each topic-partition of a group that was not written."""
+        first: dict[PartitionKey, int] = {}
+        for chunk in group:
+            first.setdefault(chunk.partition, chunk.first_offset)
+
+        def look() -> list[LockedRow]:
+            with self._engine.begin() as connection:
+                return self._lock_ledger(connection, first)
+
+        known = {row.partition: row.next_offset for row in with_retries("a look at the ledger", look)}
+        nothing = dict.fromkeys(COUNTERS, 0)
+        return [Committed(partition, known.get(partition, start), **nothing) for partition, start in first.items()]
 
     def _run(self, transaction: Callable[[TaggedGroup], list[T]], group: TaggedGroup) -> list[T]:
         """What the transaction gives; a group with a record that the database refuses is taken in parts."""
@@ -269,12 +293,16 @@ class ChunkWriter:
             select(active_tagging.c.taxonomy_version, active_tagging.c.model_version).with_for_update(read=True)
         ).one()
         for chunk in chunks:
-            if (chunk.taxonomy_version, chunk.model_version) != tuple(active):
+            if chunk.taxonomy_version != active.taxonomy_version:
                 raise TaxonomyChanged(
-                    f"{chunk.partition} was tagged under taxonomy {chunk.taxonomy_version} and model "
-                    f"{chunk.model_version or 'none'}, but the warehouse works under taxonomy "
-                    f"{active.taxonomy_version} and model {active.model_version or 'none'}; start this run again with "
-                    "the governance file that was applied last"
+                    f"{chunk.partition} was tagged under taxonomy {chunk.taxonomy_version}, but the warehouse works "
+                    f"under taxonomy {active.taxonomy_version}; start this run again with the governance file that was "
+                    "applied last"
+                )
+            if chunk.model_version != active.model_version:
+                raise ModelChanged(
+                    f"{chunk.partition} was tagged with model {chunk.model_version or 'none'}, but model "
+                    f"{active.model_version or 'none'} was published meanwhile; it is tagged again"
                 )
 
     def _apply(

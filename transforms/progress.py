@@ -26,6 +26,7 @@ class Progress:
         self._committed: dict[PartitionKey, int] = {}
         self._records = 0
         self._lag: dict[PartitionKey, int] = {}
+        self._model_changes = 0
 
     def committed(self, partition: PartitionKey, next_offset: int) -> None:
         """The writer says, after its transaction, where the ledger stands; also for a chunk that it refused."""
@@ -53,6 +54,16 @@ class Progress:
                 self._committed.pop(partition, None)
             else:
                 self._committed[partition] = next_offset
+
+    def model_changed(self) -> None:
+        """The writer says that another text model is published than the one that a group was tagged with."""
+        with self._lock:
+            self._model_changes += 1
+
+    def model_changes(self) -> int:
+        """How often that was said: a count, so that every tagger of this process sees it."""
+        with self._lock:
+            return self._model_changes
 
     def read(self, records: int) -> None:
         """A reader has emitted so many records more."""
@@ -89,6 +100,7 @@ class Progress:
             self._committed.clear()
             self._lag.clear()
             self._records = 0
+            self._model_changes = 0
 
 
 PROGRESS = Progress()
@@ -98,3 +110,13 @@ PROGRESS = Progress()
 def report_committed(partition: PartitionKey, next_offset: int) -> None:
     """`Progress.committed` of the process that this is called in; unlike the bound method, it may be pickled."""
     PROGRESS.committed(partition, next_offset)
+
+
+def report_model_changed() -> None:
+    """`Progress.model_changed` of the process that this is called in."""
+    PROGRESS.model_changed()
+
+
+def model_changes() -> int:
+    """`Progress.model_changes` of the process that this is called in."""
+    return PROGRESS.model_changes()

@@ -5,8 +5,11 @@ Each worker loads schemas, governance and keys for itself; what is pickled into 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
@@ -29,10 +32,16 @@ from vocbeam.schemas.secrets import SecretSource, fingerprint, pseudonym_key
 from vocbeam.transforms.answers import survey_versions
 from vocbeam.transforms.decode import Limits, SchemaById, Schemas, decode_chunk
 from vocbeam.transforms.measures import Measurer
+from vocbeam.transforms.progress import model_changes
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.redact import Redactor, phone_regions
 from vocbeam.transforms.tag import Tagger, TextModel
 from vocbeam.transforms.tickets import ticket_versions
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+"""Longest time that a worker goes on without looking which model is published."""
 
 SUBJECT_VERSIONS: Mapping[EventType, Callable[[Columns], list[list[SubjectVersion]]]] = {
     "survey": survey_versions,
@@ -77,11 +86,21 @@ class DecodeChunks(beam.DoFn):
 class ChunkTagger:
     """Makes what the writer needs of a decoded chunk: redacted, pseudonymised, tagged and measured."""
 
-    def __init__(self, governance: Governance, key: bytes, model: TextModel | None = None) -> None:
-        self._tagger = Tagger(governance, model)
+    def __init__(self, governance: Governance, key: bytes) -> None:
+        self._governance = governance
+        self._tagger = Tagger(governance)
         self._measurer = Measurer(governance)
         self._pseudonyms = Pseudonyms(key)
         self._redactor = Redactor(phone_regions(governance.timezone))
+
+    @property
+    def model_version(self) -> str | None:
+        """Of the model that tags, if there is one."""
+        return self._tagger.model_version
+
+    def use(self, model: TextModel | None) -> None:
+        """Tags with this model, or with none, from the next chunk on."""
+        self._tagger = Tagger(self._governance, model)
 
     def tag(self, chunk: DecodedChunk) -> tuple[TaggedChunk, int]:
         """(the tagged chunk, number of hints that named nothing of the governance file). `chunk` stays unchanged."""
@@ -121,28 +140,48 @@ class ChunkTagger:
         return tagged, ignored_hints
 
 
+class Models(Protocol):
+    """Trained models as a worker reaches them."""
+
+    def active_model(self) -> str | None:
+        """The version that new events are to be tagged with, None where that is no model."""
+        ...
+
+    def load_model(self, version: str) -> TextModel:
+        """A stored model. Raises ConfigError where it is missing or can't be read."""
+        ...
+
+
 @dataclass(frozen=True)
 class TagConfig:
     """What a worker needs to tag; the name of the secret, never the secret.
 
-    `key_fingerprint` is that of the key under which the warehouse holds pseudonyms.
+    `key_fingerprint` is that of the key under which the warehouse holds pseudonyms. `open_models` is called in the
+    worker; None tags without a model. `model_changes` counts how often this process was told that another model is
+    published; `monotonic` gives seconds of a clock that never goes back.
     """
 
     governance_text: str
     pseudonym_key: SecretSource
     key_fingerprint: str
-    load_model: Callable[[], TextModel] | None = None
+    open_models: Callable[[], Models] | None = None
+    model_changes: Callable[[], int] = model_changes
+    monotonic: Callable[[], float] = time.monotonic
 
 
 class RedactAndTag(beam.DoFn):
-    """DecodedGroup → TaggedGroup. After this step no chunk holds personal data outside of `raw` and `dead`."""
+    """DecodedGroup → TaggedGroup. After this step no chunk holds personal data outside of `raw` and `dead`.
+
+    A group is tagged by one model. Which one is published is looked up before a group: at once when this process was
+    told of a change, else every LOOK_SECONDS.
+    """
 
     def __init__(self, config: TagConfig) -> None:
         self._config = config
         self._ignored_hints = Metrics.counter("vocbeam", "ignored_hints")
 
     def setup(self) -> None:
-        """Loads governance, key and model once a worker.
+        """Loads governance, key and the published model once a worker.
 
         Raises ConfigError where the key is missing, WrongKey where it is not the warehouse's.
         """
@@ -154,14 +193,15 @@ class RedactAndTag(beam.DoFn):
                 f"{config.key_fingerprint}; give every worker the same key ({config.pseudonym_key.env} or "
                 f"{config.pseudonym_key.env}_FILE)"
             )
-        self._tagger = ChunkTagger(
-            parse_governance(config.governance_text),
-            key,
-            None if config.load_model is None else config.load_model(),
-        )
+        self._tagger = ChunkTagger(parse_governance(config.governance_text), key)
+        self._models = None if config.open_models is None else config.open_models()
+        self._look_at_model()
 
     def process(self, element: DecodedGroup) -> Iterator[TaggedGroup]:
         """Tags one group."""
+        config = self._config
+        if config.model_changes() != self._changes_seen or config.monotonic() >= self._look_due:
+            self._look_at_model()
         tagged = []
         for chunk in element:
             result, ignored_hints = self._tagger.tag(chunk)
@@ -169,3 +209,15 @@ class RedactAndTag(beam.DoFn):
             if ignored_hints:
                 self._ignored_hints.inc(ignored_hints)
         yield tuple(tagged)
+
+    def _look_at_model(self) -> None:
+        """Takes the published model into use, if it is another one."""
+        # Counted before the look: a change that is told meanwhile makes the next group look again.
+        self._changes_seen = self._config.model_changes()
+        self._look_due = self._config.monotonic() + LOOK_SECONDS
+        if self._models is None:
+            return
+        version = self._models.active_model()
+        if version != self._tagger.model_version:
+            self._tagger.use(None if version is None else self._models.load_model(version))
+            log.info("events are tagged with model %s from now on", version or "none")

@@ -5,6 +5,7 @@ The customer's latest touchpoint, the fourth way to a tag, looks at other events
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from typing import NamedTuple, Protocol
 
 from vocbeam.schemas.governance import RULE_FIELDS, TEXT_FIELDS, Governance, Rule
 from vocbeam.schemas.records import NO_TOPIC, UNASSIGNED, Columns, EventType
+
+log = logging.getLogger(__name__)
 
 HINT, RULE, MODEL = "hint", "rule", "model"
 """Values of `tag_method`, besides `touchpoint` and `unassigned`."""
@@ -31,30 +34,55 @@ _ODD_SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\
 
 
 class Tag(NamedTuple):
-    """Where an event belongs; `confidence` is 0 to 1, None where nothing could place the event."""
+    """Where an event belongs; `confidence` is 0 to 1, None where nothing could place the event.
+
+    `words` carried the tag if a model gave it: separated by spaces, the strongest first; else None.
+    """
 
     stage: str
     department: str
     topic: str
     method: str
     confidence: float | None
+    words: str | None = None
 
 
 class Prediction(NamedTuple):
-    """What a model says about a text: a stage of the governance file, a topic, and its confidence 0 to 1."""
+    """What a model says about a text: a stage, a topic of it, and its confidence 0 to 1.
+
+    `words` are those that spoke most for the stage, the strongest first.
+    """
 
     stage: str
     topic: str
     confidence: float
+    words: tuple[str, ...] = ()
+
+
+class Predicted(NamedTuple):
+    """What a model says about some texts, aligned with them: a tag, None where it wasn't wanted or the model abstains,
+    and negative, neutral or positive, None where the model can't tell.
+    """
+
+    tags: Sequence[Prediction | None]
+    sentiments: Sequence[str | None]
 
 
 class TextModel(Protocol):
-    """A trained model as tagging needs it."""
+    """A trained model as tagging needs it; `stages` are all that it may predict."""
 
-    version: str
+    @property
+    def version(self) -> str:
+        """Which model it is."""
+        ...
 
-    def predict(self, event_type: EventType, texts: Sequence[str]) -> Sequence[Prediction | None]:
-        """One prediction a text, None where the model abstains. Called once a chunk with all texts it is to judge."""
+    @property
+    def stages(self) -> Sequence[str]:
+        """All stages that it may predict."""
+        ...
+
+    def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
+        """The sentiment of every text, and a tag of those that are wanted. Called once a chunk."""
         ...
 
 
@@ -85,6 +113,13 @@ class Tagger:
         self.model_version = None if model is None else model.version
         self._governance = governance
         self._model = model
+        self._unknown = frozenset(model.stages if model else ()) - governance.stage_owner.keys()
+        if model is not None and self._unknown:
+            log.warning(
+                "model %s knows stages that are not in the governance file (version %d); it abstains where it would "
+                "say them: %s. Train a new model with `vocbeam train`",
+                model.version, governance.version, ", ".join(sorted(self._unknown)),
+            )  # fmt: skip
         self._phrases = [tuple(_folded(words) for words in rule.when.words or ()) for rule in governance.rules]
         self._plans = {event_type: _plan(governance, event_type) for event_type in RULE_FIELDS}
         self._segments = [
@@ -96,7 +131,8 @@ class Tagger:
         ]
 
     def tag(self, event_type: EventType, columns: Columns) -> Tagged:
-        """Columns `stage`, `department`, `topic`, `tag_method`, `tag_confidence` and `segment_1` to `segment_3`.
+        """Columns `stage`, `department`, `topic`, `tag_method`, `tag_confidence`, `tag_words`, `sentiment` and
+        `segment_1` to `segment_3`.
 
         `columns` are those of the contract, with redacted text. Words are found whole, in any case and across any
         white space.
@@ -105,9 +141,10 @@ class Tagger:
         keys = zip(*[columns[name] for name in fields], strict=True)
         decisions = [decide(key) for key in keys]
         tags = [decision.otherwise for decision in decisions]
+        sentiment: Sequence[str | None] = [None] * len(tags)
         if event_type in TEXT_FIELDS:
-            self._tag_by_text(event_type, columns, decisions, tags)
-        stage, department, topic, method, confidence = (
+            sentiment = self._tag_by_text(event_type, columns, decisions, tags)
+        stage, department, topic, method, confidence, words = (
             map(list, zip(*tags, strict=True)) if tags else ([] for _ in Tag._fields)
         )
         tagged: Columns = {
@@ -116,13 +153,16 @@ class Tagger:
             "topic": topic,
             "tag_method": method,
             "tag_confidence": confidence,
+            "tag_words": words,
+            "sentiment": list(sentiment),
             **self._segment_columns(columns),
         }
         return Tagged(tagged, sum([decision.ignored_hints for decision in decisions]))
 
     def _tag_by_text(
         self, event_type: EventType, columns: Columns, decisions: Sequence[_Decision], tags: list[Tag]
-    ) -> None:
+    ) -> Sequence[str | None]:
+        """Replaces the tags that follow from a text; the sentiment of each."""
         parts = [columns[name] for name in TEXT_FIELDS[event_type]]
         texts = ["\n".join(filter(None, fields)) for fields in zip(*parts, strict=True)]
         open_rules = {rule for decision in decisions for rule, _ in decision.word_rules}
@@ -134,17 +174,22 @@ class Tagger:
                     if row in found[rule]:
                         tags[row] = tag
                         break
-        if self._model is not None:
-            rows = [row for row, tag in enumerate(tags) if tag.stage == UNASSIGNED and texts[row]]
-            predictions = self._model.predict(event_type, [texts[row] for row in rows]) if rows else ()
-            for row, prediction in zip(rows, predictions, strict=True):
-                if prediction is not None:
+        sentiments: list[str | None] = [None] * len(texts)
+        rows = [row for row, text in enumerate(texts) if text]
+        if self._model is not None and rows:
+            wanted = [tags[row].stage == UNASSIGNED for row in rows]
+            predicted = self._model.predict([texts[row] for row in rows], wanted)
+            for row, prediction, sentiment in zip(rows, predicted.tags, predicted.sentiments, strict=True):
+                sentiments[row] = sentiment
+                if prediction is not None and prediction.stage not in self._unknown:
                     tags[row] = self._predicted(prediction, tags[row])
+        return sentiments
 
     def _predicted(self, prediction: Prediction, before: Tag) -> Tag:
         hinted = before.department != UNASSIGNED
         department = before.department if hinted else self._governance.stage_owner[prediction.stage]
-        return Tag(prediction.stage, department, prediction.topic, MODEL, prediction.confidence)
+        words = " ".join(prediction.words) or None
+        return Tag(prediction.stage, department, prediction.topic, MODEL, prediction.confidence, words)
 
     def _segment_columns(self, columns: Columns) -> Columns:
         maps = columns["segments"]

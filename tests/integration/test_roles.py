@@ -34,7 +34,18 @@ STATEMENTS = {
     "DELETE": 'DELETE FROM "{name}"',
     "TRUNCATE": 'TRUNCATE "{name}"',
 }
-PERSONAL = {"customer_key", "text", "subject", "raw", "versions", "event_id", "response_id", "session_id", "ticket_id"}
+PERSONAL = {
+    "customer_key",
+    "text",
+    "tag_words",
+    "subject",
+    "raw",
+    "versions",
+    "event_id",
+    "response_id",
+    "session_id",
+    "ticket_id",
+}
 """Columns that tell of one person, or hold their words."""
 
 ARRIVED = (

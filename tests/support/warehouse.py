@@ -56,7 +56,12 @@ def new_warehouse(url: str, governance: Governance) -> Engine:
 
 
 def writer(
-    url: str, governance: Governance, *, run_epoch: int = 1, reach: Callable[[str], None] = lambda _moment: None
+    url: str,
+    governance: Governance,
+    *,
+    run_epoch: int = 1,
+    reach: Callable[[str], None] = lambda _moment: None,
+    model_changed: Callable[[], None] = lambda: None,
 ) -> ChunkWriter:
     """A writer with connections of its own."""
     return ChunkWriter(
@@ -68,6 +73,7 @@ def writer(
         now=lambda: NOW,
         failpoint=Failpoint(reach),
         retry_limit_s=5,
+        model_changed=model_changed,
     )
 
 
@@ -113,6 +119,8 @@ def chunk(
         "topic": "",
         "tag_method": "hint",
         "tag_confidence": 1.0,
+        "tag_words": None,
+        "sentiment": None,
         "segment_1": "SP",
         "segment_2": "",
         "segment_3": "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from importlib.metadata import metadata
+from importlib.metadata import files, metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ def test_licences__of_what_runs() -> None:
         about = metadata(name)
         stated = [about.get("License-Expression"), *(about.get_all("Classifier") or []), about.get("License")]
         licence = " ".join(text for text in stated if text and ("License" in text or "::" not in text))
+        if not LICENCES.search(licence):
+            licence += " " + " ".join(path.read_text()[:100] for path in files(name) or () if path.name == "LICENSE")
         if not LICENCES.search(licence):
             unclear[name] = licence[:100]
     assert unclear == {}

@@ -4,7 +4,14 @@ import pickle
 import threading
 
 from vocbeam.schemas.records import PartitionKey
-from vocbeam.transforms.progress import PROGRESS, Progress, Snapshot, report_committed
+from vocbeam.transforms.progress import (
+    PROGRESS,
+    Progress,
+    Snapshot,
+    model_changes,
+    report_committed,
+    report_model_changed,
+)
 
 KEY = PartitionKey("cluster", "id", "voc.survey", 0)
 
@@ -44,3 +51,12 @@ def test_report_committed__finds_the_registry_of_its_process_after_pickling() ->
     assert PROGRESS.answer(KEY) == 7
     PROGRESS.reset()
     assert PROGRESS.committed_offset(KEY) is None
+
+
+def test_model_changes__every_tagger_of_the_process_sees_each() -> None:
+    PROGRESS.reset()
+    pickle.loads(pickle.dumps(report_model_changed))()
+    report_model_changed()
+    assert [pickle.loads(pickle.dumps(model_changes))() for _ in range(2)] == [2, 2]
+    PROGRESS.reset()
+    assert model_changes() == 0

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from vocbeam.schemas.records import EVENT_TYPES, EventType, PartitionKey, RawChu
 from vocbeam.schemas.registry import FileRegistry
 from vocbeam.schemas.secrets import fingerprint, pseudonym_key, pseudonym_source
 from vocbeam.transforms.pseudonym import Pseudonyms
-from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
+from vocbeam.transforms.steps import LOOK_SECONDS, DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
+from vocbeam.transforms.tag import Predicted, Prediction, TextModel
 
 MINI = (Path(__file__).parents[1] / "support" / "mini.yaml").read_text(encoding="utf-8")
 MOMENT = 1_500_000_000_000_000
@@ -161,3 +163,73 @@ def test_steps__on_the_runner(registry: Callable[[], FileRegistry], tmp_path: Pa
     result.wait_until_finish()
     [counter] = result.metrics().query(MetricsFilter().with_name("ignored_hints"))["counters"]
     assert counter.committed == 1
+
+
+@dataclass
+class Helpful:
+    """A model that sees a call for help in everything."""
+
+    version: str
+    stages: Sequence[str] = ("help",)
+
+    def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
+        return Predicted([Prediction("help", "", 0.9) if want else None for want in wanted], [None] * len(texts))
+
+
+@dataclass
+class Publisher:
+    """Models under their versions, the published one, what was loaded, and a clock; satisfies `steps.Models`."""
+
+    published: str | None = None
+    loaded: list[str] = field(default_factory=list)
+    looks: int = 0
+    told: int = 0
+    seconds: float = 1_000.0
+
+    def active_model(self) -> str | None:
+        self.looks += 1
+        return self.published
+
+    def load_model(self, version: str) -> TextModel:
+        self.loaded.append(version)
+        return Helpful(version)
+
+
+def test_tag__takes_a_new_model_when_told_or_after_a_while_but_never_within_a_group(
+    registry: Callable[[], FileRegistry], tmp_path: Path
+) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    decode = DecodeChunks(DecodeConfig(MINI, {"voc.flag": "flag"}, registry, now))
+    decode.setup()
+    flag = {"flag_kind": "idea", "text": "hm"}
+    [group] = decode.process((chunk("flag", flag), chunk("flag", {**flag, "event_id": "e2"})))
+    publisher = Publisher()
+    config = replace(
+        tag_config(tmp_path),
+        open_models=lambda: publisher,
+        model_changes=lambda: publisher.told,
+        monotonic=lambda: publisher.seconds,
+    )
+    step = RedactAndTag(config)
+    step.setup()
+
+    def versions() -> list[tuple[str | None, str]]:
+        [tagged] = step.process(group)
+        return [(part.model_version, part.columns["stage"][0]) for part in tagged]
+
+    assert versions() == [(None, "unassigned")] * 2
+    publisher.published = "v1"
+    publisher.seconds += LOOK_SECONDS - 1
+    assert versions() == [(None, "unassigned")] * 2
+    publisher.seconds += 1
+    assert versions() == [("v1", "help")] * 2
+    publisher.published = "v2"
+    publisher.told += 1
+    assert versions() == [("v2", "help")] * 2
+    publisher.seconds += LOOK_SECONDS
+    assert versions() == [("v2", "help")] * 2
+    publisher.published = None
+    publisher.told += 1
+    assert versions() == [(None, "unassigned")] * 2
+    assert publisher.loaded == ["v1", "v2"]
+    assert publisher.looks == 5

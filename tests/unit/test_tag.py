@@ -8,7 +8,7 @@ import pytest
 from vocbeam.schemas import contracts
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import Columns, EventType
-from vocbeam.transforms.tag import Prediction, Tagger
+from vocbeam.transforms.tag import Predicted, Prediction, Tagger
 
 TAXONOMY = """
 version: 7
@@ -170,16 +170,25 @@ def test_tag__empty_chunk(tagger: Tagger) -> None:
 
 
 class Keywords:
-    """A model with one word that it knows; remembers what it was asked."""
+    """A model with two words that it knows; remembers what it was asked."""
 
     version = "keywords-1"
 
-    def __init__(self) -> None:
-        self.asked: list[Sequence[str]] = []
+    def __init__(self, *stages: str) -> None:
+        self.stages = ("deliver", *stages)
+        self.asked: list[tuple[str, bool]] = []
 
-    def predict(self, event_type: EventType, texts: Sequence[str]) -> list[Prediction | None]:
-        self.asked.append(texts)
-        return [Prediction("deliver", "slow", 0.8) if "slow" in text else None for text in texts]
+    def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
+        self.asked += zip(texts, wanted, strict=True)
+        return Predicted(
+            [self._tag(text) if want else None for text, want in zip(texts, wanted, strict=True)],
+            ["negative" if "slow" in text else None for text in texts],
+        )
+
+    def _tag(self, text: str) -> Prediction | None:
+        if "slow" in text:
+            return Prediction("deliver", "slow", 0.8, ("slow", "so"))
+        return Prediction(self.stages[-1], "", 0.9) if "gone" in text else None
 
 
 def test_tag__model_sees_only_what_is_left(governance: Governance) -> None:
@@ -201,6 +210,33 @@ def test_tag__model_sees_only_what_is_left(governance: Governance) -> None:
         ("deliver", "care", "slow", "model", 0.8),
         ("help", "care", "", "hint", 1.0),
     ]
-    assert model.asked == [["slow", "hm", "slow"]]
+    assert model.asked == [
+        ("slow parcel", False), ("slow", True), ("hm", True), ("slow", True), ("slow", False),
+    ]  # fmt: skip
     assert (tagger.taxonomy_version, tagger.model_version) == (7, "keywords-1")
     assert Tagger(governance).model_version is None
+
+
+def test_tag__sentiment_of_every_text_and_words_of_the_tags_that_a_model_gave(governance: Governance) -> None:
+    tagger = Tagger(governance, Keywords())
+    events = [{"body": "slow parcel"}, {"subject": "so", "body": "slow"}, {"body": "hm"}, {}]
+    added = tagger.tag("ticket", columns("ticket", *events)).columns
+    assert added["tag_method"] == ["rule", "model", "unassigned", "unassigned"]
+    assert added["tag_words"] == [None, "slow so", None, None]
+    assert added["sentiment"] == ["negative", "negative", None, None]
+    without_text = tagger.tag("telemetry", columns("telemetry", {}, {})).columns
+    assert (without_text["tag_words"], without_text["sentiment"]) == ([None, None], [None, None])
+
+
+def test_tag__stage_that_the_governance_file_does_not_have_counts_as_abstained(
+    governance: Governance, caplog: pytest.LogCaptureFixture
+) -> None:
+    tagger = Tagger(governance, Keywords("lost"))
+    assert tags(tagger, "ticket", {"body": "gone"}, {"body": "gone", "department": "care"}, {"body": "slow"}) == [
+        NOTHING,
+        ("unassigned", "care", "", "hint", 1.0),
+        ("deliver", "logistics", "slow", "model", 0.8),
+    ]
+    [told] = caplog.messages
+    assert "model keywords-1 knows stages that are not in the governance file (version 7)" in told
+    assert "would say them: lost." in told
