@@ -42,7 +42,7 @@ test: setup lint ## Lint, types, schema compatibility, then all tests
 	@echo "Checking that the event schemas stay compatible"
 	@$(BIN)/vocbeam schemas check
 	@echo "Running the tests (real Kafka and PostgreSQL are started for them)"
-	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --durations=15
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15
 
 unit: setup ## Only the tests that start no server
 	@$(BIN)/python -m pytest tests/unit

@@ -73,7 +73,16 @@ TABLE_ACCESS: Mapping[str, Access] = {
             )
         },
     ),
-    "ticket": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
+    "ticket": Access(
+        writer=_KEEP,
+        # The report's backlog and service levels are counted from here.
+        auditor={
+            "SELECT": (
+                "contributions", "is_open", "stage", "department", "opened_at", "first_response_at",
+                "first_response_due_at", "responded_in_sla", "resolution_us", "resolution_due_at", "resolved_in_sla",
+            )
+        },
+    ),
     "survey_answer": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
     "survey_response": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
     "customer_day": Access(writer=_KEEP),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import linprog
-from sqlalchemy import Connection, Engine, delete, insert, text, update
+from sqlalchemy import Connection, Engine, delete, insert, update
 
 from tests.integration.test_views import Row, date_rows, metric_rows, read_view, ticket
 from vocbeam.schemas.timebase import HOUR_US, to_micros
@@ -31,14 +31,15 @@ Cells = Mapping[tuple[str, str], int]
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def empty_warehouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A warehouse with dimensions and views under k = 5, without facts, for all tests of this module."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('small_groups') / 'warehouse.db'}"
     if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_server")
-        maintenance = open_engine(server.url("postgres")).execution_options(isolation_level="AUTOCOMMIT")
-        with maintenance.connect() as connection:
-            connection.execute(text("CREATE DATABASE test_small_groups"))
-        maintenance.dispose()
-        url = server.url("test_small_groups")
+        with request.getfixturevalue("postgres_server").database() as url:
+            yield from prepared(url)
+    else:
+        yield from prepared(f"sqlite:///{tmp_path_factory.mktemp('small_groups') / 'warehouse.db'}")
+
+
+def prepared(url: str) -> Iterator[Engine]:
+    """The warehouse at a URL, as long as its tests run."""
     engine = open_engine(url, write=True)
     with engine.begin() as connection:
         tables.metadata.create_all(connection)
