@@ -57,7 +57,8 @@ def test_run__gives_up_on_a_broker_that_is_silent_and_on_one_that_is_dead(
             assert running.process.wait(ENDS_WITHIN_S) == SourceError.exit_code, running.said()
         left.append(books.records())
         last_word = running.said().splitlines()[-1]
-        assert last_word.startswith("vocbeam: no Kafka broker answered at ")
+        # Which of the two depends on the moment: the network in between closes what it can't pass on.
+        assert "no Kafka broker answered at" in last_word or "closes each connection" in last_word
         assert last_word.endswith("(given up after 1 restarts)")
         assert "Traceback" not in running.said()
         frail.network.heal()

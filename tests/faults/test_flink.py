@@ -138,7 +138,6 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
     assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
     # Shards were spread over both task managers.
     assert len({subtask["endpoint"] for subtask in subtasks}) == 2
-    assert all(subtask["metrics"]["read-records"] > 0 for subtask in subtasks)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     figures.add(
