@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from vocbeam.pipelines.quiet import quiet_libraries
 from vocbeam.schemas.errors import VocbeamError
 
 
@@ -79,12 +80,7 @@ def vocbeam(verbose: int) -> None:
         # At DEBUG kafka-python writes down what it sends and receives: records, and with SASL PLAIN the password.
         logging.getLogger("kafka").setLevel(logging.INFO)
     else:
-        # kafka-python warns of everything that it then retries by itself; what it gives up reaches us as an exception.
-        logging.getLogger("kafka").setLevel(logging.ERROR)
-        # A connection that breaks is no news by itself, and this would tell it with a traceback.
-        logging.getLogger("kafka.net.transport").setLevel(logging.CRITICAL)
-        # Beam logs the traceback of a failing bundle; the supervisor says in a sentence what failed and what follows.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        quiet_libraries()
 
 
 def _log_to_stderr() -> None:

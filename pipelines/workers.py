@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 
 import click
 
+from vocbeam.pipelines.quiet import quiet_libraries
 from vocbeam.pipelines.supervisor import RestartPolicy, stop_on_signals
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.transforms.progress import PROGRESS
@@ -142,10 +143,7 @@ def _failure(number: int, code: int) -> VocbeamError:
 def _serve(work: Callable[[int], Total], number: int, result: Connection) -> None:
     """Body of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("kafka").setLevel(logging.ERROR)
-    # A connection that breaks is no news by itself, and this would tell it with a traceback.
-    logging.getLogger("kafka.net.transport").setLevel(logging.CRITICAL)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    quiet_libraries()
     try:
         # Ctrl-C reaches the whole process group; what it means for a worker, the parent says.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
