@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import URL, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from vocbeam.schemas.errors import ConfigError
@@ -29,6 +31,9 @@ IDLE_IN_TRANSACTION_S = 60
 ANSWER_S = STATEMENT_S + 10
 """Longest wait for an answer: the server ends every statement before, so one that doesn't answer is stuck or cut off in
 a way that TCP can't see (its host stopped the process, a proxy swallows what it is sent)."""
+
+PING_S = 10
+"""Longest wait for a sign of life from a connection that was idle; one without is replaced."""
 
 T = TypeVar("T")
 
@@ -88,6 +93,8 @@ def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) ->
             parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, pool_size=2, pool_pre_ping=True
         )
         event.listen(engine, "do_connect", partial(_connect, answer_s))
+        # Else a server that fell silent would be waited for twice: by a statement, and by the ping before the next one.
+        engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
         return engine
     raise ConfigError(
         f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
@@ -100,6 +107,15 @@ def _connect(
     connection = AnsweringConnection.connect(*arguments, **options)
     connection.answer_s = answer_s
     return connection
+
+
+def _ping(ping: Callable[[DBAPIConnection], bool], connection: Any) -> bool:
+    """SQLAlchemy's ping of a pooled connection, within PING_S."""
+    answer_s, connection.answer_s = connection.answer_s, min(PING_S, connection.answer_s)
+    try:
+        return ping(connection)
+    finally:
+        connection.answer_s = answer_s
 
 
 def shown(url: URL) -> str:
