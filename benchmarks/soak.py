@@ -72,11 +72,11 @@ TopicPartition = tuple[str, int]
 class Feeder:
     """Sends the corpus again and again at a steady rate; knows when it sent what lies at which offset."""
 
-    def __init__(self, bootstrap: str, corpus: Sequence[MappedEvent], home: Path, rate: float) -> None:
-        """`rate` is in events a second."""
+    def __init__(self, bootstrap: str, corpus: Sequence[MappedEvent], home: Path, rate: float, prefix: str) -> None:
+        """`rate` is in events a second. No topics of this prefix may be there yet."""
         self._bootstrap, self._corpus, self._rate = bootstrap, corpus, rate
         registry = FileRegistry(home / "registry")
-        topics = {event_type: contracts.topic(event_type, PREFIX) for event_type in EVENT_TYPES}
+        topics = {event_type: contracts.topic(event_type, prefix) for event_type in EVENT_TYPES}
         create_topics(bootstrap, dict.fromkeys(topics.values(), PARTITIONS))
         self._routes = {
             event_type: (topic, registry.register(contracts.subject(topic), contracts.schema_text(event_type)))
@@ -139,8 +139,9 @@ class Feeder:
 class Watcher:
     """Looks at the ledger all the time: how long after its sending is each event seen to be committed?"""
 
-    def __init__(self, engine: Engine, feeder: Feeder) -> None:
-        self._engine, self._feeder = engine, feeder
+    def __init__(self, engine: Engine, feeder: Feeder, counts_from: float) -> None:
+        """`counts_from` is in monotonic seconds: events that were sent before do not count."""
+        self._engine, self._feeder, self._counts_from = engine, feeder, counts_from
         self._next = dict.fromkeys(feeder.sent_at, 0)
         self.freshness = array("f")
         """Seconds, one for each event that was seen."""
@@ -155,7 +156,8 @@ class Watcher:
         now = time.monotonic()
         for topic, partition, next_offset in rows:
             sent_at = self._feeder.sent_at[topic, partition]
-            self.freshness.extend(now - at for at in sent_at[self._next[topic, partition] : next_offset])
+            seen = sent_at[self._next[topic, partition] : next_offset]
+            self.freshness.extend(now - at for at in seen if at >= self._counts_from)
             self._next[topic, partition] = next_offset
 
     @contextmanager
@@ -298,16 +300,22 @@ def soak(
     rate: float,
     kill_every: float,
     log: Console,
+    starting_seconds: float = 0.0,
+    prefix: str = PREFIX,
 ) -> Result:
-    """Feeds and kills, feeds on without kills, then lets the job finish, and compares the books."""
+    """Feeds and kills, feeds on without kills, then lets the job finish, and compares the books.
+
+    Of the events of the first `starting_seconds` the freshness does not count.
+    """
     chance = random.Random()
     home = Path(bench.environment["VOCBEAM_HOME"])
     with fresh_warehouse(kind, bench.folder, bench.postgres_url) as url:
-        environment = {**bench.environment, "VOCBEAM_TOPIC_PREFIX": PREFIX, "VOCBEAM_WAREHOUSE": url}
+        environment = {**bench.environment, "VOCBEAM_TOPIC_PREFIX": prefix, "VOCBEAM_WAREHOUSE": url}
         run_process(["-m", "vocbeam.pipelines.cli", "apply"], environment, bench.folder)
         engine = open_engine(url)
-        feeder = Feeder(bench.bootstrap, corpus, home, rate)
-        watcher, job = Watcher(engine, feeder), MainJob(environment, bench.folder / "soak.log")
+        feeder = Feeder(bench.bootstrap, corpus, home, rate, prefix)
+        watcher = Watcher(engine, feeder, time.monotonic() + starting_seconds)
+        job = MainJob(environment, bench.folder / "soak.log")
         kills = 0
         job.start()
         try:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,17 @@ from tests.support import postgres
 from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
+from vocbeam.sinks.tables import (
+    customer_day,
+    event,
+    event_key,
+    ingest_ledger,
+    measure,
+    run_epoch,
+    survey_answer,
+    survey_response,
+    ticket,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 WAREHOUSES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -67,6 +77,8 @@ class Measured:
     rss_mib: float
     ratio: float | None = None
     """Time an event over that of the floor that ran just before, both steady; None where all is one transaction."""
+    of_plain: float | None = None
+    """Speed over that of the plain loop that ran just before, both steady; None where it did not run."""
 
     def figures(self) -> dict[str, float]:
         """Name of a row → the figure in it; what can't be told from so few events is left out."""
@@ -78,8 +90,34 @@ class Measured:
             "CPU-s per million events, whole process": self.process_cpu_s * 1e6 / self.events,
             "peak memory, MiB": self.rss_mib,
             "time an event ÷ that of the floor": self.ratio,
+            "speed ÷ that of the plain loop": self.of_plain,
         }
         return {name: value for name, value in rows.items() if value is not None}
+
+
+def quotient(measured: Measured, reference: Measured) -> float | None:
+    """Time an event over that of the reference, both steady; None where one of them is a single transaction."""
+    if not measured.steady_events or not reference.steady_events:
+        return None
+    return (measured.steady_s / measured.steady_events) / (reference.steady_s / reference.steady_events)
+
+
+Contents = dict[str, tuple[int, int]]
+"""Metric → its n and total; table → its rows, twice."""
+
+
+def contents_of(url: str) -> Contents:
+    """What was loaded, for comparison."""
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        c = measure.c
+        sums = select(c.metric, func.sum(c.n), func.sum(c.total)).group_by(c.metric)
+        found = {name: (int(n), int(total)) for name, n, total in connection.execute(sums)}
+        for table in (event, event_key, ticket, survey_answer, survey_response, customer_day):
+            rows = connection.execute(select(func.count()).select_from(table)).scalar_one()
+            found[table.name] = (rows, rows)
+    engine.dispose()
+    return found
 
 
 @dataclass(frozen=True)
@@ -147,8 +185,21 @@ class Bench:
             raise SystemExit(f"the floor read {result['events']:,} of {self.events:,} events")
         return Measured(**result, process_s=ended.wall_s, process_cpu_s=ended.cpu_s)
 
-    def main_job(self, kind: str, floor: Measured) -> Measured:
-        """Loads all events into a fresh warehouse, which must then balance and hold every one of them."""
+    def plain(self, floor: Measured) -> tuple[Measured, Contents]:
+        """The plain loop into a fresh PostgreSQL warehouse, and what is there then."""
+        home = self.environment["VOCBEAM_HOME"]
+        with fresh_warehouse("postgresql", self.folder, self.postgres_url) as url:
+            self.vocbeam("apply", warehouse=url)
+            command = ["-m", "benchmarks.plain", self.bootstrap, PREFIX, url, str(EXAMPLE_GOVERNANCE), home]
+            ended = run_process(command, {}, self.folder)
+            contents = contents_of(url)
+        measured = Measured(**json.loads(ended.stdout), process_s=ended.wall_s, process_cpu_s=ended.cpu_s)
+        return replace(measured, ratio=quotient(measured, floor)), contents
+
+    def main_job(self, kind: str, floor: Measured, plain: tuple[Measured, Contents] | None = None) -> Measured:
+        """Loads all events into a fresh warehouse, which must then balance and hold every one of them, and what the
+        plain loop brought there.
+        """
         arguments = ("run", "--until-caught-up", "--json", "--workers", str(self.workers))
         with fresh_warehouse(kind, self.folder, self.postgres_url) as url:
             self.vocbeam("apply", warehouse=url)
@@ -156,11 +207,10 @@ class Bench:
             summary = json.loads(loading.stdout)
             steady_events, steady_s, reading_s = self._check(url, summary)
             self.vocbeam("reconcile", warehouse=url)
+            if plain is not None and contents_of(url) != plain[1]:
+                raise SystemExit("the plain loop and the main job loaded different figures")
             idle = self.vocbeam(*arguments, warehouse=url)
-        ratio = None
-        if steady_events and floor.steady_events:
-            ratio = (steady_s / steady_events) / (floor.steady_s / floor.steady_events)
-        return Measured(
+        measured = Measured(
             events=self.events,
             steady_events=steady_events,
             steady_s=steady_s,
@@ -169,8 +219,9 @@ class Bench:
             reading_cpu_s=loading.cpu_s - idle.cpu_s,
             process_cpu_s=loading.cpu_s,
             rss_mib=loading.rss_mib,
-            ratio=ratio,
         )
+        slower = None if plain is None else quotient(measured, plain[0])
+        return replace(measured, ratio=quotient(measured, floor), of_plain=slower and 1 / slower)
 
     def _check(self, url: str, summary: Mapping[str, Any]) -> tuple[float, float, float]:
         """(steady events, steady seconds, reading seconds), if every event was loaded once.
@@ -324,12 +375,16 @@ def main(
         corpus = make_corpus(folder, events, seed)
         bench.vocbeam("produce", "--events", corpus, "--partitions", str(partitions))
 
-        results: dict[str, list[Measured]] = {"floor": [], **{WAREHOUSES[kind]: [] for kind in kinds}}
+        names = ["floor", *(["plain loop"] if "postgresql" in kinds else []), *(WAREHOUSES[kind] for kind in kinds)]
+        results: dict[str, list[Measured]] = {name: [] for name in names}
         for number in range(1, runs + 1):
             floor = bench.floor()
             results["floor"].append(floor)
+            plain = bench.plain(floor) if "plain loop" in results else None
+            if plain is not None:
+                results["plain loop"].append(plain[0])
             for kind in kinds:
-                measured = bench.main_job(kind, floor)
+                measured = bench.main_job(kind, floor, plain)
                 results[WAREHOUSES[kind]].append(measured)
                 seconds = measured.process_s
                 log.print(f"run {number} of {runs}, {WAREHOUSES[kind]}: {seconds:.1f} s, the books balance")

@@ -68,10 +68,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-_COMMON = (
+COMMON = (
     "source", "event_id", "event_time", "customer_key", "stage", "department", "topic", "tag_method", "tag_confidence",
     "tag_words", "sentiment", "segment_1", "segment_2", "segment_3",
 )  # fmt: skip
+"""Columns of `event` that bear the names of a tagged chunk's and that all event types have."""
 
 EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
     "survey": {
@@ -424,7 +425,7 @@ class ChunkWriter:
         for event_type in EVENT_TYPES:
             own = EVENT_COLUMNS[event_type]
             columns = (
-                "event_key", "event_type", *_COMMON, *own, "taxonomy_version", "model_version", "contributions",
+                "event_key", "event_type", *COMMON, *own, "taxonomy_version", "model_version", "contributions",
                 "ledger_id", "kafka_offset", "loaded_at",
             )  # fmt: skip
             rows: list[tuple[Any, ...]] = []
@@ -437,7 +438,7 @@ class ChunkWriter:
                 values = zip(
                     chunk.event_keys,
                     repeat(event_type),
-                    *[chunk.columns[name] for name in (*_COMMON, *own.values())],
+                    *[chunk.columns[name] for name in (*COMMON, *own.values())],
                     repeat(chunk.taxonomy_version),
                     repeat(chunk.model_version),
                     [contributions_json(made) if made else None for made in chunk.contributions],
