@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from alembic import command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
@@ -30,10 +31,12 @@ from tests.support.restating import (
 from tests.support.warehouse import NOW, books_that_fail, contents
 from vocbeam.schemas.errors import ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import OVERRIDE, Tag
+from vocbeam.sinks import catalog
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.restate import Tagging
 from vocbeam.sinks.retain import Limits, retain
 from vocbeam.sinks.tables import customer_day, event, survey_answer, survey_response, ticket
+from vocbeam.sinks.views import drop_views
 
 SUBJECTS = (ticket, survey_answer, survey_response)
 BOOKED = {"subject_key", "versions", "contributions", "retagged", "restated"}
@@ -281,6 +284,23 @@ def test_restate__other_tagging_in_force_is_refused(company: Company) -> None:
         out.restate(places, giving(ALL_TO_CARE), tagging=Tagging(1, "another"))
     done = out.restate(places, giving(ALL_TO_CARE), tagging=Tagging(1, None))
     assert len(done.moves) == 6
+
+
+def test_migration__hints_of_history_are_recovered(warehouse_url: str) -> None:
+    company = Company.open(warehouse_url)
+    sent: Sent = ("outcome", {"event_id": "", "event_time": T0, "outcome_kind": "refund"})
+    tags = (TAGS[1], TAGS[0]._replace(method="hint"), TAGS[5], TAGS[2], TAGS[4])
+    company.load([under((sent[0], {**sent[1], "event_id": str(i)}), tag) for i, tag in enumerate(tags)])
+    config = catalog._alembic()
+    with company.engine.begin() as connection:
+        drop_views(connection)
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007")
+        command.upgrade(config, "head")
+
+    assert rows(company.engine, event.c.event_id, event.c.hint_stage, event.c.hint_department) == [
+        ("0", "deliver", "care"), ("1", "deliver", None), ("2", None, "logistics"), ("3", None, None), ("4", None, None)
+    ]  # fmt: skip
 
 
 def test_restate__two_restaters_and_a_writer_at_once(postgres_url: str) -> None:
