@@ -27,7 +27,14 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.erase import MIN_LITERAL_BYTES, Eraser, Erasure, Identity, Letter
 from vocbeam.sinks.retire import SUBJECT_TABLES
 from vocbeam.sinks.shred import Shredded, shred
-from vocbeam.sinks.tables import KEY_FINGERPRINT, customer_day, dead_letter, event, tag_override, warehouse_setting
+from vocbeam.sinks.tables import (
+    KEY_FINGERPRINT,
+    customer_day,
+    dead_letter,
+    event,
+    tag_override,
+    warehouse_setting,
+)
 from vocbeam.transforms.decode import Schemas, readable_records
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.subjects import subject_key
