@@ -42,7 +42,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 class Target(NamedTuple):
-    """What is corrected: an event (`event_type` None: whichever type has this id) or a ticket, as its source calls it."""
+    """What is corrected: an event (`event_type` None: whichever has this id) or a ticket, as named by its source."""
 
     source: str
     event_type: str | None = None
