@@ -1,11 +1,11 @@
-"""`vocbeam train`: a text model from labelled files, hints in past events, and the governance file's phrases."""
+"""`vocbeam train`: a text model from labelled files, corrections, hints in past events, and the governance file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from itertools import chain
@@ -25,7 +25,7 @@ from vocbeam.schemas.errors import ConfigError, WorseModel
 from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.hints import hinted_texts
+from vocbeam.sinks.hints import ToldText, corrected_texts, hinted_texts
 from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.transaction import in_transaction
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
@@ -54,6 +54,7 @@ DEFAULT_PRECISION = 0.9
     help="What the columns and labels of the files mean, where they have other names.",
 )
 @click.option("--hints/--no-hints", default=False, help="Learn from past events whose source named the stage.")
+@click.option("--overrides/--no-overrides", default=True, help="Learn from corrections that stand (vocbeam tag).")
 @click.option("--phrases/--no-phrases", "own", default=True, help="Learn from the governance file's own phrases.")
 @click.option(
     "--precision",
@@ -74,6 +75,7 @@ def train_command(
     files: Sequence[Path],
     mapping: Path | None,
     hints: bool,
+    overrides: bool,
     own: bool,
     precision: float,
     publish: bool,
@@ -93,19 +95,32 @@ def train_command(
     ensure_applied(engine, rules, home)
     names = load_label_mapping(mapping) if mapping else None
     sources: dict[str, list[Label]] = {str(path): list(read_labels(path, names)) for path in files}
+    with snapshot(reader) as connection:
+        corrected = told(corrected_texts(connection)) if overrides else []
+        hinted = told(hinted_texts(connection)) if hints else []
+    outdated = sum(label.stage not in rules.stage_owner for label in corrected)
+    if outdated:
+        click.echo(
+            f"{outdated:,} corrected texts have stages that the governance file no longer has; they are left out",
+            err=True,
+        )
+    if corrected:
+        sources["corrections"] = [label for label in corrected if label.stage in rules.stage_owner]
+    # Of a text that somebody corrected, nobody else is asked.
+    known = {text_digest(label.text) for label in corrected}
     if hints:
-        with snapshot(reader) as connection:
-            sources["hints in past events"] = [
-                Label(text, stage, group=customer, time=at)
-                for text, stage, at, customer in hinted_texts(connection)
-                if stage in rules.stage_owner
-            ]
+        sources["hints in past events"] = [
+            label for label in hinted if label.stage in rules.stage_owner and text_digest(label.text) not in known
+        ]
     if own:
-        sources["phrases of the governance file"] = list(phrases(rules))
+        sources["phrases of the governance file"] = [
+            label for label in phrases(rules) if text_digest(label.text) not in known
+        ]
     labelled = collect(chain.from_iterable(sources.values()), rules)
     if not len(labelled):
         raise ConfigError(
-            "nothing to learn from: give --labels FILE, --hints, or example phrases in the governance file"
+            "nothing to learn from: give --labels FILE, --hints, correct tags (vocbeam tag), or write example phrases "
+            "into the governance file"
         )
 
     started, at = time.monotonic(), datetime.now(UTC)
@@ -163,6 +178,11 @@ def train_command(
             f"{comparison.interval.low:+.3f} to {comparison.interval.high:+.3f}); see what changed in the labels, or "
             f"publish it all the same with `vocbeam models publish {trained.model.version}`"
         )
+
+
+def told(texts: Iterable[ToldText]) -> list[Label]:
+    """Texts of the warehouse as labels; texts of one customer are never on both sides of a split."""
+    return [Label(x.text, x.stage, x.topic, group=x.customer_key, time=x.event_time) for x in texts]
 
 
 def data_digest(labelled: Labelled) -> str:

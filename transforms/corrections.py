@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from vocbeam.schemas.corrections import Correction, Target
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance
 from vocbeam.schemas.governance_model import did_you_mean
@@ -39,31 +40,6 @@ SHOWN_ERRORS = 20
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 """Beginnings of a cell that a spreadsheet may run as a formula, and the mark that keeps it from doing so."""
-
-
-class Target(NamedTuple):
-    """What is corrected: an event (`event_type` None: whichever has this id) or a ticket, as named by its source."""
-
-    source: str
-    event_type: str | None = None
-    event_id: str | None = None
-    ticket_id: str | None = None
-
-    def __str__(self) -> str:
-        if self.ticket_id is not None:
-            return f"ticket {self.ticket_id!r} of source {self.source!r}"
-        return f"{self.event_type or 'event'} {self.event_id!r} of source {self.source!r}"
-
-
-class Correction(NamedTuple):
-    """What a person says of one target. `topic` None keeps the topic where the stage stays, else there is none."""
-
-    target: Target
-    stage: str
-    department: str
-    topic: str | None = None
-    reviewer: str | None = None
-    note: str | None = None
 
 
 class Read(NamedTuple):

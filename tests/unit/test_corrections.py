@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.warehouse import mini
+from vocbeam.schemas.corrections import Correction, Target
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.transforms.corrections import (
     CORRECTION_COLUMNS,
     INFORMING_COLUMNS,
     LONGEST_NOTE,
     SHOWN_ERRORS,
-    Correction,
     Read,
-    Target,
     correction,
     raise_wrong,
     read_corrections,
