@@ -46,7 +46,7 @@ from vocbeam.sinks.overrides import (
     standing_of,
 )
 from vocbeam.sinks.read import snapshot
-from vocbeam.sinks.restate import EventRow, Restater, Tagging
+from vocbeam.sinks.restate import EventRow, Reading, Restater, Tagging
 from vocbeam.sinks.writer import EVENT_COLUMNS
 from vocbeam.transforms.corrections import (
     CORRECTION_COLUMNS,
@@ -87,7 +87,6 @@ class Warehouse:
             self.engine,
             rules=subject_rules(self.governance),
             calendar=LocalCalendar(self.governance.timezone),
-            now=now_us,
         )
 
     def find(self, targets: Iterable[Target]) -> dict[Target, list[Known]]:
@@ -273,18 +272,18 @@ def _withdraw(opened: Warehouse, known: Known) -> Done:
     raise AssertionError("the loop returns or raises")
 
 
-def _tag_anew(tagger: Tagger, _connection: Connection, rows: Sequence[EventRow]) -> list[Tag | None]:
+def _tag_anew(tagger: Tagger, _connection: Connection, rows: Sequence[EventRow]) -> list[Reading]:
     """The tags that stored events would get today."""
-    tags: list[Tag | None] = [None] * len(rows)
+    readings = [Reading(None, None)] * len(rows)
     for event_type in EVENT_TYPES:
         of_type = [i for i, row in enumerate(rows) if row["event_type"] == event_type]
         if of_type:
-            columns = _columns(event_type, [rows[i] for i in of_type])
-            tagged = tagger.tag(event_type, columns).columns
+            tagged = tagger.tag(event_type, _columns(event_type, [rows[i] for i in of_type])).columns
             names = ("stage", "department", "topic", "tag_method", "tag_confidence", "tag_words")
-            for i, values in zip(of_type, zip(*[tagged[name] for name in names], strict=True), strict=True):
-                tags[i] = Tag(*values)
-    return tags
+            values = zip(*[tagged[name] for name in names], strict=True)
+            for i, value, sentiment in zip(of_type, values, tagged["sentiment"], strict=True):
+                readings[i] = Reading(Tag(*value), sentiment)
+    return readings
 
 
 def _columns(event_type: EventType, rows: Sequence[EventRow]) -> dict[str, list[Any]]:
@@ -495,10 +494,10 @@ def _place(override: Override) -> str:
 
 def _changed(done: Done) -> str:
     """How many events have another tag now, and, of one, what it was."""
-    if len(done.changes) != 1:
-        return f"{len(done.changes):,} events have another tag now"
-    (change,) = done.changes
-    before, after = change.before, change.after
+    if len(done.moves) != 1:
+        return f"{len(done.moves):,} events have another tag now"
+    (move,) = done.moves
+    before, after = move.before, move.after
     was = f"{before.stage}, {before.department} by {before.method}" if before.method != UNASSIGNED else UNASSIGNED
     return f"1 event that was {was} is {after.stage}, {after.department} by {after.method}"
 
@@ -508,7 +507,7 @@ def _as_json(done: Done) -> dict[str, int]:
         "corrections": done.made,
         "unchanged": done.unchanged,
         "gone": len(done.gone),
-        "events_changed": len(done.changes),
+        "events_changed": len(done.moves),
     }
 
 

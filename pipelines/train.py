@@ -96,26 +96,7 @@ def train_command(
     names = load_label_mapping(mapping) if mapping else None
     sources: dict[str, list[Label]] = {str(path): list(read_labels(path, names)) for path in files}
     with snapshot(reader) as connection:
-        corrected = told(corrected_texts(connection)) if overrides else []
-        hinted = told(hinted_texts(connection)) if hints else []
-    outdated = sum(label.stage not in rules.stage_owner for label in corrected)
-    if outdated:
-        click.echo(
-            f"{outdated:,} corrected texts have stages that the governance file no longer has; they are left out",
-            err=True,
-        )
-    if corrected:
-        sources["corrections"] = [label for label in corrected if label.stage in rules.stage_owner]
-    # Of a text that somebody corrected, nobody else is asked.
-    known = {text_digest(label.text) for label in corrected}
-    if hints:
-        sources["hints in past events"] = [
-            label for label in hinted if label.stage in rules.stage_owner and text_digest(label.text) not in known
-        ]
-    if own:
-        sources["phrases of the governance file"] = [
-            label for label in phrases(rules) if text_digest(label.text) not in known
-        ]
+        sources |= told_labels(connection, rules, overrides=overrides, hints=hints, own=own)
     labelled = collect(chain.from_iterable(sources.values()), rules)
     if not len(labelled):
         raise ConfigError(
@@ -180,9 +161,41 @@ def train_command(
         )
 
 
-def told(texts: Iterable[ToldText]) -> list[Label]:
-    """Texts of the warehouse as labels; texts of one customer are never on both sides of a split."""
-    return [Label(x.text, x.stage, x.topic, group=x.customer_key, time=x.event_time) for x in texts]
+def told_labels(
+    connection: Connection, governance: Governance, *, overrides: bool, hints: bool, own: bool
+) -> dict[str, list[Label]]:
+    """Labels from corrections, from hints and from the governance file's own words, those that are wanted, by source.
+
+    Of a text that somebody corrected, neither hints nor phrases are asked. Texts of one customer are one group. A stage
+    that the governance file no longer has is left out; of corrections that is said on stderr.
+    """
+
+    def known(texts: Iterable[ToldText]) -> list[Label]:
+        return [
+            Label(text, stage, topic, group=customer, time=at)
+            for text, stage, topic, at, customer in texts
+            if stage in governance.stage_owner
+        ]
+
+    found: dict[str, list[Label]] = {}
+    corrected = list(corrected_texts(connection)) if overrides else []
+    if corrected:
+        found["corrections"] = known(corrected)
+        outdated = len(corrected) - len(found["corrections"])
+        if outdated:
+            click.echo(
+                f"{outdated:,} corrected texts have stages that the governance file no longer has; they are left out",
+                err=True,
+            )
+    if hints:
+        found["hints in past events"] = known(hinted_texts(connection))
+    if own:
+        found["phrases of the governance file"] = list(phrases(governance))
+    settled = {text_digest(told.text) for told in corrected}
+    return {
+        source: [label for label in labels if source == "corrections" or text_digest(label.text) not in settled]
+        for source, labels in found.items()
+    }
 
 
 def data_digest(labelled: Labelled) -> str:

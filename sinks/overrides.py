@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, tuple_, update
 
 from vocbeam.schemas.corrections import Target
-from vocbeam.schemas.records import MACHINE_METHODS, OVERRIDE, Tag
-from vocbeam.sinks.restate import Change, Decide, EventRow, Place, Restater, Tagging
+from vocbeam.schemas.records import MACHINE_METHODS, OVERRIDE
+from vocbeam.sinks.restate import Decide, EventRow, Move, Place, Restater, Tagging, Verdict
 from vocbeam.sinks.tables import event, tag_override, ticket
 from vocbeam.sinks.transaction import windows
 
@@ -102,7 +102,7 @@ class Done:
     """Corrections that stood already, word for word."""
     gone: list[Known] = field(default_factory=list)
     """Erased or expired since they were looked for."""
-    changes: list[Change] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
 
 
 def find_targets(
@@ -200,7 +200,7 @@ class Overrider:
                 rows: Sequence[EventRow],
                 part: Sequence[Override] = part,
                 batch: Done = batch,
-            ) -> list[Tag | None]:
+            ) -> list[Verdict]:
                 self._insert(connection, rows, part, batch)
                 return [None] * len(rows)
 
@@ -222,7 +222,7 @@ class Overrider:
                 rows: Sequence[EventRow],
                 part: Sequence[Known] = part,
                 batch: Done = batch,
-            ) -> Sequence[Tag | None]:
+            ) -> Sequence[Verdict]:
                 c = tag_override.c
                 standing = update(tag_override).where(_of(part), c.withdrawn_at.is_(None))
                 result = connection.execute(standing.values(withdrawn_at=self._now()))
@@ -236,7 +236,7 @@ class Overrider:
     def _restate(self, known: Sequence[Known], decide: Decide, tagging: Tagging | None, batch: Done) -> None:
         places = sorted({place for one in known for place in one.places})
         tickets = sorted(one.key for one in known if one.event_id is None)
-        batch.changes = self._restater.restate(places, decide, tickets=tickets, tagging=tagging).changes
+        batch.moves = self._restater.restate(places, decide, tickets=tickets, tagging=tagging).moves
 
     def _insert(self, connection: Connection, rows: Sequence[EventRow], part: Sequence[Override], batch: Done) -> None:
         """Inserts those of the corrections that don't stand yet; called again when the transaction is repeated."""
@@ -328,7 +328,7 @@ def _add(done: Done, batch: Done) -> None:
     done.made += batch.made
     done.unchanged += batch.unchanged
     done.gone += batch.gone
-    done.changes += batch.changes
+    done.moves += batch.moves
 
 
 def standing_of(connection: Connection, known: Sequence[Known]) -> set[bytes]:

@@ -1,4 +1,4 @@
-"""Corrections of tags on both databases: made, imported, withdrawn, learned from, measured, gone with what they name."""
+"""Corrections of tags on both databases: made, imported, withdrawn, learned from, counted, gone with what they name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sqlalchemy import Engine, select, text
 from tests.support.command import Vocbeam
 from tests.support.erasing import ANA, BIA, GOVERNANCE, HOUR, T0, Shop, delivery, eraser, places_of, step
 from tests.support.invoke import Invoked, invoke
-from tests.support.labelled import noun, write_labels
+from tests.support.labelled import noun, train, write_labels
 from tests.support.warehouse import MINI, NOW, books_that_fail, contents, new_warehouse
+from vocbeam.pipelines.apply import apply
 from vocbeam.pipelines.tag import tag
-from vocbeam.pipelines.train import train_command
+from vocbeam.pipelines.train import told_labels
 from vocbeam.schemas.corrections import Target
 from vocbeam.schemas.timebase import DAY_US, LocalCalendar
 from vocbeam.sinks.engine import open_engine
@@ -27,6 +28,7 @@ from vocbeam.sinks.restate import Restater
 from vocbeam.sinks.retain import Limits, retain
 from vocbeam.sinks.tables import event, tag_override, ticket
 from vocbeam.sinks.writer import Failpoint
+from vocbeam.transforms.labels import Label
 from vocbeam.transforms.statistics import wilson_interval
 from vocbeam.transforms.subject_rules import subject_rules
 from vocbeam.transforms.subjects import subject_key
@@ -101,7 +103,7 @@ DELIVER, HELP = ("deliver", "logistics"), ("help", "care")
 def test_override__event_takes_effect_at_once_and_is_withdrawn(engine: Engine, vocbeam: Vocbeam) -> None:
     shop = Shop(vocbeam.warehouse)
     machine = {"tag_method": "unassigned", "tag_confidence": None, "stage": "unassigned", "department": "unassigned"}
-    shop.send("flag", flag(1, **machine), flag(2), {**flag(3), "source": "other", "event_id": "f1"})
+    shop.send("flag", flag(1, **machine), flag(2), flag(3, source="other"))
     before = contents(engine)
     fix = (
         "override",
@@ -122,9 +124,9 @@ def test_override__event_takes_effect_at_once_and_is_withdrawn(engine: Engine, v
     assert "is corrected: stage help, department care, topic tone; 1 event that was unassigned is help, care" in said
     assert tags(engine)["f2"] == (*DELIVER, "", "model")
     with engine.connect() as connection:
-        rows = connection.execute(select(event.c.source, event.c.stage).where(event.c.event_id == "f1")).all()
         stored = connection.execute(select(tag_override)).mappings().one()
-    assert {tuple(row) for row in rows} == {("test", "help"), ("other", "deliver")}
+    unknown = run(vocbeam, "override", "--source", "test", "--event-id", "f3", "--stage", "help")
+    assert "no event 'f3' of source 'test' in this warehouse" in unknown.error
     assert (stored["reviewer"], stored["event_type"], stored["event_id"]) == ("Eva", "flag", "f1")
     assert "Smith" not in stored["note"]
     assert "901820" not in stored["note"]
@@ -272,7 +274,7 @@ def test_sample__is_drawn_at_random_reviewed_and_imported(engine: Engine, vocbea
     assert rows[0]["text"] == f"'=slow {rows[0]['event_id'][1:]}"
     assert (rows[0]["tag_stage"], rows[0]["tag_method"]) == ("deliver", "model")
     # Another order and another database hold the same lots: these are the ones that either database draws.
-    assert [row["event_id"] for row in rows] == ["f9", "f24"]
+    assert [row["event_id"] for row in rows[:3]] == ["f26", "f35", "f31"]
 
     for row in rows:
         row["stage"] = "help" if row is rows[0] else "deliver"
@@ -350,30 +352,39 @@ def test_train__learns_from_corrections_before_all_else(engine: Engine, vocbeam:
         "flag",
         *[flag(i, noun("help", i), ANA) for i in range(3)],
         # One of the file's own phrases, and what a source said of the same words.
-        flag("phrase", "Late PARCEL"),
+        flag("phrase", "Late PARCEL", at=T0 + 5),
         flag("hinted", "late parcel", tag_method="hint"),
         flag("unclear", "hm"),
     )
     file = tmp_path / "fixes.csv"
-    names = ("f0", "f1", "f2", "fphrase")
-    lines = "".join(f"test,flag,{name},,help,,,Eva,\n" for name in names)
+    lines = "".join(f"test,flag,{name},,help,,tone,Eva,\n" for name in ("f0", "f1", "fphrase"))
     file.write_text(HEADER + lines + "test,flag,funclear,,unassigned,,,Eva,\n", encoding="utf-8")
     assert run(vocbeam, "import", file).code == 0
-    labels = write_labels(tmp_path / "labels.csv", 3)
+    with engine.connect() as connection:
+        alone = told_labels(connection, GOVERNANCE, overrides=False, hints=True, own=True)
+        learned = told_labels(connection, GOVERNANCE, overrides=True, hints=True, own=True)
+    assert learned["corrections"] == [
+        Label(noun("help", 0), "help", "tone", group=ANA, time=T0),
+        Label(noun("help", 1), "help", "tone", group=ANA, time=T0),
+        Label("Late PARCEL", "help", "tone", time=T0 + 5),
+    ]
+    assert list(alone) == ["hints in past events", "phrases of the governance file"]
+    assert [label.text for label in alone["hints in past events"]] == ["late parcel"]
+    assert learned["hints in past events"] == []
+    left_out = set(alone["phrases of the governance file"]) - set(learned["phrases of the governance file"])
+    assert [(label.text, label.stage) for label in left_out] == [("late parcel", "deliver")]
 
-    def sources(*options: str) -> dict[str, int]:
-        trained = invoke(train_command, vocbeam, "--labels", labels, "--hints", "--json", "--no-publish", *options)
-        found: dict[str, int] = trained.json["data"]["sources"]
-        del found[str(labels)]
-        return found
 
-    alone = sources("--no-overrides")
-    learned = sources()
-    assert learned == {
-        "corrections": 4, "hints in past events": 0,
-        "phrases of the governance file": alone["phrases of the governance file"] - 1,
-    }  # fmt: skip
-    assert alone["hints in past events"] == 1
+def test_train__card_names_the_corrections(sqlite_url: str, tmp_path: Path) -> None:
+    vocbeam = Vocbeam(tmp_path / "home", "127.0.0.1:1", "voc", sqlite_url, governance=MINI)
+    assert invoke(apply, vocbeam).code == 0
+    Shop(sqlite_url).send("flag", *[flag(i, noun("help", i)) for i in range(3)])
+    for i in range(3):
+        fix = ("override", "--source", "test", "--event-id", f"f{i}", "--stage", "help", "--reviewer", "Eva")
+        assert run(vocbeam, *fix).code == 0
+    labels = write_labels(tmp_path / "labels.csv", 2)
+    trained = train(vocbeam, labels, "--no-publish").json
+    assert trained["data"]["sources"] == {str(labels): 160, "corrections": 3}
 
 
 def corrected_shop(vocbeam: Vocbeam, at: int = T0) -> Shop:
@@ -431,7 +442,6 @@ def overrider(url: str, reach: Failpoint) -> Overrider:
         open_engine(url, write=True),
         rules=subject_rules(GOVERNANCE),
         calendar=LocalCalendar(GOVERNANCE.timezone),
-        now=lambda: NOW,
         failpoint=reach,
     )
     return Overrider(restater, now=lambda: NOW)
