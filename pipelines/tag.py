@@ -19,15 +19,16 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.job_steps import WarehouseModels
+from vocbeam.pipelines.retag import MODEL_CHANGES, EventTagger
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
 from vocbeam.schemas.corrections import Correction, Target
 from vocbeam.schemas.errors import ConfigError, ModelChanged
 from vocbeam.schemas.governance import Governance, parse_governance
-from vocbeam.schemas.records import EVENT_TYPES, MACHINE_METHODS, NO_TOPIC, UNASSIGNED, EventType, Tag
+from vocbeam.schemas.records import EVENT_TYPES, MACHINE_METHODS, NO_TOPIC, UNASSIGNED
 from vocbeam.schemas.timebase import LocalCalendar, from_micros
 from vocbeam.sinks import read
 from vocbeam.sinks.catalog import require_current
@@ -46,8 +47,7 @@ from vocbeam.sinks.overrides import (
     standing_of,
 )
 from vocbeam.sinks.read import snapshot
-from vocbeam.sinks.restate import EventRow, Reading, Restater, Tagging
-from vocbeam.sinks.writer import EVENT_COLUMNS
+from vocbeam.sinks.restate import Restater
 from vocbeam.transforms.corrections import (
     CORRECTION_COLUMNS,
     INFORMING_COLUMNS,
@@ -63,9 +63,6 @@ from vocbeam.transforms.subjects import subject_key
 from vocbeam.transforms.tag import Tagger
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-MODEL_CHANGES = 3
-"""Times that events are tagged anew, where other models are published meanwhile."""
 
 LOWER_BOUND = (
     "Events are corrected where somebody looked: unless they were drawn at random (vocbeam tag sample), the rate is a "
@@ -263,35 +260,13 @@ def _withdraw(opened: Warehouse, known: Known) -> Done:
     for attempt in range(MODEL_CHANGES):
         version = stored.active_model()
         model = None if version is None else stored.load_model(version)
-        anew = partial(_tag_anew, Tagger(opened.governance, model))
+        tagger = EventTagger(Tagger(opened.governance, model))
         try:
-            return overrider.withdraw([known], anew, Tagging(opened.governance.version, version))
+            return overrider.withdraw([known], tagger.decide, tagger.tagging)
         except ModelChanged:
             if attempt + 1 == MODEL_CHANGES:
                 raise
     raise AssertionError("the loop returns or raises")
-
-
-def _tag_anew(tagger: Tagger, _connection: Connection, rows: Sequence[EventRow]) -> list[Reading]:
-    """The tags that stored events would get today."""
-    readings = [Reading(None, None)] * len(rows)
-    for event_type in EVENT_TYPES:
-        of_type = [i for i, row in enumerate(rows) if row["event_type"] == event_type]
-        if of_type:
-            tagged = tagger.tag(event_type, _columns(event_type, [rows[i] for i in of_type])).columns
-            names = ("stage", "department", "topic", "tag_method", "tag_confidence", "tag_words")
-            values = zip(*[tagged[name] for name in names], strict=True)
-            for i, value, sentiment in zip(of_type, values, tagged["sentiment"], strict=True):
-                readings[i] = Reading(Tag(*value), sentiment)
-    return readings
-
-
-def _columns(event_type: EventType, rows: Sequence[EventRow]) -> dict[str, list[Any]]:
-    """Stored events as contract columns, as far as tagging looks at them."""
-    names = {"source": "source", "hint_stage": "journey_stage", "hint_department": "department"}
-    names |= EVENT_COLUMNS[event_type]
-    columns: dict[str, list[Any]] = {name: [row[stored] for row in rows] for stored, name in names.items()}
-    return {**columns, "segments": [{} for _ in rows]}
 
 
 @tag.command("list")
