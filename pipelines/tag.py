@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import click
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine
 
@@ -292,7 +293,7 @@ def list_command(home: Home, warehouse: str | None, every: bool, as_json: bool, 
         for name in columns:
             table.add_column(name)
         for row in rows:
-            table.add_row(*[row[name] or "" for name in columns])
+            table.add_row(*[escape(row[name] or "") for name in columns])
         Console().print(table)
 
 
@@ -312,7 +313,9 @@ def _listed(row: Listed) -> dict[str, Any]:
 @home_option
 @warehouse_option
 @click.option("--n", default=200, show_default=True, type=click.IntRange(1, 100_000), help="Events to draw.")
-@click.option("--seed", type=click.IntRange(0), help="Draws the same events again.  [default: another one each time]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Draws the same events again.  [default: another one each time]"
+)
 @click.option(
     "--method", "methods", multiple=True, type=click.Choice(MACHINE_METHODS), help="Only tags of this method."
 )
@@ -338,6 +341,8 @@ def sample_command(
     which share of the tags is wrong. Rows left without a stage count as not reviewed. A stage that is there already
     is that of a correction that stands.
     """
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} is there already, and may hold somebody's review; name another file")
     opened = _open(home, warehouse)
     calendar = LocalCalendar(opened.governance.timezone)
     seed = secrets.randbelow(2**31) if seed is None else seed
@@ -355,7 +360,7 @@ def sample_command(
     private = partial(os.open, mode=0o600)
     with (
         nullcontext(sys.stdout) if out is None
-        else open(out, "w", encoding="utf-8", newline="", opener=private)
+        else open(out, "x", encoding="utf-8", newline="", opener=private)
     ) as file:  # fmt: skip
         write_rows(file, columns, [_drawn(row) for row in drawn])
     fewer = "" if len(drawn) == n else f" (there are no more than {len(drawn):,})"

@@ -123,7 +123,8 @@ def find_targets(
 
 def _find_events(connection: Connection, targets: Sequence[Target], found: Mapping[Target, list[Known]]) -> None:
     c = event.c
-    condition = c.event_id.in_({target.event_id for target in targets})
+    wanted = set(targets)
+    condition = c.event_id.in_({target.event_id for target in wanted})
     for row in _scan(connection, condition) if targets else ():
         known = Known(
             bytes(row.event_key),
@@ -136,7 +137,7 @@ def _find_events(connection: Connection, targets: Sequence[Target], found: Mappi
             row.topic,
         )
         for target in (Target(row.source, row.event_type, row.event_id), Target(row.source, None, row.event_id)):
-            if target in found:
+            if target in wanted:
                 found[target].append(known)
 
 

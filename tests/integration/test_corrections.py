@@ -22,6 +22,7 @@ from vocbeam.pipelines.tag import tag
 from vocbeam.pipelines.train import told_labels
 from vocbeam.schemas.corrections import Target
 from vocbeam.schemas.timebase import DAY_US, LocalCalendar
+from vocbeam.sinks import overrides as sinks_overrides
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.overrides import Done, Override, Overrider, draw_sample, find_targets
 from vocbeam.sinks.restate import Restater
@@ -268,6 +269,7 @@ def test_sample__is_drawn_at_random_reviewed_and_imported(engine: Engine, vocbea
     seeded = ("sample", "--n", "10", "--seed", "1", "--method", "model", *dates)
     assert run(vocbeam, *seeded, "--out", file).code == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "is there already" in run(vocbeam, *seeded, "--out", file).error
     rows = list(csv.DictReader(file.open(encoding="utf-8")))
     assert len({row["event_id"] for row in rows}) == 10
     assert {row["stage"] for row in rows} == {""}
@@ -451,7 +453,7 @@ class Stopped(Exception):
     """What a failpoint of these tests raises."""
 
 
-def test_make__is_all_or_nothing(engine: Engine, vocbeam: Vocbeam) -> None:
+def test_make__is_all_or_nothing(engine: Engine, vocbeam: Vocbeam, monkeypatch: pytest.MonkeyPatch) -> None:
     Shop(vocbeam.warehouse).send("flag", flag(1))
     before = contents(engine)
     target = Target("test", "flag", "f1")
@@ -467,6 +469,13 @@ def test_make__is_all_or_nothing(engine: Engine, vocbeam: Vocbeam) -> None:
         overrider(vocbeam.warehouse, Failpoint(stop)).make([wanted])
     assert (overrides(engine), contents(engine)) == (0, before)
     assert overrider(vocbeam.warehouse, Failpoint()).make([wanted]).made == 1
+
+    # One scan for each: what another one is about is not taken for this one's.
+    monkeypatch.setattr(sinks_overrides, "PASS_TARGETS", 1)
+    others = [Target("test", None, "f1"), Target("other", "flag", "f1"), target]
+    with engine.connect() as connection:
+        found = find_targets(connection, others, lambda *identity: subject_key("ticket", *identity))
+    assert {one: len(same) for one, same in found.items()} == dict(zip(others, (1, 0, 1), strict=True))
 
     # Erased between the look and the correction.
     with engine.begin() as connection:
