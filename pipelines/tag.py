@@ -313,9 +313,7 @@ def _listed(row: Listed) -> dict[str, Any]:
 @home_option
 @warehouse_option
 @click.option("--n", default=200, show_default=True, type=click.IntRange(1, 100_000), help="Events to draw.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), help="Draws the same events again.  [default: another one each time]"
-)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Draws the same events again.  [default: at random]")
 @click.option(
     "--method", "methods", multiple=True, type=click.Choice(MACHINE_METHODS), help="Only tags of this method."
 )
