@@ -1038,7 +1038,7 @@ def _override_rate(period: Period) -> Select[Any]:
     tags = (
         select(
             # No date begins within a bucket: far fewer rows are left to be looked up in the calendar.
-            (e.event_time - e.event_time % BUCKET_US).label("bucket_start"),
+            (e.event_time // BUCKET_US * BUCKET_US).label("bucket_start"),
             func.coalesce(e.overridden_department, e.department).label("department"),
             func.coalesce(e.overridden_method, e.tag_method).label("tag_method"),
             case((reviewed, 1), else_=0).label("reviewed"),
