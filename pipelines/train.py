@@ -1,11 +1,11 @@
-"""`vocbeam train`: a text model from labelled files, hints in past events, and the governance file's phrases."""
+"""`vocbeam train`: a text model from labelled files, corrections, hints in past events, and the governance file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from itertools import chain
@@ -25,7 +25,7 @@ from vocbeam.schemas.errors import ConfigError, WorseModel
 from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.hints import hinted_texts
+from vocbeam.sinks.hints import ToldText, corrected_texts, hinted_texts
 from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.transaction import in_transaction
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
@@ -54,6 +54,7 @@ DEFAULT_PRECISION = 0.9
     help="What the columns and labels of the files mean, where they have other names.",
 )
 @click.option("--hints/--no-hints", default=False, help="Learn from past events whose source named the stage.")
+@click.option("--overrides/--no-overrides", default=True, help="Learn from corrections that stand (vocbeam tag).")
 @click.option("--phrases/--no-phrases", "own", default=True, help="Learn from the governance file's own phrases.")
 @click.option(
     "--precision",
@@ -74,6 +75,7 @@ def train_command(
     files: Sequence[Path],
     mapping: Path | None,
     hints: bool,
+    overrides: bool,
     own: bool,
     precision: float,
     publish: bool,
@@ -93,19 +95,13 @@ def train_command(
     ensure_applied(engine, rules, home)
     names = load_label_mapping(mapping) if mapping else None
     sources: dict[str, list[Label]] = {str(path): list(read_labels(path, names)) for path in files}
-    if hints:
-        with snapshot(reader) as connection:
-            sources["hints in past events"] = [
-                Label(text, stage, group=customer, time=at)
-                for text, stage, at, customer in hinted_texts(connection)
-                if stage in rules.stage_owner
-            ]
-    if own:
-        sources["phrases of the governance file"] = list(phrases(rules))
+    with snapshot(reader) as connection:
+        sources |= told_labels(connection, rules, overrides=overrides, hints=hints, own=own)
     labelled = collect(chain.from_iterable(sources.values()), rules)
     if not len(labelled):
         raise ConfigError(
-            "nothing to learn from: give --labels FILE, --hints, or example phrases in the governance file"
+            "nothing to learn from: give --labels FILE, --hints, correct tags (vocbeam tag), or write example phrases "
+            "into the governance file"
         )
 
     started, at = time.monotonic(), datetime.now(UTC)
@@ -163,6 +159,43 @@ def train_command(
             f"{comparison.interval.low:+.3f} to {comparison.interval.high:+.3f}); see what changed in the labels, or "
             f"publish it all the same with `vocbeam models publish {trained.model.version}`"
         )
+
+
+def told_labels(
+    connection: Connection, governance: Governance, *, overrides: bool, hints: bool, own: bool
+) -> dict[str, list[Label]]:
+    """Labels from corrections, from hints and from the governance file's own words, those that are wanted, by source.
+
+    Of a text that somebody corrected, neither hints nor phrases are asked. Texts of one customer are one group. A stage
+    that the governance file no longer has is left out; of corrections that is said on stderr.
+    """
+
+    def known(texts: Iterable[ToldText]) -> list[Label]:
+        return [
+            Label(text, stage, topic, group=customer, time=at)
+            for text, stage, topic, at, customer in texts
+            if stage in governance.stage_owner
+        ]
+
+    found: dict[str, list[Label]] = {}
+    corrected = list(corrected_texts(connection)) if overrides else []
+    if corrected:
+        found["corrections"] = known(corrected)
+        outdated = len(corrected) - len(found["corrections"])
+        if outdated:
+            click.echo(
+                f"{outdated:,} corrected texts have stages that the governance file no longer has; they are left out",
+                err=True,
+            )
+    if hints:
+        found["hints in past events"] = known(hinted_texts(connection))
+    if own:
+        found["phrases of the governance file"] = list(phrases(governance))
+    settled = {text_digest(told.text) for told in corrected}
+    return {
+        source: [label for label in labels if source == "corrections" or text_digest(label.text) not in settled]
+        for source, labels in found.items()
+    }
 
 
 def data_digest(labelled: Labelled) -> str:

@@ -27,6 +27,9 @@ NO_TOPIC = ""
 OVERRIDE, HINT, RULE, MODEL, TOUCHPOINT = "override", "hint", "rule", "model", "touchpoint"
 """Values of `tag_method`, besides `unassigned`; the first that knows wins."""
 
+MACHINE_METHODS = (RULE, MODEL, TOUCHPOINT)
+"""Methods by which a machine tags; a hint is the word of the source, an override that of a person."""
+
 WEIGHT_SCALE = 10_000
 """`weight` is stored in 1/10,000 and `weight_sq` in 1/10^8, so that sums are exact integers."""
 

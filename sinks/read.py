@@ -220,6 +220,22 @@ class TaxonomyRow:
     applied_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class OverrideRateRow:
+    """Machine-tagged events of a period, and which share was corrected; None where suppressed."""
+
+    period_start: date | None
+    department: str
+    tag_method: str
+    n: int | None
+    reviewed: int | None
+    corrected: int | None
+    override_rate: float | None
+    interval_low: float | None
+    interval_high: float | None
+    suppressed: bool
+
+
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
     """A connection whose questions are all answered from one state of the warehouse.
@@ -399,6 +415,15 @@ def resolution_times(connection: Connection, first: date, last: date) -> list[Re
     query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
     ordered = query.order_by(view.c.period_start, view.c.department, view.c.percentile)
     return [ResolutionRow(*_with_flag(row)) for row in connection.execute(ordered)]
+
+
+def override_rates(connection: Connection, period: str) -> list[OverrideRateRow]:
+    """Which share of machine tags was corrected, by `week` or `month`, department ('*' for all) and method."""
+    names = tuple(OverrideRateRow.__dataclass_fields__)
+    view = table(f"override_rate_by_{period}", *_columns(names))
+    query = select(*(view.c[name] for name in names))
+    ordered = query.order_by(view.c.period_start, view.c.department, view.c.tag_method)
+    return [OverrideRateRow(*_with_flag(row)) for row in connection.execute(ordered)]
 
 
 def ledger(connection: Connection) -> list[LedgerRow]:

@@ -104,7 +104,8 @@ class Restated:
 
 _UPDATED = (
     "stage", "department", "topic", "tag_method", "tag_confidence", "tag_words", "sentiment", "taxonomy_version",
-    "model_version", "reported_stage", "reported_department", "reported_topic", "restated",
+    "model_version", "reported_stage", "reported_department", "reported_topic", "overridden_method", "overridden_stage",
+    "overridden_department", "restated",
 )  # fmt: skip
 
 _EVENT_KEY = ("ledger_id", "kafka_offset")
@@ -344,8 +345,18 @@ class Decision(NamedTuple):
         """Columns of `event` that may change, as they are from now on."""
         first = reported_place(self.row)
         reported = (None, None, None) if first == self.tag[:3] else first
-        values = (*self.tag, self.sentiment, *self.tagging, *reported, restated)
+        values = (*self.tag, self.sentiment, *self.tagging, *reported, *self._overridden(), restated)
         return dict(zip(_UPDATED, values, strict=True))
+
+    def _overridden(self) -> tuple[str | None, str | None, str | None]:
+        """Method, stage and department of the tag that the first of the standing corrections was put over."""
+        if self.tag.method != OVERRIDE:
+            return None, None, None
+        before = tag_of(self.row)
+        if before.method == OVERRIDE:
+            row = self.row
+            return row["overridden_method"], row["overridden_stage"], row["overridden_department"]
+        return before.method, before.stage, before.department
 
 
 def tag_of(row: EventRow) -> Tag:

@@ -230,6 +230,13 @@ event = Table(
     _text("reported_department", "Department at first ingestion; NULL like `reported_stage`.", nullable=True),
     _text("reported_topic", "Topic at first ingestion; NULL like `reported_stage`.", nullable=True),
     _text("restated", "`contributions` under the present tag, JSON; NULL while equal to them.", nullable=True),
+    _text(
+        "overridden_method",
+        "Method of the tag that a person corrected; NULL while no correction stands.",
+        nullable=True,
+    ),
+    _text("overridden_stage", "Stage of that tag; NULL like `overridden_method`.", nullable=True),
+    _text("overridden_department", "Department of that tag; NULL like `overridden_method`.", nullable=True),
     _big("loaded_at", "Provenance: when it was written."),
     comment="One row an event: tagged, redacted, customer pseudonymised.",
 )

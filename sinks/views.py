@@ -48,6 +48,8 @@ from sqlalchemy.schema import CreateView
 from sqlalchemy.sql.functions import FunctionElement
 
 from vocbeam.schemas.errors import SinkError
+from vocbeam.schemas.records import MACHINE_METHODS
+from vocbeam.schemas.timebase import BUCKET_US
 from vocbeam.sinks import tables
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
@@ -1028,6 +1030,74 @@ def _event_export() -> Select[Any]:
     )
 
 
+def _override_rate(period: Period) -> Select[Any]:
+    """Machine-tagged events by period of their time, department and method of that tag, and what became of it."""
+    e, p, calendar = tables.event.c, tables.privacy.c, tables.calendar_date.c
+    reviewed = e.overridden_method.is_not(None)
+    wrong = and_(reviewed, or_(e.stage != e.overridden_stage, e.department != e.overridden_department))
+    tags = (
+        select(
+            # No date begins within a bucket: far fewer rows are left to be looked up in the calendar.
+            (e.event_time // BUCKET_US * BUCKET_US).label("bucket_start"),
+            func.coalesce(e.overridden_department, e.department).label("department"),
+            func.coalesce(e.overridden_method, e.tag_method).label("tag_method"),
+            case((reviewed, 1), else_=0).label("reviewed"),
+            case((wrong, 1), else_=0).label("corrected"),
+        )
+        .where(func.coalesce(e.overridden_method, e.tag_method).in_(MACHINE_METHODS))
+        .subquery("tags")
+        .c
+    )
+    place = (tags.bucket_start, tags.department, tags.tag_method)
+    buckets = (
+        select(
+            *place,
+            _whole(func.count()).label("n"),
+            *(_sum(tags[name]).label(name) for name in ("reviewed", "corrected")),
+        )
+        .group_by(*place)
+        .subquery("buckets")
+        .c
+    )
+    start = (
+        select(calendar.week_start if period == "week" else calendar.month_start)
+        .where(calendar.starts_at <= buckets.bucket_start, calendar.ends_at > buckets.bucket_start)
+        .order_by(calendar.starts_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    dated = select(start.label("period_start"), *buckets).subquery("dated").c
+    place = (dated.period_start, dated.department, dated.tag_method)
+    counts = (
+        select(
+            *place,
+            # Stages are not told apart here: departments are the cells, and the company is their one margin.
+            literal(EVERYWHERE).label("stage"),
+            p.k,
+            *(_sum(dated[name]).label(name) for name in _RATE_COUNTS),
+        )
+        .join_from(dated.n.table, tables.privacy, literal(True))
+        .group_by(*place, p.k)
+        .subquery("counts")
+    )
+    table = ("period_start", "tag_method")
+    cells = protect(with_sizes(counts, table, "k"), table)
+    one = _margin(cells, frozenset[Place]({"stage", "department"}), table, _RATE_COUNTS).c
+    all_ = _margin(cells, frozenset[Place](), table, _RATE_COUNTS).c
+    columns = ("period_start", "tag_method", *_RATE_COUNTS, "hidden")
+    u = union_all(
+        select(one.department, *(one[name] for name in columns)),
+        select(literal(EVERYWHERE).label("department"), *(all_[name] for name in columns)),
+    ).subquery("rates")
+    low, high = _wilson_of_counts(u.c.n, u.c.corrected)
+    shown = ("period_start", "department", "tag_method")
+    rate = (_real(u.c.corrected) / u.c.n).label("override_rate")
+    figures = [*(u.c[name] for name in (*shown, *_RATE_COUNTS)), rate]
+    return select(*_masked([*figures, low.label("interval_low"), high.label("interval_high")], shown, u.c.hidden))
+
+
+_RATE_COUNTS = ("n", "reviewed", "corrected")
+
 _OUTCOMES = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
 
 
@@ -1080,6 +1150,7 @@ _PLACES: dict[str, tuple[str, frozenset[Place]]] = {
 }
 _FINE: tuple[Period, ...] = ("bucket", "hour")
 _COARSE: tuple[Period, ...] = ("day", "week", "month")
+_RATE_PERIODS: tuple[Period, ...] = ("week", "month")
 
 
 def _definitions() -> Iterator[tuple[str, str, Query]]:
@@ -1123,6 +1194,13 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             f"customers_by_{period}",
             f"Distinct customers per {_LENGTHS[period]}; '*' stands for all stages or departments. Never add rows up.",
             partial(_customers, period),
+        )
+    for period in _RATE_PERIODS:
+        yield (
+            f"override_rate_by_{period}",
+            f"Events that a machine tagged, per {_LENGTHS[period]}, department and method of that tag, and which share "
+            "a person corrected. A lower bound of the share of wrong tags, unless events were drawn at random.",
+            partial(_override_rate, period),
         )
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
@@ -1202,6 +1280,9 @@ _COLUMNS: dict[str, str] = {
     "customers": "Distinct customers.",
     "events": "Events of these customers.",
     "topic": "Kafka topic.",
+    "reviewed": "Of these, looked at by a person, who confirmed or corrected the tag.",
+    "corrected": "Of these, given another stage or department by a person.",
+    "override_rate": "corrected / n.",
     "outcome": "loaded, duplicates, dead_lettered, dropped, lost or without_record.",
     "offsets": "Offsets with this outcome.",
     "share": "Their share of the topic's offsets.",
@@ -1214,6 +1295,14 @@ _COLUMNS: dict[str, str] = {
     "last_at": "Last of them.",
 }
 _COLUMNS_OF: dict[str, dict[str, str]] = {
+    **{
+        f"override_rate_by_{period}": {
+            "n": "Events that a machine tagged.",
+            "department": "Department of the machine's tag; '*' for all.",
+            "tag_method": "Method of the machine's tag: rule, model or touchpoint.",
+        }
+        for period in _RATE_PERIODS
+    },
     "event_export": {column.key: column.comment or "" for column in tables.event.c},
     "score_distribution_by_month": {"n": "Answers with this score."},
     "ticket_resolution_km": {"n": "Tickets opened in the month.", "open": "Of these, still open."},
