@@ -24,8 +24,25 @@ UNASSIGNED = "unassigned"
 NO_TOPIC = ""
 """Text topic of an event that has none."""
 
+OVERRIDE, HINT, RULE, MODEL, TOUCHPOINT = "override", "hint", "rule", "model", "touchpoint"
+"""Values of `tag_method`, besides `unassigned`; the first that knows wins."""
+
 WEIGHT_SCALE = 10_000
 """`weight` is stored in 1/10,000 and `weight_sq` in 1/10^8, so that sums are exact integers."""
+
+
+class Tag(NamedTuple):
+    """Where an event belongs; `confidence` is 0 to 1, None where nothing could place the event.
+
+    `words` carried the tag if a model gave it: separated by spaces, the strongest first; else None.
+    """
+
+    stage: str
+    department: str
+    topic: str
+    method: str
+    confidence: float | None
+    words: str | None = None
 
 
 class PartitionKey(NamedTuple):

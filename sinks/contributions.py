@@ -8,7 +8,9 @@ from functools import lru_cache
 
 from vocbeam.schemas.records import Contribution
 
-AS_REPORTED = "as_reported"
+AS_REPORTED, RESTATED = "as_reported", "restated"
+"""Values of `basis`: by the tag at first ingestion, and what the present tag changes of that."""
+
 BUCKET_GRAIN = "bucket"
 
 Cell = tuple[int, str, str, str, str, str, str, str, str, int]

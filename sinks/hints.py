@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
+from vocbeam.schemas.records import HINT
 from vocbeam.sinks.tables import event
-
-HINT = "hint"
 
 
 class HintedText(NamedTuple):

@@ -33,7 +33,7 @@ LONGEST_NAME = 63
 _NOTHING: Grants = {}
 _READ: Grants = {"SELECT": ()}
 _KEEP: Grants = {"SELECT": (), "INSERT": (), "UPDATE": ()}
-_CONTRIBUTIONS: Grants = {"SELECT": ("contributions",)}
+_CONTRIBUTIONS: Grants = {"SELECT": ("contributions", "restated")}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ TABLE_ACCESS: Mapping[str, Access] = {
         auditor={
             "SELECT": (
                 "ledger_id", "kafka_offset", "event_type", "event_time", "stage", "department", "topic", "tag_method",
-                "tag_confidence", "taxonomy_version", "model_version", "sentiment", "contributions", "loaded_at",
+                "tag_confidence", "taxonomy_version", "model_version", "sentiment", "reported_stage",
+                "reported_department", "reported_topic", "contributions", "restated", "loaded_at",
             )
         },
     ),
@@ -78,13 +79,21 @@ TABLE_ACCESS: Mapping[str, Access] = {
         # The report's backlog and service levels are counted from here.
         auditor={
             "SELECT": (
-                "contributions", "is_open", "stage", "department", "opened_at", "first_response_at",
+                "contributions", "restated", "is_open", "stage", "department", "opened_at", "first_response_at",
                 "first_response_due_at", "responded_in_sla", "resolution_us", "resolution_due_at", "resolved_in_sla",
             )
         },
     ),
     "survey_answer": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
     "survey_response": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
+    # Without ids, names and notes. Who corrects is the owner's account: the writer never changes an event.
+    "tag_override": Access(
+        auditor={
+            "SELECT": (
+                "override_id", "event_type", "stage", "department", "topic", "made_at", "withdrawn_at",
+            )
+        },
+    ),
     "customer_day": Access(writer=_KEEP),
     "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "dead_letter": Access(

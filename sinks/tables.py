@@ -1,7 +1,8 @@
 """The warehouse's tables. Every table and column carries its comment; times are BIGINT UTC microseconds.
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
-`customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
+`customer_day`. Corrections of tags by people: `tag_override`. Dimensions: `department`, `journey_stage`, `metric`,
+`target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
 `retired_subject`. Views for reading are in `sinks/views.py`.
@@ -180,7 +181,7 @@ event = Table(
     _big("event_time", "When it happened."),
     _text("customer_key", "Pseudonym of the customer: keyed hash, 32 hex digits.", nullable=True),
     *_tag_columns(),
-    _text("tag_method", "hint, rule, model, touchpoint or unassigned."),
+    _text("tag_method", "override, hint, rule, model, touchpoint or unassigned."),
     Column("tag_confidence", Double, comment="0 to 1; NULL where unassigned."),
     Column("taxonomy_version", Integer, nullable=False, comment="Governance version of the tag."),
     _text("model_version", "Text model of the tag.", nullable=True),
@@ -223,6 +224,12 @@ event = Table(
     _big("amount", "Outcome: amount in minor units of the currency.", nullable=True),
     _text("currency", "Outcome: ISO 4217 code.", nullable=True),
     _text("contributions", "What this row added to `measure`, JSON; NULL if nothing.", nullable=True),
+    _text("hint_stage", "Stage that the source named itself; NULL if none.", nullable=True),
+    _text("hint_department", "Department that the source named itself; NULL if none.", nullable=True),
+    _text("reported_stage", "Stage at first ingestion; NULL while the present tag is that one.", nullable=True),
+    _text("reported_department", "Department at first ingestion; NULL like `reported_stage`.", nullable=True),
+    _text("reported_topic", "Topic at first ingestion; NULL like `reported_stage`.", nullable=True),
+    _text("restated", "`contributions` under the present tag, JSON; NULL while equal to them.", nullable=True),
     _big("loaded_at", "Provenance: when it was written."),
     comment="One row an event: tagged, redacted, customer pseudonymised.",
 )
@@ -233,8 +240,15 @@ _SUBJECT_KEY = "Digest of what identifies it in its source."
 def _subject_columns() -> list[Column[Any]]:
     return [
         Column("subject_key", LargeBinary(16), primary_key=True, comment=_SUBJECT_KEY),
-        _text("versions", "What later events are folded into, JSON."),
-        _text("contributions", "What this row added to `measure`, JSON."),
+        _text("versions", "What later events are folded into, with tags at first ingestion, JSON."),
+        _text("contributions", "What this row added to `measure` as reported, JSON."),
+        _text(
+            "retagged",
+            "Present tags where they are not those in `versions`, JSON: event id, or '*' for all, to stage, "
+            "department, topic and method; NULL if none.",
+            nullable=True,
+        ),
+        _text("restated", "`contributions` under the present tags, JSON; NULL while equal to them.", nullable=True),
     ]
 
 
@@ -248,7 +262,7 @@ ticket = Table(
     _text("status", "opened, responded, reassigned, resolved, reopened or closed, as it now stands."),
     Column("is_open", SmallInteger, comment="1 while open, 0 when done; NULL before its opening is known."),
     *_tag_columns(),
-    _text("tag_method", "Method of the tag: hint, rule, model, touchpoint or unassigned.", nullable=True),
+    _text("tag_method", "Method of the tag: override, hint, rule, model, touchpoint or unassigned.", nullable=True),
     *_segment_columns(),
     _text("priority", "Last known priority.", nullable=True),
     _text("queue", "Last known queue.", nullable=True),
@@ -309,6 +323,28 @@ survey_response = Table(
     _big("event_time", "Time of its greatest version."),
     _text("event_id", "Event of its greatest version."),
     comment="One row a response, answered or not: the response funnel.",
+)
+
+tag_override = Table(
+    "tag_override",
+    metadata,
+    Column("override_id", Serial, primary_key=True, comment="Grows: of corrections of one event the latest wins."),
+    Column("event_key", LargeBinary(16), comment="Key of the event that is corrected; NULL where it is a ticket."),
+    Column("subject_key", LargeBinary(16), comment="Key of the ticket that is corrected; NULL where it is an event."),
+    _text("source", "System that the event or ticket comes from."),
+    _text("event_type", "survey, ticket, telemetry, flag or outcome."),
+    _text("event_id", "The source's id of the event; NULL where a ticket is corrected.", nullable=True),
+    _text("ticket_id", "The source's ticket number, where one is known.", nullable=True),
+    *_tag_columns(),
+    _text("reviewer", "Who made the correction."),
+    _text("note", "Why, in the reviewer's words.", nullable=True),
+    _big("made_at", "When it was made."),
+    _big("withdrawn_at", "When it was withdrawn; NULL while it stands.", nullable=True),
+    CheckConstraint("(event_key IS NULL) <> (subject_key IS NULL)", name="one_thing"),
+    Index("ix_tag_override_event_key", "event_key"),
+    Index("ix_tag_override_subject_key", "subject_key"),
+    sqlite_autoincrement=True,
+    comment="Tags that people corrected: they win over every other method.",
 )
 
 customer_day = Table(

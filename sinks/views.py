@@ -1017,7 +1017,7 @@ def _customers(period: Period) -> Select[Any]:
 
 def _event_export() -> Select[Any]:
     """Row-level events for people and other tools."""
-    hidden = {"event_key", "contributions", "ledger_id", "kafka_offset"}
+    hidden = {"event_key", "contributions", "restated", "ledger_id", "kafka_offset"}
     moments = {"event_time", "sent_at", "loaded_at"}
     return select(
         *(

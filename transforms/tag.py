@@ -14,12 +14,9 @@ from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from vocbeam.schemas.governance import RULE_FIELDS, TEXT_FIELDS, Governance, Rule
-from vocbeam.schemas.records import NO_TOPIC, UNASSIGNED, Columns, EventType
+from vocbeam.schemas.records import HINT, MODEL, NO_TOPIC, RULE, UNASSIGNED, Columns, EventType, Tag
 
 log = logging.getLogger(__name__)
-
-HINT, RULE, MODEL = "hint", "rule", "model"
-"""Values of `tag_method`, besides `touchpoint` and `unassigned`."""
 
 OTHER_VALUE, UNKNOWN_VALUE, UNDECLARED = "other", "unknown", ""
 """Segment of a value that the governance file doesn't list, of an absent value, and of an undeclared position."""
@@ -31,20 +28,6 @@ _REMEMBERED_COMBINATIONS = 1 << 16
 _ODD_SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-
-
-class Tag(NamedTuple):
-    """Where an event belongs; `confidence` is 0 to 1, None where nothing could place the event.
-
-    `words` carried the tag if a model gave it: separated by spaces, the strongest first; else None.
-    """
-
-    stage: str
-    department: str
-    topic: str
-    method: str
-    confidence: float | None
-    words: str | None = None
 
 
 class Prediction(NamedTuple):
