@@ -587,7 +587,9 @@ def _dead_touchpoints(governance: Governance) -> Iterator[Finding]:
         for case in cases:
             # Where there is text, the model may know the stage.
             if case.event not in TEXT_FIELDS and not any(_can_match(rule, case) for rule in rules):
-                with_ = " and ".join(f"{field} {value!r}" for field, value in case.fields.items()) or "nothing else said"
+                with_ = (
+                    " and ".join(f"{field} {value!r}" for field, value in case.fields.items()) or "nothing else said"
+                )
                 yield Finding(
                     line,
                     "warning",

@@ -46,7 +46,7 @@ class Tag(NamedTuple):
 
 
 class Touchpoint(NamedTuple):
-    """Where a customer was, by an event with a stage of its own. Of a customer's touchpoints the greatest is the latest.
+    """Where a customer was, by an event with a stage of its own. The greatest of a customer is the latest.
 
     `event_time` is UTC microseconds; `event_key` tells apart events of different sources with one id.
     """
