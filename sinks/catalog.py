@@ -311,7 +311,7 @@ def _activate(connection: Connection, governance: Governance, now: int) -> None:
     row = connection.execute(select(taxonomy_version).where(c.taxonomy_version == governance.version)).one_or_none()
     if row is not None and row.taxonomy_digest != governance.taxonomy_digest:
         raise ConfigError(
-            f"the governance file changes stages, owners, rules or segments but still says version: "
+            f"the governance file changes stages, owners, rules, segments or attribution but still says version: "
             f"{governance.version}; raise its version, so that every tag says what it was made under"
         )
     values = {
