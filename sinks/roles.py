@@ -97,6 +97,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     # Settling restates events, so it is the owner's too.
     "settle_position": Access(auditor=_READ),
     "settle_again": Access(auditor=_READ),
+    "settle_event": Access(),
     "customer_day": Access(writer=_KEEP),
     "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "dead_letter": Access(

@@ -5,7 +5,7 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
-`retired_subject`, `settle_position`, `settle_again`. Views for reading are in `sinks/views.py`.
+`retired_subject`, `settle_position`, `settle_again`, `settle_event`. Views for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -365,6 +365,18 @@ settle_again = Table(
     _big("kafka_offset", "Offset of the event."),
     sqlite_autoincrement=True,
     comment="Events behind `settle_position` that came or changed their tag since, and are to be looked at again.",
+)
+
+settle_event = Table(
+    "settle_event",
+    metadata,
+    _text("customer_key", "Pseudonym of the customer.", primary_key=True),
+    _big("event_time", "When it happened.", primary_key=True, autoincrement=False),
+    _big("ledger_id", "Topic-partition of the event.", primary_key=True, autoincrement=False),
+    _big("kafka_offset", "Offset of the event.", primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+    comment="Events without a stage of their own and touchpoints by customer, as far as settled: an index of `event` "
+    "that the main path does not pay for.",
 )
 
 customer_day = Table(

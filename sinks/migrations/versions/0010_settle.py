@@ -45,12 +45,33 @@ def upgrade() -> None:
         comment="Events behind `settle_position` that came or changed their tag since, and are to be looked at again.",
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "settle_event",
+        sa.Column(
+            "customer_key",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+            comment="Pseudonym of the customer.",
+        ),
+        sa.Column("event_time", sa.BigInteger(), autoincrement=False, nullable=False, comment="When it happened."),
+        sa.Column(
+            "ledger_id", sa.BigInteger(), autoincrement=False, nullable=False, comment="Topic-partition of the event."
+        ),
+        sa.Column("kafka_offset", sa.BigInteger(), autoincrement=False, nullable=False, comment="Offset of the event."),
+        sa.PrimaryKeyConstraint(
+            "customer_key", "event_time", "ledger_id", "kafka_offset", name=op.f("pk_settle_event")
+        ),
+        comment="Events without a stage of their own and touchpoints by customer, as far as settled: an index of "
+        "`event` that the main path does not pay for.",
+        sqlite_with_rowid=False,
+    )
     _comment(1)
 
 
 def downgrade() -> None:
     """Takes the change back."""
     _comment(0)
+    op.drop_table("settle_event")
     op.drop_table("settle_again")
     op.drop_table("settle_position")
 
