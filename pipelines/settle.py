@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import click
 
@@ -153,7 +152,7 @@ def settle(home: Home, warehouse: str | None, as_json: bool) -> None:
     finally:
         settler.close()
     if as_json:
-        click.echo(json.dumps({"taxonomy_version": governance.version, **asdict(settled)}, indent=2))
+        click.echo(json.dumps({"taxonomy_version": governance.version, **vars(settled)}, indent=2))
         return
     click.echo(described(settled))
     if governance.attribution is None:

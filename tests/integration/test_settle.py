@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
+from tests.support.command import STOPS_WITHIN_S, Books, Vocbeam
+from tests.support.kafka import Topics
 from tests.support.warehouse import MINI, NOW, books_that_fail, chunk, contents, letter_writer, new_warehouse, writer
-from vocbeam.pipelines.settle import settling
+from vocbeam.deploy.broker import list_topics
+from vocbeam.pipelines.settle import settle, settling
 from vocbeam.schemas.errors import TaxonomyChanged
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import (
@@ -43,6 +50,7 @@ from vocbeam.transforms.bins import all_bins
 from vocbeam.transforms.subject_rules import subject_rules
 from vocbeam.transforms.touchpoints import Attributor
 
+AT = "2018-03-07T15:00:00-03:00"
 T0 = 1_500_000_000_000_000
 MINUTE = 60_000_000
 WINDOW_MINUTES = 60
@@ -198,7 +206,8 @@ def test_settle__looks_only_at_what_came_since(shop: Shop) -> None:
     with shop.engine.begin() as connection:
         settle_everything(connection)
     again = shop.settle()
-    assert (again.looked_at, again.placed, again.moved, again.returned) == (3, 0, 0, 0)
+    # Each for itself, and two once more for the touchpoint before them.
+    assert (again.looked_at, again.placed, again.moved, again.returned) == (5, 0, 0, 0)
     assert contents(shop.engine) == before
 
 
@@ -300,6 +309,39 @@ def test_settle__where_nothing_was_ever_settled_no_attribution_costs_nothing(sho
     assert count(shop.engine, "SELECT count(*) FROM settle_position") == 0
 
 
+def test_settle_command__says_what_it_did(shop: Shop) -> None:
+    shop.send("telemetry", delivered(1, 0))
+    shop.send("survey", answer(1, 1))
+    first, second = (CliRunner().invoke(settle, ["--warehouse", shop.url, *more]) for more in (["--json"], []))
+    assert json.loads(first.stdout) == {
+        "taxonomy_version": 1, "looked_at": 1, "placed": 1, "moved": 0, "returned": 0, "departments": {"logistics": 1},
+    }  # fmt: skip
+    assert second.stdout == "0 events without a stage of their own looked at: 0 placed, 0 moved, 0 returned\n"
+
+
+def test_run__settles_in_the_background_and_stops_in_time(kafka_topics: Topics, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'warehouse.db'}"
+    vocbeam = Vocbeam(tmp_path / "home", kafka_topics.bootstrap, kafka_topics.prefix, url)
+    common = {"source": "shop", "customer_id": "ana"}
+    met = {**common, "event_type": "telemetry", "event_id": "d1", "event_time": AT, "name": "order_delivered"}
+    asked = {
+        **common, "event_type": "survey", "event_id": "s1", "event_time": AT, "survey_id": "nps", "response_id": "r1",
+        "metric": "nps", "score": 3,
+    }  # fmt: skip
+    path = tmp_path / "events.jsonl"
+    path.write_text(f"{json.dumps(met)}\n{json.dumps(asked)}\n", encoding="utf-8")
+    vocbeam.call("produce", "--events", path)
+    kafka_topics.created = [name for name in list_topics(kafka_topics.bootstrap) if kafka_topics.prefix in name]
+    books = Books(url)
+    with vocbeam.started("run", "--settle-seconds", "0.2") as running:
+        books.wait_for(2, running)
+        query = "SELECT count(*) FROM event WHERE stage = 'deliver' AND tag_method = 'touchpoint'"
+        wait_for(lambda: count(books.engine, query) == 1)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    vocbeam.reconcile()
+
+
 def random_events(chance: random.Random, size: int) -> list[tuple[EventType, dict[str, Any]]]:
     """Few customers and minutes, so that touchpoints tie, overlap and leave gaps."""
     events: list[tuple[EventType, dict[str, Any]]] = []
@@ -354,7 +396,7 @@ def scattered(shop: Shop, events: Sequence[tuple[EventType, dict[str, Any]]], ch
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_settle__whatever_the_order_the_tables_are_the_same(
-    database: str, request: pytest.FixtureRequest, tmp_path: Any
+    database: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     events = random_events(random.Random(5), 12)
     expected = None
