@@ -8,7 +8,7 @@ committed in one transaction. Columns are parallel lists: position i of every co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -187,10 +187,18 @@ class Folded(NamedTuple):
 
 
 class SubjectRule(Protocol):
-    """How the rows of one subject table follow from the set of their versions, whatever order they arrived in."""
+    """How the rows of one subject table follow from the set of their versions, whatever order they arrived in.
+
+    `version_fields` names the positions of a version; `event_id`, `stage`, `department` and `topic` are among them.
+    """
 
     table: str
     columns: tuple[str, ...]
+    version_fields: tuple[str, ...]
+
+    def key_of(self, event: Mapping[str, Any]) -> bytes | None:
+        """Key of the subject that a row of the table `event` speaks of; None where it is of none of this table."""
+        ...
 
     def fold(self, versions: list[Version]) -> Folded:
         """State of one subject from the union of kept and new versions, in any order, repetitions allowed."""
@@ -201,10 +209,11 @@ class SubjectRule(Protocol):
 class TaggedChunk:
     """A decoded chunk, redacted, pseudonymised, tagged and measured: all that the writer needs.
 
-    `columns` has the contract's fields with redacted text, without `customer_id`, and with `customer_key`, `stage`,
-    `department`, `topic`, `tag_method`, `tag_confidence`, `tag_words`, `sentiment`, `segment_1`, `segment_2`,
-    `segment_3` added. `event_keys` and `content_digests` are 16 bytes each. `contributions` are those of the event row
-    itself; `subjects` those versions that a ticket or survey event adds to its subjects.
+    `columns` has the contract's fields with redacted text, without `customer_id`, and with `customer_key`,
+    `hint_stage`, `hint_department` (what the source named), `stage`, `department`, `topic`, `tag_method`,
+    `tag_confidence`, `tag_words`, `sentiment`, `segment_1`, `segment_2`, `segment_3` added. `event_keys` and
+    `content_digests` are 16 bytes each. `contributions` are those of the event row itself; `subjects` those versions
+    that a ticket or survey event adds to its subjects.
     """
 
     partition: PartitionKey

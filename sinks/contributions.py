@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, Literal
 
 from vocbeam.schemas.records import Contribution
 
-AS_REPORTED, RESTATED = "as_reported", "restated"
-"""Values of `basis`: by the tag at first ingestion, and what the present tag changes of that."""
+Basis = Literal["as_reported", "restated"]
+"""By tags at first ingestion, and what present tags change of that."""
+
+AS_REPORTED: Basis = "as_reported"
+RESTATED: Basis = "restated"
 
 BUCKET_GRAIN = "bucket"
 
@@ -20,18 +25,46 @@ Delta = dict[Cell, list[int]]
 """Change of cells: n, weight, weight_sq and total of each."""
 
 
-def add_contributions(delta: Delta, contributions: Iterable[Contribution], sign: int) -> None:
-    """Adds contributions to the change of their cells, or takes them back with `sign` -1."""
+@dataclass(frozen=True)
+class MeasureChange:
+    """What a transaction changes in `measure`: figures as reported, and the differences that make them restated."""
+
+    reported: Delta = field(default_factory=dict)
+    restated: Delta = field(default_factory=dict)
+
+    def add(
+        self, contributions: Iterable[Contribution], restated: Iterable[Contribution] | None, sign: Literal[1, -1]
+    ) -> None:
+        """Adds what a row contributes, or takes it back with `sign` -1; `restated` None: the present tags are those of
+        the first ingestion.
+        """
+        contributions = list(contributions)
+        add_contributions(self.reported, contributions, sign)
+        if restated is not None:
+            add_contributions(self.restated, restated, sign)
+            add_contributions(self.restated, contributions, -sign)
+
+    def rows(self) -> Iterator[tuple[tuple[Any, ...], Cell, list[int]]]:
+        """(primary key in `measure`, cell, sums) of each cell that changes."""
+        bases: tuple[tuple[Basis, Delta], ...] = ((AS_REPORTED, self.reported), (RESTATED, self.restated))
+        for basis, delta in bases:
+            for cell, sums in delta.items():
+                if any(sums):
+                    yield cell_key(cell, basis), cell, sums
+
+
+def add_contributions(delta: Delta, contributions: Iterable[Contribution], times: int) -> None:
+    """Adds contributions `times` to the change of their cells; -1 takes them back."""
     for contribution in contributions:
         weight, total = contribution[10], contribution[11]
         change = delta.get(contribution[:10])
         if change is None:
-            delta[contribution[:10]] = [sign, sign * weight, sign * weight * weight, sign * total]
+            delta[contribution[:10]] = [times, times * weight, times * weight * weight, times * total]
         else:
-            change[0] += sign
-            change[1] += sign * weight
-            change[2] += sign * weight * weight
-            change[3] += sign * total
+            change[0] += times
+            change[1] += times * weight
+            change[2] += times * weight * weight
+            change[3] += times * total
 
 
 def contributions_json(contributions: Sequence[Contribution]) -> str:
@@ -49,10 +82,10 @@ def _names_json(names: tuple[str, ...]) -> str:
     return json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]
 
 
-def cell_key(cell: Cell) -> tuple[str | int, ...]:
-    """Primary key of a cell's row in `measure`, as reported and at the finest grain."""
+def cell_key(cell: Cell, basis: Basis) -> tuple[str | int, ...]:
+    """Primary key of a cell's row in `measure` at the finest grain."""
     bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
     return (
-        metric, BUCKET_GRAIN, bucket_start, AS_REPORTED, stage, department, topic, segment_1, segment_2, segment_3,
+        metric, BUCKET_GRAIN, bucket_start, basis, stage, department, topic, segment_1, segment_2, segment_3,
         unit, bin_,
     )  # fmt: skip

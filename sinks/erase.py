@@ -7,8 +7,8 @@
 3. Retire the subjects found, behind the fence again: later events of theirs that name nobody are dropped.
 4. Find the rows of those subjects, and the events that name nobody but belong to them.
 5. Remove, in batches of one short transaction each, what names a customer last: the rest is found by it. What a row had
-   added to `measure` stays where its group (metric, unit, stage, department, local day) has at least k contributions of
-   rows that are neither erased nor retired; else it is taken back.
+   added to `measure` stays where its group (metric, unit, stage, department, local day), as reported and restated, has
+   at least k contributions of rows that are neither erased nor retired; else it is taken back.
 6. Look again: what is still there is reported.
 
 Interrupted at any point it can be run again: what is done stays done.
@@ -27,9 +27,9 @@ from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, f
 
 from vocbeam.schemas.records import Contribution, EventType
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.contributions import AS_REPORTED, contributions_from_json
+from vocbeam.sinks.contributions import AS_REPORTED, RESTATED, Basis
 from vocbeam.sinks.markers import close_fence
-from vocbeam.sinks.retire import SUBJECT_TABLES, Removed, keyed, mark_subjects, remove_rows
+from vocbeam.sinks.retire import SUBJECT_TABLES, Removed, by_metric, keyed, mark_subjects, remove_rows
 from vocbeam.sinks.tables import (
     customer_day,
     dead_letter,
@@ -64,8 +64,10 @@ _RESPONSE = ("source", "survey_id", "response_id")
 Identity = tuple[str, ...]
 """(source, ticket_id) of a ticket, (source, survey_id, response_id) of a response."""
 
-Group = tuple[str, str, str, str, str]
-"""(metric, unit, stage, department, ISO local date): what is published at the finest whole day."""
+Group = tuple[Basis, str, str, str, str, str]
+"""(basis, metric, unit, stage, department, ISO local date): what is published at the finest whole day, by tags at first
+ingestion (as_reported) and by present ones (restated).
+"""
 
 
 class Letter(NamedTuple):
@@ -115,6 +117,8 @@ class _Found:
     tickets: set[Identity] = field(default_factory=set)
     responses: set[Identity] = field(default_factory=set)
     nameless_letters: dict[tuple[int, int], Identity] = field(default_factory=dict)
+    parts: Counter[frozenset[Group]] = field(default_factory=Counter)
+    """Contributions as reported, by the groups in which they and what they are restated to stand: all or none stay."""
     groups: Counter[Group] = field(default_factory=Counter)
     letter_search: Letters = Letters()
 
@@ -178,8 +182,8 @@ class Eraser:
             kept_groups = self._kept_groups(found.groups)
             if self._dry_run:
                 removed.update(found.rows())
-                stay = sum(n for group, n in found.groups.items() if group in kept_groups)
-                kept, taken_back = kept + stay, taken_back + found.groups.total() - stay
+                stay = sum(n for groups, n in found.parts.items() if kept_groups >= groups)
+                kept, taken_back = kept + stay, taken_back + found.parts.total() - stay
                 continue
             done, stayed, went = self._remove(found, kept_groups)
             removed.update(done)
@@ -243,11 +247,18 @@ class Eraser:
         c = event.c
         for window in windows(connection, event):
             query = select(
-                c.ledger_id, c.kafka_offset, c.contributions, c.source, c.ticket_id, c.survey_id, c.response_id
+                c.ledger_id,
+                c.kafka_offset,
+                c.contributions,
+                c.restated,
+                c.source,
+                c.ticket_id,
+                c.survey_id,
+                c.response_id,
             ).where(window, c.customer_key.in_(keys))
             for row in connection.execute(query):
                 found.events.add((row.ledger_id, row.kafka_offset))
-                self._plan(row.contributions, found)
+                self._plan(row.contributions, row.restated, found)
                 if row.ticket_id is not None:
                     found.tickets.add((row.source, row.ticket_id))
                 if row.response_id is not None:
@@ -269,11 +280,12 @@ class Eraser:
             (survey_response, _RESPONSE, found.responses),
         ):
             for part in _batches(sorted({identity[-1] for identity in identities}), PASS_SUBJECTS):
-                columns = [table.c.subject_key, table.c.contributions, *[table.c[name] for name in names]]
-                for row in _select(connection, table, columns, table.c[names[-1]].in_(part)):
-                    if row[2:] in identities:
+                c = table.c
+                columns = [c.subject_key, c.contributions, c.restated, *[c[name] for name in names]]
+                for row in _select(connection, table, columns, c[names[-1]].in_(part)):
+                    if row[3:] in identities:
                         found.subjects[table.name].add(bytes(row[0]))
-                        self._plan(row[1], found)
+                        self._plan(row[1], row[2], found)
 
     def _retire_subjects(self, found: _Found) -> None:
         """Marks tickets and responses as erased, also those that have no row (any more)."""
@@ -301,22 +313,26 @@ class Eraser:
             (c.response_id, _RESPONSE, found.responses),
         ):
             for part in _batches(sorted({identity[-1] for identity in identities}), PASS_SUBJECTS):
-                columns = [c.ledger_id, c.kafka_offset, c.contributions, *[c[name] for name in names]]
+                columns = [c.ledger_id, c.kafka_offset, c.contributions, c.restated, *[c[name] for name in names]]
                 for row in _select(connection, event, columns, and_(c.customer_key.is_(None), id_column.in_(part))):
-                    if row[3:] in identities:
+                    if row[4:] in identities:
                         found.nameless_events.add((row[0], row[1]))
-                        self._plan(row[2], found)
+                        self._plan(row[2], row[3], found)
 
-    def _plan(self, stored: str | None, found: _Found) -> None:
-        if stored is not None:
-            found.groups.update(self._group(made) for made in contributions_from_json(stored))
+    def _plan(self, contributions: str | None, restated: str | None, found: _Found) -> None:
+        for reported, changed in by_metric(contributions, restated):
+            present = reported if changed is None else changed
+            groups = [self._group(made, AS_REPORTED) for made in reported]
+            groups += [self._group(made, RESTATED) for made in present]
+            found.groups.update(groups)
+            found.parts[frozenset(groups)] += len(reported)
 
-    def _group(self, made: Contribution) -> Group:
-        return made.metric, made.unit, made.stage, made.department, self._calendar.day(made.bucket_start)
+    def _group(self, made: Contribution, basis: Basis) -> Group:
+        return basis, made.metric, made.unit, made.stage, made.department, self._calendar.day(made.bucket_start)
 
     def _kept_groups(self, planned: Counter[Group]) -> set[Group]:
         """Groups in which, without what is erased and what was retired before, at least k contributions are left."""
-        days = {(metric, day) for metric, _, _, _, day in planned}
+        days = {(metric, day) for _, metric, _, _, _, day in planned}
         others: Counter[Group] = Counter()
         with self._reader.connect() as connection:
             for metric, day in sorted(days):
@@ -324,13 +340,16 @@ class Eraser:
                 for table, sign in ((measure, 1), (measure_retired, -1)):
                     c = table.c
                     query = (
-                        select(c.unit, c.stage, c.department, func.sum(c.n).label("contributions"))
-                        .where(c.metric == metric, c.basis == AS_REPORTED)
-                        .where(c.bucket_start >= start, c.bucket_start < end)
-                        .group_by(c.unit, c.stage, c.department)
+                        select(c.basis, c.unit, c.stage, c.department, func.sum(c.n).label("contributions"))
+                        .where(c.metric == metric, c.bucket_start >= start, c.bucket_start < end)
+                        .group_by(c.basis, c.unit, c.stage, c.department)
                     )
                     for row in connection.execute(query):
-                        others[metric, row.unit, row.stage, row.department, day] += sign * int(row.contributions)
+                        n = sign * int(row.contributions)
+                        place = (metric, row.unit, row.stage, row.department, day)
+                        others[RESTATED, *place] += n
+                        if row.basis == AS_REPORTED:
+                            others[AS_REPORTED, *place] += n
         return {group for group, n in planned.items() if others[group] - n >= self._k}
 
     def _remove(self, found: _Found, kept_groups: set[Group]) -> tuple[Counter[str], int, int]:
@@ -338,8 +357,8 @@ class Eraser:
         removed: Counter[str] = Counter()
         kept = taken_back = 0
 
-        def stays(made: Contribution) -> bool:
-            return self._group(made) in kept_groups
+        def stays(made: Contribution, basis: Basis) -> bool:
+            return self._group(made, basis) in kept_groups
 
         def run(table: Table, keys: Iterable[tuple[Any, ...]]) -> None:
             nonlocal kept, taken_back

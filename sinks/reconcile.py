@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, func, select
+from sqlalchemy import Connection, Engine, Table, func, or_, select
 
 from vocbeam.schemas.records import Contribution
-from vocbeam.sinks.contributions import AS_REPORTED, contributions_from_json
+from vocbeam.sinks.contributions import (
+    AS_REPORTED,
+    RESTATED,
+    Basis,
+    Cell,
+    MeasureChange,
+    add_contributions,
+    contributions_from_json,
+)
 from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
@@ -50,9 +57,10 @@ def reconcile(engine: Engine) -> list[Check]:
     For each topic-partition: next_offset - first_offset = loaded + duplicates + dead-lettered + dropped + lost +
     without a record; events present = loaded + dead letters healed - events erased or expired; dead letters present =
     dead-lettered - letters healed, erased or expired. For the whole warehouse: event keys = loaded + healed - keys
-    erased or expired, and every cell of `measure` = the sum of the contributions stored with the rows and of those in
-    `measure_retired`, n, weight, weight_sq and total alike; the checks on cells count those that differ, of which none
-    is expected. On PostgreSQL the auditor's rights suffice. Raises SinkError where the warehouse can't be read.
+    erased or expired, and every cell of `measure`, of either basis, = the sum of the contributions (restated: of what
+    present tags change of them) stored with the rows and of those in `measure_retired`, n, weight, weight_sq and total
+    alike; the checks on cells count those that differ, of which none is expected. On PostgreSQL the auditor's rights
+    suffice. Raises SinkError where the warehouse can't be read.
     """
     with snapshot(engine) as connection:
         return [*_ledger_checks(connection), *_measure_checks(connection)]
@@ -124,45 +132,54 @@ def _count_by_ledger(connection: Connection, table: Table) -> Counter[int]:
 
 
 def _measure_checks(connection: Connection) -> list[Check]:
-    cells, contributions = _cells_of_rows(connection)
-    for cell, sums in _stored_cells(connection, measure_retired):
-        added_up = cells.setdefault(cell, [0, 0, 0, 0])
-        for i, value in enumerate(sums):
-            added_up[i] += value
-        contributions += sums[0]
-    stored = 0
-    different = 0
-    for cell, sums in _stored_cells(connection, measure):
-        stored += sums[0]
-        different += cells.pop(cell, None) != sums
-    return [
-        Check("contributions of rows and of retired rows = n of measure", "all metrics", contributions, stored),
-        Check("cells of measure that differ from their rows", "all metrics", 0, different),
-        Check("cells of rows that measure lacks", "all metrics", 0, len(cells)),
-    ]
+    change = _change_of_rows(connection)
+    checks = []
+    for basis, expected, metrics in (
+        (AS_REPORTED, change.reported, "all metrics"),
+        (RESTATED, change.restated, "all metrics, restated"),
+    ):
+        for cell, sums in _stored_cells(connection, measure_retired, basis):
+            added_up = expected.setdefault(cell, [0, 0, 0, 0])
+            for i, value in enumerate(sums):
+                added_up[i] += value
+        contributions = sum(sums[0] for sums in expected.values())
+        stored = different = 0
+        for cell, sums in _stored_cells(connection, measure, basis):
+            stored += sums[0]
+            different += expected.pop(cell, None) != sums
+        lacking = sum(any(sums) for sums in expected.values())
+        checks += [
+            Check("contributions of rows and of retired rows = n of measure", metrics, contributions, stored),
+            Check("cells of measure that differ from their rows", metrics, 0, different),
+            Check("cells of rows that measure lacks", metrics, 0, lacking),
+        ]
+    return checks
 
 
-def _stored_cells(connection: Connection, table: Table) -> Iterator[tuple[tuple[Any, ...], list[int]]]:
+def _stored_cells(connection: Connection, table: Table, basis: Basis) -> Iterator[tuple[Cell, list[int]]]:
     """(cell, its n, weight, weight_sq and total) of each row of `measure` or `measure_retired`."""
     c = table.c
     names = [c.bucket_start, *(c[name] for name in Contribution._fields[1:10])]
-    query = select(*names, c.n, c.weight, c.weight_sq, c.total).where(c.basis == AS_REPORTED)
+    query = select(*names, c.n, c.weight, c.weight_sq, c.total).where(c.basis == basis)
     for row in connection.execution_options(yield_per=10_000).execute(query):
-        yield tuple(row[:10]), list(row[10:])
+        cell: Cell = tuple(row[:10])
+        yield cell, list(row[10:])
 
 
-def _cells_of_rows(connection: Connection) -> tuple[dict[tuple[Any, ...], list[int]], int]:
+def _change_of_rows(connection: Connection) -> MeasureChange:
     """Sums over all stored contributions; equal ones are counted by the database first."""
-    cells: dict[tuple[Any, ...], list[int]] = {}
-    contributions = 0
+    change = MeasureChange()
     for name in CONTRIBUTING:
-        column = metadata.tables[name].c.contributions
-        query = select(column, func.count()).where(column.is_not(None)).group_by(column)
-        for text, n in connection.execution_options(yield_per=10_000).execute(query):
-            for contribution in contributions_from_json(text):
-                weight = contribution.weight
-                sums = cells.setdefault(contribution[:10], [0, 0, 0, 0])
-                for i, value in enumerate((1, weight, weight * weight, contribution.total)):
-                    sums[i] += n * value
-                contributions += n
-    return cells, contributions
+        c = metadata.tables[name].c
+        query = (
+            select(c.contributions, c.restated, func.count())
+            .where(or_(c.contributions.is_not(None), c.restated.is_not(None)))
+            .group_by(c.contributions, c.restated)
+        )
+        for contributions, restated, n in connection.execution_options(yield_per=10_000).execute(query):
+            reported = contributions_from_json(contributions) if contributions else []
+            add_contributions(change.reported, reported, n)
+            if restated is not None:
+                add_contributions(change.restated, contributions_from_json(restated), n)
+                add_contributions(change.restated, reported, -n)
+    return change

@@ -3,41 +3,64 @@
 What was reported stays: `contributions`, the tags in `versions` and the cells of basis `as_reported` never change here.
 The cells of basis `restated` hold the difference, so that both bases together are the figures under present tags.
 
-One transaction a batch. Locks are taken in the order of all writers: the tagging in force (shared), events, subjects,
-customer days, measures, each by primary key. What decides new tags runs after the events are locked, in later
-statements, and so sees what others have committed about them; standing corrections of people are put over whatever it
-decides, whoever restates.
+One transaction a batch. Locks are taken in the order of all writers: the tagging in force (shared), the erasure fence
+(shared), events, subjects, customer days, measures, each by primary key. What decides new tags runs after the events
+are locked, in later statements, and so sees what others have committed about them. Standing corrections of people are
+put over whatever it decides, whoever restates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, RowMapping
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, select, update
 
-from vocbeam.schemas.records import SubjectRule, Tag
+from vocbeam.schemas.errors import ModelChanged, TaxonomyChanged
+from vocbeam.schemas.records import OVERRIDE, Contribution, SubjectRule, Tag
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.contributions import Delta
-from vocbeam.sinks.retries import RETRY_LIMIT_S
+from vocbeam.sinks.bulk import Staging, add_rows
+from vocbeam.sinks.contributions import (
+    Delta,
+    MeasureChange,
+    add_contributions,
+    contributions_from_json,
+    contributions_json,
+)
+from vocbeam.sinks.markers import Markers, share_fence
+from vocbeam.sinks.measures import add_to_measure
+from vocbeam.sinks.retagged import WHOLE, PresentTag, Retagged, fold, retagged_from_json, retagged_json
+from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
+from vocbeam.sinks.tables import active_tagging, customer_day, event, measure, metadata, tag_override, ticket
 from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
 
 BATCH_EVENTS = 1_000
-"""Events of one transaction: some tenths of a second, during which writers wait for their tickets and cells."""
-
-WHOLE = "*"
-"""Key in `retagged` of a correction of the whole ticket, which wins over the tags of its events."""
+"""Events of one transaction: some tenths of a second, in which writers wait for the same tickets and cells."""
 
 Place = tuple[int, int]
 """(ledger id, offset) of an event."""
 
-EventRow = RowMapping
-"""An event as it stands, all columns of the table `event`, its row locked."""
+EventRow = Mapping[str, Any]
+"""An event as it stands, with all columns of the table `event`."""
 
-Decide = Callable[[Connection, Sequence[EventRow]], Sequence[Tag | None]]
-"""New tags of some events, aligned with them; None leaves a tag as it is. May read, and may write `tag_override`. It is
-called again when the transaction is repeated."""
+
+class Reading(NamedTuple):
+    """A tag, None to leave the one it has, and the sentiment that a model reads from the text."""
+
+    tag: Tag | None
+    sentiment: str | None
+
+
+Verdict = Tag | Reading | None
+"""What is decided about an event; None leaves it as it is, its versions and its sentiment too."""
+
+Decide = Callable[[Connection, Sequence[EventRow]], Sequence[Verdict]]
+"""Decides about some events, aligned with them; their rows are locked. May read, and may write `tag_override`. It is
+called once a transaction, also without events, and again when the transaction is repeated."""
 
 
 class Tagging(NamedTuple):
@@ -47,8 +70,8 @@ class Tagging(NamedTuple):
     model_version: str | None
 
 
-class Change(NamedTuple):
-    """An event whose tag changed."""
+class Move(NamedTuple):
+    """An event that got another stage, department, topic or method."""
 
     place: Place
     event_type: str
@@ -60,11 +83,19 @@ class Change(NamedTuple):
 class Restated:
     """What one transaction did."""
 
-    seen: int = 0
-    """Events looked at; those that were gone are not among them."""
-    changes: list[Change] = field(default_factory=list)
+    seen: int
+    """Events looked at. Those that are gone, or are about to be erased, are not among them."""
+    moves: list[Move] = field(default_factory=list)
     delta: Delta = field(default_factory=dict)
     """Change of the restated figures, cell by cell."""
+
+
+_UPDATED = (
+    "stage", "department", "topic", "tag_method", "tag_confidence", "tag_words", "sentiment", "taxonomy_version",
+    "model_version", "reported_stage", "reported_department", "reported_topic", "restated",
+)  # fmt: skip
+
+_EVENT_KEY = ("ledger_id", "kafka_offset")
 
 
 class Restater:
@@ -76,20 +107,21 @@ class Restater:
         *,
         rules: Sequence[SubjectRule],
         calendar: LocalCalendar,
-        now: Callable[[], int],
         failpoint: Failpoint = NO_FAILPOINT,
         retry_limit_s: float = RETRY_LIMIT_S,
     ) -> None:
-        """`engine` writes; `rules` and `calendar` are the writer's; `now` gives UTC microseconds.
+        """`engine` writes; `rules` and `calendar` are those of the governance file in force.
 
         Failpoints: `locked` (events), `in_transaction` (events updated), `before_commit`, `after_commit`.
         """
         self._engine = engine
         self._rules = {rule.table: rule for rule in rules}
         self._calendar = calendar
-        self._now = now
         self._failpoint = failpoint
         self._retry_limit_s = retry_limit_s
+        subjects = [metadata.tables[rule.table] for rule in rules]
+        self._staging = Staging([event, customer_day, measure, *subjects], engine.dialect.name)
+        self._markers = Markers()
 
     def restate(
         self,
@@ -101,17 +133,296 @@ class Restater:
     ) -> Restated:
         """Decides the tags of these events anew, and restates what changes, in one transaction.
 
-        `places` that hold no event are passed over. `tickets` are subject keys of tickets that are looked at whether or
-        not an event of theirs is among the places: their corrections are read again. `tagging` is what `decide` tags
-        under: it is stored with each event that was given a tag, and must be in force; without it the stored versions
-        stay, and a later retagging looks at these events again.
+        `places` that hold no event are passed over, and events that fall under an erasure. `tickets` are subject keys
+        of tickets that are looked at whether or not an event of theirs is among the places: their corrections are read
+        again. `tagging` is what `decide` tags under: it is stored with each event that it decided about, and must be in
+        force. Without it the stored versions stay, and a later retagging looks at these events again.
 
-        Of the corrections that stand, an event's own wins over its ticket's, and the latest of each counts. Done again
-        it changes nothing. Raises TaxonomyChanged or ModelChanged where `tagging` is not in force, SinkUnavailable when
-        the retry limit is reached.
+        Of the corrections that stand, an event's own wins over its ticket's, and the latest of each counts; the ticket
+        itself stands as corrected whatever its events say. Done again it changes nothing. Raises TaxonomyChanged or
+        ModelChanged where `tagging` is not in force, SinkUnavailable when the retry limit is reached.
         """
-        raise NotImplementedError
+        attempt = partial(self._transaction, places, decide, tickets, tagging)
+        return with_retries("to restate tags", attempt, self._retry_limit_s)
 
     def close(self) -> None:
         """Closes the connections to the warehouse."""
         self._engine.dispose()
+
+    def _transaction(
+        self, places: Sequence[Place], decide: Decide, tickets: Sequence[bytes], tagging: Tagging | None
+    ) -> Restated:
+        with self._engine.connect() as connection:
+            self._staging.create(connection)
+            with connection.begin():
+                restated = self._restate(connection, places, decide, tickets, tagging)
+                self._failpoint.reach("before_commit")
+            self._failpoint.reach("after_commit")
+        return restated
+
+    def _restate(
+        self,
+        connection: Connection,
+        places: Sequence[Place],
+        decide: Decide,
+        tickets: Sequence[bytes],
+        tagging: Tagging | None,
+    ) -> Restated:
+        _check_tagging(connection, tagging)
+        share_fence(connection)
+        self._markers.refresh(connection)
+        # What falls under an erasure is about to be removed: nothing of it is to be written anew.
+        rows = [
+            row
+            for row in self._lock_events(connection, places)
+            if not self._markers.cover(row["customer_key"], row["event_time"])
+        ]
+        self._failpoint.reach("locked")
+        verdicts = decide(connection, rows)
+        corrections = self._corrections_of(connection, rows)
+        changes = [
+            _change(row, verdict, correction, tagging)
+            for row, verdict, correction in zip(rows, verdicts, corrections, strict=True)
+        ]
+        change = MeasureChange()
+        self._update_events(connection, changes, change)
+        self._failpoint.reach("in_transaction")
+        moved = [one for one in changes if one.moves]
+        self._fold_subjects(connection, moved, tickets, change)
+        self._move_customers(connection, moved)
+        add_to_measure(connection, self._staging, self._calendar, change)
+        return Restated(len(rows), [one.move for one in moved], change.restated)
+
+    def _lock_events(self, connection: Connection, places: Sequence[Place]) -> Sequence[EventRow]:
+        if not places:
+            return []
+        stage = self._staging.fill(connection, event.name, _EVENT_KEY, sorted(set(places)))
+        key = [event.c[name] for name in _EVENT_KEY]
+        query = (
+            select(event)
+            .join(stage, (stage.c.ledger_id == key[0]) & (stage.c.kafka_offset == key[1]))
+            .order_by(*key)
+            .with_for_update(of=event)
+        )
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _corrections_of(self, connection: Connection, rows: Sequence[EventRow]) -> list[Tag | None]:
+        """The correction that holds for each event: its own, else that of its ticket."""
+        rule = self._rules.get(ticket.name)
+        of_ticket = [None if rule is None else rule.key_of(row) for row in rows]
+        by_event = _corrections(connection, "event_key", [bytes(row["event_key"]) for row in rows])
+        by_ticket = _corrections(connection, "subject_key", [key for key in of_ticket if key is not None])
+        return [
+            by_event.get(bytes(row["event_key"])) or (None if key is None else by_ticket.get(key))
+            for row, key in zip(rows, of_ticket, strict=True)
+        ]
+
+    def _update_events(self, connection: Connection, changes: Sequence[_Change], change: MeasureChange) -> None:
+        rows = []
+        for one in changes:
+            reported = _contributions(one.row["contributions"]) or []
+            before, after = _contributions(one.row["restated"]), one.restated(reported)
+            add_contributions(change.restated, reported if before is None else before, -1)
+            add_contributions(change.restated, reported if after is None else after, 1)
+            values = one.columns(None if after is None else contributions_json(after))
+            if any(one.row[name] != value for name, value in values.items()):
+                rows.append((*one.place, *[values[name] for name in _UPDATED]))
+        if rows:
+            stage = self._staging.fill(connection, event.name, (*_EVENT_KEY, *_UPDATED), rows)
+            here = [stage.c[name] == event.c[name] for name in _EVENT_KEY]
+            connection.execute(update(event).where(*here).values({name: stage.c[name] for name in _UPDATED}))
+
+    def _fold_subjects(
+        self, connection: Connection, moved: Sequence[_Change], tickets: Sequence[bytes], change: MeasureChange
+    ) -> None:
+        for name, rule in self._rules.items():
+            tags: dict[bytes, Retagged] = defaultdict(dict)
+            for one in moved:
+                key = rule.key_of(one.row)
+                if key is not None:
+                    tags[key][one.row["event_id"]] = one.present_tag
+            if name == ticket.name:
+                for key in tickets:
+                    tags.setdefault(key, {})
+            if tags:
+                self._fold_table(connection, metadata.tables[name], rule, tags, change)
+
+    def _fold_table(
+        self,
+        connection: Connection,
+        table: Table,
+        rule: SubjectRule,
+        tags: Mapping[bytes, Retagged],
+        change: MeasureChange,
+    ) -> None:
+        """Gives subjects their events' new tags. A subject whose row was retired stays as it was counted."""
+        stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in tags])
+        c = table.c
+        locked = connection.execute(
+            select(c.subject_key, c.versions, c.contributions, c.retagged, c.restated)
+            .join(stage, stage.c.subject_key == c.subject_key)
+            .order_by(c.subject_key)
+            .with_for_update(of=table)
+        ).all()
+        # Asked after the tickets are locked: a correction that is made meanwhile waits for them.
+        whole = _corrections(connection, "subject_key", list(tags)) if table is ticket else {}
+        columns = ("retagged", "restated", *rule.columns)
+        rows = []
+        for row in locked:
+            key = bytes(row.subject_key)
+            retagged = retagged_from_json(row.retagged) | tags[key]
+            retagged.pop(WHOLE, None)
+            if key in whole:
+                retagged[WHOLE] = _present_tag(whole[key])
+            folded = fold(rule, json.loads(row.versions), retagged)
+            reported = contributions_from_json(row.contributions)
+            before = _contributions(row.restated)
+            after = folded.restated
+            if after == reported:
+                after = None
+            stored = retagged_json(folded.retagged), None if after is None else contributions_json(after)
+            if stored == (row.retagged, row.restated):
+                continue
+            add_contributions(change.restated, reported if before is None else before, -1)
+            add_contributions(change.restated, reported if after is None else after, 1)
+            rows.append((key, *stored, *folded.values))
+        if rows:
+            stage = self._staging.fill(connection, table.name, ("subject_key", *columns), rows)
+            here = stage.c.subject_key == c.subject_key
+            connection.execute(update(table).where(here).values({name: stage.c[name] for name in columns}))
+
+    def _move_customers(self, connection: Connection, moved: Sequence[_Change]) -> None:
+        """Counts customers where their events stand now. A day that has expired is not written anew."""
+        moves: dict[tuple[str, ...], Counter[tuple[str, ...]]] = defaultdict(Counter)
+        for one in moved:
+            row, customer = one.row, one.row["customer_key"]
+            before, after = (one.move.before[:2], one.move.after[:2])
+            if customer is not None and before != after:
+                day = self._calendar.day(row["event_time"])
+                moves[day, *before, customer][day, *after, customer] += 1
+        if not moves:
+            return
+        key = [column.name for column in customer_day.primary_key]
+        stage = self._staging.fill(connection, customer_day.name, key, sorted(moves))
+        here = [stage.c[name] == customer_day.c[name] for name in key]
+        query = select(*[customer_day.c[name] for name in key]).join(stage, and_(*here))
+        change: Counter[tuple[str, ...]] = Counter()
+        left = []
+        for day, *rest in connection.execute(query):
+            former = (day.isoformat(), *rest)
+            change.update(moves[former])
+            change.subtract({former: moves[former].total()})
+            left.append(dict(zip([f"_{name}" for name in key], (day, *rest), strict=True)))
+        add_rows(connection, self._staging, customer_day, ("n",), (), [(*place, n) for place, n in change.items() if n])
+        if left:
+            gone = delete(customer_day).where(
+                customer_day.c.n <= 0, *[customer_day.c[name] == bindparam(f"_{name}") for name in key]
+            )
+            connection.execute(gone, left)
+
+
+class _Change(NamedTuple):
+    """An event's row as it stands, and what becomes of it."""
+
+    row: EventRow
+    tag: Tag
+    sentiment: str | None
+    tagging: Tagging
+
+    @property
+    def place(self) -> Place:
+        return self.row["ledger_id"], self.row["kafka_offset"]
+
+    @property
+    def move(self) -> Move:
+        return Move(self.place, self.row["event_type"], tag_of(self.row), self.tag)
+
+    @property
+    def moves(self) -> bool:
+        """Whether more than confidence and words change."""
+        return _present_tag(tag_of(self.row)) != self.present_tag
+
+    @property
+    def present_tag(self) -> PresentTag:
+        return _present_tag(self.tag)
+
+    def restated(self, reported: Sequence[Contribution]) -> list[Contribution] | None:
+        """The event's own contributions under its tag; None where they are as reported. Never computed anew."""
+        stage, department, topic, *_ = self.tag
+        after = [made._replace(stage=stage, department=department, topic=topic) for made in reported]
+        return None if after == reported else after
+
+    def columns(self, restated: str | None) -> dict[str, Any]:
+        """Columns of `event` that may change, as they are from now on."""
+        first = reported_place(self.row)
+        reported = (None, None, None) if first == self.tag[:3] else first
+        values = (*self.tag, self.sentiment, *self.tagging, *reported, restated)
+        return dict(zip(_UPDATED, values, strict=True))
+
+
+def tag_of(row: EventRow) -> Tag:
+    """The present tag of an event."""
+    return Tag(
+        row["stage"], row["department"], row["topic"], row["tag_method"], row["tag_confidence"], row["tag_words"]
+    )
+
+
+def reported_place(row: EventRow) -> tuple[str, str, str]:
+    """Stage, department and topic of an event at its first ingestion."""
+    names = ("stage", "department", "topic") if row["reported_stage"] is None else _REPORTED
+    stage, department, topic = (row[name] for name in names)
+    return stage, department, topic
+
+
+_REPORTED = ("reported_stage", "reported_department", "reported_topic")
+
+
+def _change(row: EventRow, verdict: Verdict, correction: Tag | None, tagging: Tagging | None) -> _Change:
+    tag, sentiment = tag_of(row), row["sentiment"]
+    versions = Tagging(row["taxonomy_version"], row["model_version"])
+    if isinstance(verdict, Reading):
+        sentiment = verdict.sentiment
+    if verdict is not None:
+        decided = verdict.tag if isinstance(verdict, Reading) else verdict
+        tag = tag if decided is None else decided
+        versions = versions if tagging is None else tagging
+    return _Change(row, tag if correction is None else correction, sentiment, versions)
+
+
+def _present_tag(tag: Tag) -> PresentTag:
+    return tag.stage, tag.department, tag.topic, tag.method
+
+
+def _contributions(stored: str | None) -> list[Contribution] | None:
+    return None if stored is None else contributions_from_json(stored)
+
+
+def _corrections(connection: Connection, column: str, keys: Sequence[bytes]) -> dict[bytes, Tag]:
+    """The latest standing correction of each event or ticket that has one."""
+    if not keys:
+        return {}
+    c = tag_override.c
+    query = (
+        select(c[column], c.stage, c.department, c.topic)
+        .where(c[column].in_(sorted(set(keys))), c.withdrawn_at.is_(None))
+        .order_by(c.override_id)
+    )
+    return {bytes(row[0]): Tag(*row[1:], method=OVERRIDE, confidence=1.0) for row in connection.execute(query)}
+
+
+def _check_tagging(connection: Connection, tagging: Tagging | None) -> None:
+    """Holds what is in force until this transaction ends."""
+    c = active_tagging.c
+    active = Tagging(*connection.execute(select(c.taxonomy_version, c.model_version).with_for_update(read=True)).one())
+    if tagging is None or tagging == active:
+        return
+    if tagging.taxonomy_version != active.taxonomy_version:
+        raise TaxonomyChanged(
+            f"events were tagged again under taxonomy {tagging.taxonomy_version}, but the warehouse works under "
+            f"taxonomy {active.taxonomy_version} by now; start again with the governance file that was applied last"
+        )
+    raise ModelChanged(
+        f"events were tagged again with model {tagging.model_version or 'none'}, but model "
+        f"{active.model_version or 'none'} was published meanwhile; what is restated stays, and what is left is tagged "
+        "with the new one"
+    )

@@ -136,7 +136,7 @@ def _expire(
                 part = and_(keyed(table, found[start : start + BATCH_ROWS]), condition)
 
                 def work(writing: Connection, part: ColumnElement[bool] = part) -> tuple[int, int]:
-                    done = remove_rows(writing, table, part, "expired", stays=lambda _made: True, now=now())
+                    done = remove_rows(writing, table, part, "expired", stays=lambda _made, _basis: True, now=now())
                     failpoint.reach("before_commit")
                     return done.rows, done.kept
 

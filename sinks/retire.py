@@ -10,14 +10,21 @@ locks ledger, dead letter, event key, event, subject, `retired_subject`, custome
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.records import Contribution
-from vocbeam.sinks.contributions import Cell, Delta, add_contributions, cell_key, contributions_from_json
+from vocbeam.sinks.contributions import (
+    AS_REPORTED,
+    RESTATED,
+    Basis,
+    MeasureChange,
+    contributions_from_json,
+)
+from vocbeam.sinks.measures import SUMS, at_key, bound, remove_emptied
 from vocbeam.sinks.tables import (
     dead_letter,
     event,
@@ -28,6 +35,7 @@ from vocbeam.sinks.tables import (
     retired_subject,
     survey_answer,
     survey_response,
+    tag_override,
     ticket,
 )
 
@@ -49,7 +57,9 @@ SUBJECT_TABLES: tuple[Table, ...] = (ticket, survey_answer, survey_response)
 _COUNTED: Mapping[str, Kind] = {event.name: "event", dead_letter.name: "dead_letter", event_key.name: "event_key"}
 """Tables whose rows the books count."""
 
-_SUMS = ("n", "weight", "weight_sq", "total")
+
+_CORRECTED_BY: Mapping[str, str] = {event.name: "event_key", ticket.name: "subject_key"}
+"""Column by which `tag_override` refers to rows of a table."""
 
 
 class Retired(NamedTuple):
@@ -65,7 +75,10 @@ class Retired(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What one transaction removed: rows of the table, and how many contributions stayed or were taken back."""
+    """What one transaction removed: rows of the table, and how many contributions stayed or were taken back.
+
+    Contributions are counted as reported.
+    """
 
     rows: int
     kept: int
@@ -84,32 +97,39 @@ def remove_rows(
     condition: ColumnElement[bool],
     reason: Literal["erased", "expired"],
     *,
-    stays: Callable[[Contribution], bool],
+    stays: Callable[[Contribution, Basis], bool],
     now: int,
 ) -> Removed:
     """Locks the rows of a table that meet a condition, removes them, and settles their books and contributions.
 
     The condition is asked again of a row that had to be waited for. `stays` tells whether a contribution stays in
-    `measure`. A subject is remembered in `retired_subject`, so that no later event is folded into a new row of its own.
+    `measure`, as reported and restated: what a row adds to one metric stays in both or in none. A subject is remembered
+    in `retired_subject`, so that no later event is folded into a new row of its own. Corrections of the tags of what is
+    removed go with it.
     """
     key = list(table.primary_key)
-    stored = [table.c.contributions] if "contributions" in table.c else []
-    rows = connection.execute(select(*key, *stored).where(condition).order_by(*key).with_for_update(of=table)).all()
+    corrected = [table.c[name] for name in (_CORRECTED_BY.get(table.name),) if name]
+    stored = [table.c[name] for name in ("contributions", "restated") if name in table.c]
+    columns = dict.fromkeys([*key, *stored, *corrected])
+    rows = connection.execute(select(*columns).where(condition).order_by(*key).with_for_update(of=table)).all()
     if not rows:
         return Removed(0, 0, 0)
     keys = [tuple(row[: len(key)]) for row in rows]
     connection.execute(delete(table).where(keyed(table, keys)))
     if table in SUBJECT_TABLES:
         mark_subjects(connection, [(row[0], table.name) for row in keys], reason, now)
-    kept: Delta = {}
-    taken_back: Delta = {}
+    for column in corrected:
+        of_removed = tag_override.c[column.name].in_([row._mapping[column] for row in rows])
+        connection.execute(delete(tag_override).where(of_removed))
+    kept, taken_back = MeasureChange(), MeasureChange()
     kept_n = taken_back_n = 0
     for row in rows if stored else ():
-        for made in contributions_from_json(row.contributions) if row.contributions else ():
-            stay = stays(made)
-            add_contributions(kept if stay else taken_back, [made], 1)
-            kept_n += stay
-            taken_back_n += not stay
+        for reported, restated in by_metric(row.contributions, row.restated):
+            present = reported if restated is None else restated
+            stay = all(stays(made, AS_REPORTED) for made in reported) and all(stays(made, RESTATED) for made in present)
+            (kept if stay else taken_back).add(reported, restated, 1)
+            kept_n += stay * len(reported)
+            taken_back_n += (not stay) * len(reported)
     take_back_contributions(connection, taken_back)
     retire_contributions(connection, kept)
     kind = _COUNTED.get(table.name)
@@ -117,6 +137,19 @@ def remove_rows(
         of_ledger = Counter(row[0] if "ledger_id" in table.c else ALL_TOPICS for row in keys)
         retire_rows(connection, {Retired(ledger_id, kind, reason): n for ledger_id, n in of_ledger.items()})
     return Removed(len(rows), kept_n, taken_back_n)
+
+
+def by_metric(
+    contributions: str | None, restated: str | None
+) -> Iterator[tuple[list[Contribution], list[Contribution] | None]]:
+    """Stored contributions of a row and, where they differ, restated ones, metric by metric."""
+    reported = contributions_from_json(contributions) if contributions else []
+    present = None if restated is None else contributions_from_json(restated)
+    for metric in dict.fromkeys(made.metric for made in (*reported, *(present or ()))):
+        yield (
+            [made for made in reported if made.metric == metric],
+            None if present is None else [made for made in present if made.metric == metric],
+        )
 
 
 def mark_subjects(
@@ -141,24 +174,20 @@ def retire_rows(connection: Connection, counts: Mapping[Retired, int]) -> None:
     _add_up(connection, retired_row, ("n",), [(*key, n) for key, n in counts.items() if n])
 
 
-def retire_contributions(connection: Connection, delta: Mapping[Cell, list[int]]) -> None:
+def retire_contributions(connection: Connection, change: MeasureChange) -> None:
     """Books contributions whose rows the same transaction removes and which stay in `measure`."""
-    rows = [(*cell_key(cell), *change) for cell, change in delta.items() if any(change)]
-    _add_up(connection, measure_retired, _SUMS, rows)
+    _add_up(connection, measure_retired, SUMS, [(*key, *sums) for key, _, sums in change.rows()])
 
 
-def take_back_contributions(connection: Connection, delta: Mapping[Cell, list[int]]) -> None:
+def take_back_contributions(connection: Connection, change: MeasureChange) -> None:
     """Takes contributions whose rows the same transaction removes out of `measure`; deletes cells left empty."""
-    names = [column.name for column in measure.primary_key]
-    found = [measure.c[name] == bindparam(f"_{name}") for name in names]
-    rows = sorted((*cell_key(cell), *change) for cell, change in delta.items() if any(change))
+    rows = sorted((key, sums) for key, _, sums in change.rows())
     if not rows:
         return
-    parameters = [dict(zip([f"_{name}" for name in (*names, *_SUMS)], row, strict=True)) for row in rows]
-    less = {name: measure.c[name] - bindparam(f"_{name}") for name in _SUMS}
-    connection.execute(update(measure).where(*found).values(less), parameters)
-    keys = [{f"_{name}": row[f"_{name}"] for name in names} for row in parameters]
-    connection.execute(delete(measure).where(measure.c.n == 0, *found), keys)
+    amounts = [bound(key) | {f"_{name}": n for name, n in zip(SUMS, sums, strict=True)} for key, sums in rows]
+    less = {name: measure.c[name] - bindparam(f"_{name}") for name in SUMS}
+    connection.execute(update(measure).where(*at_key()).values(less), amounts)
+    remove_emptied(connection, [key for key, _ in rows])
 
 
 def _add_up(connection: Connection, table: Table, sums: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

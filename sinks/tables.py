@@ -244,7 +244,7 @@ def _subject_columns() -> list[Column[Any]]:
         _text("contributions", "What this row added to `measure` as reported, JSON."),
         _text(
             "retagged",
-            "Present tags where they are not those in `versions`, JSON: event id, or '*' for all, to stage, "
+            "Present tags where they are not those in `versions`, JSON: event id, or '' for all of them, to stage, "
             "department, topic and method; NULL if none.",
             nullable=True,
         ),

@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain, compress, repeat
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Table, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
@@ -31,7 +31,6 @@ from vocbeam.schemas.records import (
     Committed,
     DeadLetter,
     EventType,
-    Folded,
     PartitionKey,
     SubjectRule,
     TaggedChunk,
@@ -41,15 +40,15 @@ from vocbeam.schemas.records import (
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import Staging, add_rows, insert_rows
 from vocbeam.sinks.contributions import (
-    Cell,
-    Delta,
+    MeasureChange,
     add_contributions,
-    cell_key,
     contributions_from_json,
     contributions_json,
 )
 from vocbeam.sinks.engine import driver_error, is_data_error
 from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
+from vocbeam.sinks.measures import add_to_measure
+from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.tables import (
     active_tagging,
@@ -70,7 +69,7 @@ T = TypeVar("T")
 
 _COMMON = (
     "source", "event_id", "event_time", "customer_key", "stage", "department", "topic", "tag_method", "tag_confidence",
-    "tag_words", "sentiment", "segment_1", "segment_2", "segment_3",
+    "tag_words", "sentiment", "segment_1", "segment_2", "segment_3", "hint_stage", "hint_department",
 )  # fmt: skip
 
 EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
@@ -326,12 +325,12 @@ class ChunkWriter:
         self, connection: Connection, loaded: Sequence[Loaded], books: Mapping[PartitionKey, Books]
     ) -> None:
         """Writes the new events and all that follows from them."""
-        delta: Delta = {}
-        self._insert_events(connection, loaded, books, delta)
+        change = MeasureChange()
+        self._insert_events(connection, loaded, books, change)
         self._failpoint.reach("in_transaction")
-        self._fold_subjects(connection, loaded, delta)
+        self._fold_subjects(connection, loaded, change)
         self._count_customers(connection, loaded)
-        self._add_measures(connection, delta)
+        add_to_measure(connection, self._staging, self._calendar, change)
 
     def _drop_erased(self, connection: Connection, chunks: Sequence[TaggedChunk]) -> list[TaggedChunk]:
         """Drops events that fall under an erasure: of an erased customer, up to the time of the erasure; or of nobody,
@@ -418,7 +417,7 @@ class ChunkWriter:
         connection: Connection,
         loaded: Sequence[Loaded],
         books: Mapping[PartitionKey, Books],
-        delta: Delta,
+        change: MeasureChange,
     ) -> None:
         now = self._now()
         for event_type in EVENT_TYPES:
@@ -433,7 +432,7 @@ class ChunkWriter:
                 if chunk.event_type != event_type:
                     continue
                 for contributions in part.new_of(chunk.contributions):
-                    add_contributions(delta, contributions, 1)
+                    add_contributions(change.reported, contributions, 1)
                 values = zip(
                     chunk.event_keys,
                     repeat(event_type),
@@ -486,7 +485,7 @@ class ChunkWriter:
         self,
         connection: Connection,
         loaded: Sequence[Loaded],
-        delta: Delta,
+        change: MeasureChange,
     ) -> None:
         """Folds the new events' versions into their subjects, replacing the contributions these had made."""
         arrived: dict[str, dict[bytes, list[Version]]] = defaultdict(lambda: defaultdict(list))
@@ -495,7 +494,7 @@ class ChunkWriter:
                 arrived[table][subject_key].append(version)
         for name in self._rules:
             if arrived[name]:
-                self._fold_table(connection, metadata.tables[name], self._rules[name], arrived[name], delta)
+                self._fold_table(connection, metadata.tables[name], self._rules[name], arrived[name], change)
 
     def _fold_table(
         self,
@@ -503,22 +502,25 @@ class ChunkWriter:
         table: Table,
         rule: SubjectRule,
         arrived: Mapping[bytes, list[Version]],
-        delta: Delta,
+        change: MeasureChange,
     ) -> None:
         """Creates the subjects that are absent, then locks the others, and only then reads what they were made of.
 
         Two writers that meet at a new subject: the second one's insert waits for the first one's commit, finds the row,
         and goes on to lock and read it in a later statement. A subject whose row was retired, be it while its lock is
         waited for, stays as it was counted: its versions are left out.
+
+        What arrives counts by the tag it came with, as reported; a subject of which events were given other tags is
+        folded a second time with these.
         """
-        columns = ("subject_key", "versions", "contributions", *rule.columns)
+        columns = ("subject_key", *COLUMNS, *rule.columns)
         stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
         same_key = stage.c.subject_key == table.c.subject_key
         known = {bytes(key) for key in connection.execute(select(table.c.subject_key).join(stage, same_key)).scalars()}
 
         # Asked after the rows: a row that was retired in between has its mark by now.
         retired = self._retired(connection, arrived.keys() - known)
-        absent = {k: rule.fold(v) for k, v in arrived.items() if k not in known and k not in retired}
+        absent = {k: fold(rule, v, {}) for k, v in arrived.items() if k not in known and k not in retired}
         if absent:
             self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
             source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
@@ -529,13 +531,13 @@ class ChunkWriter:
                 .returning(table.c.subject_key)
             )
             for key in connection.execute(statement).scalars():
-                add_contributions(delta, absent.pop(bytes(key)).contributions, 1)
+                change.add(absent.pop(bytes(key)).contributions, None, 1)
 
         present = known | absent.keys()
         if present:
             self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in present])
             locked = connection.execute(
-                select(table.c.subject_key, table.c.versions, table.c.contributions)
+                select(table.c.subject_key, *[table.c[name] for name in COLUMNS])
                 .join(stage, same_key)
                 .order_by(table.c.subject_key)
                 .with_for_update(of=table)
@@ -543,9 +545,10 @@ class ChunkWriter:
             rows = []
             for row in locked:
                 key = bytes(row.subject_key)
-                folded = rule.fold([*json.loads(row.versions), *arrived[key]])
-                add_contributions(delta, contributions_from_json(row.contributions), -1)
-                add_contributions(delta, folded.contributions, 1)
+                folded = fold(rule, [*json.loads(row.versions), *arrived[key]], retagged_from_json(row.retagged))
+                restated = None if row.restated is None else contributions_from_json(row.restated)
+                change.add(contributions_from_json(row.contributions), restated, -1)
+                change.add(folded.contributions, folded.restated, 1)
                 rows.append(_subject_row(key, folded))
             self._staging.fill(connection, table.name, columns, rows)
             connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
@@ -561,29 +564,6 @@ class ChunkWriter:
                     seen[self._calendar.day(time), stage, owner, customer] += 1
         if seen:
             add_rows(connection, self._staging, customer_day, ("n",), (), [(*key, n) for key, n in seen.items()])
-
-    def _add_measures(self, connection: Connection, delta: Mapping[Cell, list[int]]) -> None:
-        """Adds the net change of every cell; a cell that nothing contributes to any more is removed."""
-        rows = []
-        shrunk = []
-        for cell, change in delta.items():
-            if not any(change):
-                continue
-            day, hour_start = self._calendar.day_and_hour(cell[0])
-            key = cell_key(cell)
-            rows.append((*key, *change, day, hour_start))
-            if change[0] < 0:
-                shrunk.append(key)
-        if rows:
-            add_rows(
-                connection, self._staging, measure, ("n", "weight", "weight_sq", "total"), ("date", "hour_start"), rows
-            )
-        if shrunk:
-            names = [column.name for column in measure.primary_key]
-            emptied = delete(measure).where(
-                measure.c.n == 0, *[measure.c[name] == bindparam(f"_{name}") for name in names]
-            )
-            connection.execute(emptied, [dict(zip([f"_{name}" for name in names], key, strict=True)) for key in shrunk])
 
     def _advance(self, connection: Connection, books: Iterable[Books]) -> None:
         c = ingest_ledger.c
@@ -668,6 +648,5 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
     return list(merged.values())
 
 
-def _subject_row(key: bytes, folded: Folded) -> tuple[Any, ...]:
-    versions = json.dumps(folded.versions, ensure_ascii=False, separators=(",", ":"))
-    return key, versions, contributions_json(folded.contributions), *folded.values
+def _subject_row(key: bytes, folded: Subject) -> tuple[Any, ...]:
+    return key, *folded.columns(), *folded.values

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, Folded, SubjectVersion, Version
 from vocbeam.schemas.timebase import bucket_of
@@ -199,9 +199,17 @@ class AnswerRule:
 
     table = ANSWER_TABLE
     columns: tuple[str, ...] = AnswerRow._fields
+    version_fields: tuple[str, ...] = AnswerVersion._fields
 
     def __init__(self, metrics: Iterable[AnswerMetric]) -> None:
         self.metrics = tuple(metrics)
+
+    def key_of(self, event: Mapping[str, Any]) -> bytes | None:
+        """Key of the answer of a row of `event`, None where it has none."""
+        metric = event["survey_metric"]
+        if event["event_type"] != "survey" or metric is None or event["score"] is None:
+            return None
+        return _answer_key((event["source"], event["survey_id"], event["response_id"]), metric, event["touchpoint"])
 
     def fold(self, versions: list[Version]) -> Folded:
         """State of one answer from AnswerVersion lists in any order; keeps the greatest. Raises ValueError for none."""
@@ -257,9 +265,16 @@ class ResponseRule:
 
     table = RESPONSE_TABLE
     columns: tuple[str, ...] = ResponseRow._fields
+    version_fields: tuple[str, ...] = ResponseVersion._fields
 
     def __init__(self, metrics: Iterable[FunnelMetric]) -> None:
         self.metrics = tuple(metrics)
+
+    def key_of(self, event: Mapping[str, Any]) -> bytes | None:
+        """Key of the response of a row of `event`, None for other events."""
+        if event["event_type"] != "survey":
+            return None
+        return _response_key((event["source"], event["survey_id"], event["response_id"]))
 
     def fold(self, versions: list[Version]) -> Folded:
         """State of one response from ResponseVersion lists in any order; keeps their join. Raises ValueError for [].
@@ -352,7 +367,7 @@ def _versions_of_event(
     response = ResponseVersion(
         rank, event_time, event_id, *identity, touchpoint, *tag, customer_key, sent_at, event_time
     )
-    versions = [SubjectVersion(RESPONSE_TABLE, subject_key(RESPONSE_TABLE, *identity), list(response))]
+    versions = [SubjectVersion(RESPONSE_TABLE, _response_key(identity), list(response))]
     if metric is not None and score is not None:
         answer = AnswerVersion(
             rank,
@@ -367,6 +382,13 @@ def _versions_of_event(
             sent_at,
             customer_key,
         )
-        key = subject_key(ANSWER_TABLE, *identity, metric, touchpoint)
-        versions.append(SubjectVersion(ANSWER_TABLE, key, list(answer)))
+        versions.append(SubjectVersion(ANSWER_TABLE, _answer_key(identity, metric, touchpoint), list(answer)))
     return versions
+
+
+def _response_key(identity: tuple[str, str, str]) -> bytes:
+    return subject_key(RESPONSE_TABLE, *identity)
+
+
+def _answer_key(identity: tuple[str, str, str], metric: str, touchpoint: str | None) -> bytes:
+    return subject_key(ANSWER_TABLE, *identity, metric, touchpoint)

@@ -116,7 +116,8 @@ class ChunkTagger:
         for name in TEXT_FIELDS.get(event_type, ()):
             columns[name] = self._redactor.redact_all(columns[name])
         tags, ignored_hints = self._tagger.tag(event_type, columns)
-        columns |= tags
+        # What the source named is kept beside the tag: tagged again, the event is read by other rules.
+        columns |= {"hint_stage": columns["journey_stage"], "hint_department": columns["department"]} | tags
         contributions: list[list[Contribution]] = self._measurer.contributions(event_type, columns)
         versions = SUBJECT_VERSIONS.get(event_type)
         tagged = TaggedChunk(

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vocbeam.schemas.records import (
     NO_TOPIC,
@@ -192,9 +192,14 @@ class TicketRule:
 
     table = TABLE
     columns: tuple[str, ...] = TicketRow._fields
+    version_fields: tuple[str, ...] = TicketVersion._fields
 
     def __init__(self, policy: TicketPolicy) -> None:
         self.policy = policy
+
+    def key_of(self, event: Mapping[str, Any]) -> bytes | None:
+        """Key of the ticket of a row of `event`, None for other events."""
+        return subject_key(TABLE, event["source"], event["ticket_id"]) if event["event_type"] == "ticket" else None
 
     def fold(self, versions: list[Version]) -> Folded:
         """State of one ticket from its TicketVersion lists in any order, repetitions allowed.

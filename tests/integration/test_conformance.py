@@ -34,7 +34,8 @@ def as_chunk(arrivals: Sequence[Arrival], first_offset: int) -> TaggedChunk:
     # The vectors number their events one by one; in a warehouse an event id is unique within its source.
     columns["event_id"] = [f"{vector.id}/{i}" for i, (vector, _) in enumerate(named, first_offset)]
     columns["ticket_id"] = [vector.id for vector, _ in named]
-    columns |= {name: [None] * len(named) for name in ("tag_confidence", "tag_words", "sentiment", "subject", "body")}
+    unused = ("tag_confidence", "tag_words", "sentiment", "hint_stage", "hint_department", "subject", "body")
+    columns |= {name: [None] * len(named) for name in unused}
     return TaggedChunk(
         partition=partition("ticket"),
         first_offset=first_offset,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from tests.support.warehouse import books_that_fail, chunk, mini, new_warehouse, writer
 from vocbeam.schemas.records import DeadLetter
-from vocbeam.sinks.contributions import Delta, add_contributions, contributions_from_json
+from vocbeam.sinks.contributions import MeasureChange, contributions_from_json
 from vocbeam.sinks.retire import ALL_TOPICS, Retired, retire_contributions, retire_rows, take_back_contributions
 from vocbeam.sinks.tables import dead_letter, event, event_key, measure, measure_retired, retired_row
 
@@ -28,14 +28,14 @@ def loaded(url: str) -> Engine:
     return engine
 
 
-def delete_event(connection: Connection, offset: int) -> Delta:
+def delete_event(connection: Connection, offset: int) -> MeasureChange:
     """Removes an event's row; what it had added to `measure`."""
     stored = connection.execute(
         delete(event).where(event.c.kafka_offset == offset).returning(event.c.contributions)
     ).scalar_one()
-    delta: Delta = {}
-    add_contributions(delta, contributions_from_json(stored), 1)
-    return delta
+    change = MeasureChange()
+    change.add(contributions_from_json(stored), None, 1)
+    return change
 
 
 def cells(engine: Engine, table: Any = measure) -> list[tuple[int, int, int]]:

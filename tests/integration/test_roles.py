@@ -41,6 +41,7 @@ PERSONAL = {
     "subject",
     "raw",
     "versions",
+    "retagged",
     "event_id",
     "response_id",
     "session_id",

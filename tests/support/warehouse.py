@@ -114,6 +114,8 @@ def chunk(
     offsets = list(range(first_offset + lost, first_offset + lost + n)) if offsets is None else list(offsets)
     added = {
         "customer_key": None,
+        "hint_stage": None,
+        "hint_department": None,
         "stage": "deliver",
         "department": "logistics",
         "topic": "",

@@ -19,7 +19,7 @@ EVENT_COLUMNS = {
     "restated": "`contributions` under the present tag, JSON; NULL while equal to them.",
 }
 SUBJECT_COLUMNS = {
-    "retagged": "Present tags where they are not those in `versions`, JSON: event id, or '*' for all, to stage, "
+    "retagged": "Present tags where they are not those in `versions`, JSON: event id, or '' for all of them, to stage, "
     "department, topic and method; NULL if none.",
     "restated": "`contributions` under the present tags, JSON; NULL while equal to them.",
 }

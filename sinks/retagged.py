@@ -1,0 +1,104 @@
+"""How the row of a ticket, answer or response follows from its events' tags: those they came with, and present ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vocbeam.schemas.records import Contribution, SubjectRule, Version
+from vocbeam.sinks.contributions import contributions_json
+
+WHOLE = ""
+"""Stands for an event id in `Retagged`: a correction of the whole ticket. No event has an empty id."""
+
+PresentTag = tuple[str, str, str, str]
+"""Stage, department, topic and method."""
+
+Retagged = dict[str, PresentTag]
+"""Event id, or WHOLE, to the present tag of an event whose version holds another one."""
+
+_TAG_FIELDS = ("stage", "department", "topic", "tag_method")
+
+
+class Subject(NamedTuple):
+    """State of a subject: `contributions` as reported; `values` of its columns, and `restated`, by present tags.
+
+    `retagged` is empty where no present tag differs; `restated` is None where it is equal to `contributions`.
+    """
+
+    versions: list[Version]
+    values: tuple[Any, ...]
+    contributions: list[Contribution]
+    retagged: Retagged
+    restated: list[Contribution] | None
+
+    def columns(self) -> tuple[Any, ...]:
+        """What the columns of COLUMNS hold."""
+        return (
+            json.dumps(self.versions, ensure_ascii=False, separators=(",", ":")),
+            contributions_json(self.contributions),
+            retagged_json(self.retagged),
+            None if self.restated is None else contributions_json(self.restated),
+        )
+
+
+COLUMNS = ("versions", "contributions", "retagged", "restated")
+"""Columns of a subject table in which `Subject.columns` is stored."""
+
+
+def fold(rule: SubjectRule, versions: list[Version], retagged: Mapping[str, PresentTag]) -> Subject:
+    """State of a subject from its versions, in any order, and the present tags of some of them.
+
+    Tags of versions that are not kept, or that have this tag already, are left out.
+    """
+    reported = rule.fold(versions)
+    present_tags = _kept(rule, reported.versions, retagged) if retagged else {}
+    if not present_tags:
+        return Subject(reported.versions, reported.values, reported.contributions, {}, None)
+    present = rule.fold([_under(rule, version, present_tags) for version in reported.versions])
+    changed = present.contributions != reported.contributions
+    return Subject(
+        reported.versions,
+        present.values,
+        reported.contributions,
+        present_tags,
+        present.contributions if changed else None,
+    )
+
+
+def retagged_json(retagged: Mapping[str, PresentTag]) -> str | None:
+    """Present tags as they are stored; the same for equal ones."""
+    if not retagged:
+        return None
+    return json.dumps(retagged, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def retagged_from_json(stored: str | None) -> Retagged:
+    """The present tags that `retagged_json` wrote."""
+    return {} if stored is None else {name: tuple(tag) for name, tag in json.loads(stored).items()}
+
+
+def _kept(rule: SubjectRule, versions: Sequence[Version], retagged: Mapping[str, PresentTag]) -> Retagged:
+    kept = {WHOLE: retagged[WHOLE]} if WHOLE in retagged else {}
+    at = rule.version_fields.index("event_id")
+    for version in versions:
+        tag = retagged.get(version[at])
+        if tag is not None and _tagged(rule, version, tag) != version:
+            kept[version[at]] = tag
+    return kept
+
+
+def _under(rule: SubjectRule, version: Version, present_tags: Mapping[str, PresentTag]) -> Version:
+    """A version under its present tag."""
+    tag = present_tags.get(WHOLE) or present_tags.get(version[rule.version_fields.index("event_id")])
+    return version if tag is None else _tagged(rule, version, tag)
+
+
+def _tagged(rule: SubjectRule, version: Version, tag: PresentTag) -> Version:
+    tagged = list(version)
+    for name, value in zip(_TAG_FIELDS, tag, strict=True):
+        # Versions of answers and responses have no method.
+        if name in rule.version_fields:
+            tagged[rule.version_fields.index(name)] = value
+    return tagged
