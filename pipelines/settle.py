@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import click
 
-from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
 from vocbeam.schemas.errors import SinkUnavailable, TaxonomyChanged, VocbeamError
 from vocbeam.schemas.governance import Governance, parse_governance
@@ -42,7 +41,6 @@ def open_settler(url: str, governance: Governance, retry_limit_s: float = RETRY_
         open_engine(url, write=True),
         rules=subject_rules(governance),
         calendar=LocalCalendar(governance.timezone),
-        now=now_us,
         retry_limit_s=retry_limit_s,
     )
     return Settler(

@@ -94,8 +94,8 @@ TABLE_ACCESS: Mapping[str, Access] = {
             )
         },
     ),
-    # Settling restates events, so it is the owner's too.
-    "settle_position": Access(auditor=_READ),
+    # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
+    "settle_position": Access(writer=_READ, auditor=_READ),
     "settle_again": Access(auditor=_READ),
     "settle_event": Access(),
     "customer_day": Access(writer=_KEEP),

@@ -46,7 +46,7 @@ from vocbeam.schemas.governance import Governance, When
 from vocbeam.schemas.records import HINT, TOUCHPOINT, UNASSIGNED, CustomerEvent, Tag, Touchpoint
 from vocbeam.schemas.timebase import SECOND_US
 from vocbeam.sinks.markers import Markers
-from vocbeam.sinks.restate import BATCH_EVENTS, Change, EventRow, Place, Restater
+from vocbeam.sinks.restate import BATCH_EVENTS, EventRow, Move, Place, Restater, tag_of
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.tables import active_tagging, event, ingest_ledger, settle_again, settle_event, settle_position
 from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
@@ -86,16 +86,16 @@ class Settled:
     returned: int = 0
     departments: Counter[str] = field(default_factory=Counter)
 
-    def add(self, seen: int, changes: Iterable[Change]) -> None:
+    def add(self, seen: int, moves: Iterable[Move]) -> None:
         """Counts what one transaction did."""
         self.looked_at += seen
-        for change in changes:
-            if change.after.method == TOUCHPOINT:
-                self.moved += change.before.method == TOUCHPOINT
-                self.placed += change.before.method != TOUCHPOINT
-                self.departments[change.after.department] += 1
+        for move in moves:
+            if move.after.method == TOUCHPOINT:
+                self.moved += move.before.method == TOUCHPOINT
+                self.placed += move.before.method != TOUCHPOINT
+                self.departments[move.after.department] += 1
             else:
-                self.returned += change.before.method == TOUCHPOINT
+                self.returned += move.before.method == TOUCHPOINT
 
 
 class _Found(NamedTuple):
@@ -323,7 +323,7 @@ class Settler:
         places = {entry.place for entry in bare} | self._explained(touchpoints)
         for part in _batches(sorted(places), BATCH_EVENTS):
             restated = self._restater.restate(part, self._tags)
-            settled.add(restated.seen, restated.changes)
+            settled.add(restated.seen, restated.moves)
 
     def _explained(self, touchpoints: Iterable[_Found]) -> set[Place]:
         """Bare events of the same customers within the window after these touchpoints."""
@@ -341,7 +341,7 @@ class Settler:
         return places
 
     def _tags(self, connection: Connection, rows: Sequence[EventRow]) -> list[Tag | None]:
-        """Tags of locked events. What was erased is neither decided nor a touchpoint."""
+        """Tags of locked events, of which the restater leaves out what was erased; it is no touchpoint either."""
         active = connection.execute(select(active_tagging.c.taxonomy_version)).scalar_one()
         if active != self._governance.version:
             raise TaxonomyChanged(
@@ -349,12 +349,11 @@ class Settler:
                 "meanwhile; start this again with the governance file that was applied last"
             )
         self._markers.refresh(connection)
-        wanted = [
-            i
-            for i, row in enumerate(rows)
-            if row["customer_key"] is not None and not self._markers.cover(row["customer_key"], row["event_time"])
+        wanted = [i for i, row in enumerate(rows) if row["customer_key"] is not None]
+        events = [
+            CustomerEvent(row["customer_key"], row["event_time"], tag_of(row), row["hint_department"])
+            for row in (rows[i] for i in wanted)
         ]
-        events = [_customer_event(rows[i]) for i in wanted]
         tags: list[Tag | None] = [None] * len(rows)
         for i, tag in zip(wanted, self._attribute(events, self._touchpoints(connection, events)), strict=True):
             tags[i] = tag
@@ -408,11 +407,6 @@ def _matches(when: When) -> ColumnElement[bool]:
     types = [event_type for event_type in when.event if when.applies_to(event_type)]
     conditions = [event.c[name].in_(values) for name, values in when.fields.items() if types]
     return and_(event.c.event_type.in_(types) if types else false(), true(), *conditions)
-
-
-def _customer_event(row: EventRow) -> CustomerEvent:
-    tag = Tag(row["stage"], row["department"], row["topic"], row["tag_method"], row["tag_confidence"], row["tag_words"])
-    return CustomerEvent(row["customer_key"], row["event_time"], tag, row["hint_department"])
 
 
 def _of_customers(times: Mapping[str, list[int]]) -> Iterator[tuple[Sequence[str], int, int]]:

@@ -153,7 +153,6 @@ def restater(url: str, reach: Callable[[str], None] = lambda _moment: None) -> R
         open_engine(url, write=True),
         rules=subject_rules(GOVERNANCE),
         calendar=LocalCalendar(GOVERNANCE.timezone),
-        now=lambda: NOW,
         failpoint=Failpoint(reach),
         retry_limit_s=30,
     )
