@@ -18,7 +18,7 @@ from sqlalchemy import Connection, bindparam, delete, select, tuple_, update
 
 from vocbeam.schemas.records import DeadLetter, PartitionKey, TaggedChunk, TaggedGroup
 from vocbeam.sinks.retire import Reason, Retired, retire_rows
-from vocbeam.sinks.settle import look_again
+from vocbeam.sinks.settle_again import look_again
 from vocbeam.sinks.tables import dead_letter, replay_attempt
 from vocbeam.sinks.writer import Books, ChunkWriter, Loaded
 

@@ -32,7 +32,6 @@ from sqlalchemy import (
     delete,
     false,
     func,
-    insert,
     or_,
     select,
     true,
@@ -48,6 +47,7 @@ from vocbeam.schemas.timebase import SECOND_US
 from vocbeam.sinks.markers import Markers
 from vocbeam.sinks.restate import BATCH_EVENTS, EventRow, Move, Place, Restater, tag_of
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
+from vocbeam.sinks.settle_again import was_settled
 from vocbeam.sinks.tables import active_tagging, event, ingest_ledger, settle_again, settle_event, settle_position
 from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
 
@@ -120,23 +120,6 @@ class _Position(NamedTuple):
     set_back: int
 
 
-def look_again(connection: Connection, places: Iterable[Place]) -> None:
-    """Asks for events to be looked at by the next settle, whatever its position: as bare events and as touchpoints.
-
-    For whoever adds events behind the position or changes tags, in the same transaction, at any point of it: the rows
-    are new ones, so nothing is waited for. Places that hold no event (any more) do no harm.
-    """
-    rows = [{"ledger_id": ledger_id, "kafka_offset": offset} for ledger_id, offset in places]
-    if rows:
-        connection.execute(insert(settle_again), rows)
-
-
-def settle_everything(connection: Connection) -> None:
-    """Has the next settle look at all events again. In a transaction of its own, after what made it necessary."""
-    c = settle_position.c
-    connection.execute(update(settle_position).values(settled_offset=0, set_back=c.set_back + 1))
-
-
 class Settler:
     """Keeps the tags of bare events what the touchpoints of their customers make of them."""
 
@@ -177,7 +160,7 @@ class Settler:
         TaxonomyChanged where another governance file is in force, SinkUnavailable when the retry limit is reached.
         """
         settled = Settled()
-        if self._governance.attribution is None and not self._read(_was_settled):
+        if self._governance.attribution is None and not self._read(was_settled):
             return settled
         ends = self._begin()
         for _ in self._requests(settled, stop):
@@ -202,7 +185,11 @@ class Settler:
 
         def begin() -> dict[int, int]:
             with self._engine.begin() as connection:
-                active = connection.execute(select(active_tagging.c.taxonomy_version)).scalar_one()
+                in_force = select(active_tagging.c.taxonomy_version)
+                if not was_settled(connection):
+                    # Who has found that nothing was ever settled, and so asked for nothing, holds this row shared.
+                    in_force = in_force.with_for_update()
+                active = connection.execute(in_force).scalar_one()
                 if active != version:
                     raise TaxonomyChanged(
                         f"events are attributed under taxonomy {version}, but the warehouse works under taxonomy "
@@ -396,10 +383,6 @@ class Settler:
                 connection.execute(statement)
 
         with_retries("the position of a settle", attempt, self._retry_limit_s)
-
-
-def _was_settled(connection: Connection) -> bool:
-    return connection.execute(select(settle_position.c.ledger_id).limit(1)).first() is not None
 
 
 def _matches(when: When) -> ColumnElement[bool]:

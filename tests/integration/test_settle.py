@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy import Engine, insert, select, text, update
 
+from tests.support.accounts import accounts
 from tests.support.command import STOPS_WITHIN_S, Books, Vocbeam
 from tests.support.kafka import Topics
 from tests.support.warehouse import MINI, NOW, books_that_fail, chunk, contents, letter_writer, new_warehouse, writer
@@ -26,7 +27,6 @@ from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import (
     HINT,
     NO_TOPIC,
-    OVERRIDE,
     TOUCHPOINT,
     UNASSIGNED,
     DeadLetter,
@@ -37,8 +37,9 @@ from vocbeam.schemas.records import (
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.restate import EventRow, Restater
-from vocbeam.sinks.settle import Settled, Settler, look_again, settle_everything
+from vocbeam.sinks.restate import Restater
+from vocbeam.sinks.settle import Settled, Settler
+from vocbeam.sinks.settle_again import settle_everything
 from vocbeam.sinks.tables import (
     erasure_marker,
     event,
@@ -227,21 +228,16 @@ def test_settle__a_touchpoint_that_loses_its_stage_gives_back_what_it_placed(sho
     before = contents(shop.engine)
     shop.settle()
 
-    def correct(tag: Tag) -> Callable[[Connection, Sequence[EventRow]], list[Tag | None]]:
-        def decide(connection: Connection, rows: Sequence[EventRow]) -> list[Tag | None]:
-            look_again(connection, [(row["ledger_id"], row["kafka_offset"]) for row in rows])
-            return [tag for _ in rows]
-
-        return decide
-
     own = Tag("deliver", "logistics", "parcel", "rule", 1.0)
     place = place_of(shop.engine, "d1")
-    restater(shop.url).restate([place], correct(Tag(UNASSIGNED, UNASSIGNED, NO_TOPIC, OVERRIDE, None)))
+    restater(shop.url).restate(
+        [place], lambda _connection, _rows: [Tag(UNASSIGNED, UNASSIGNED, NO_TOPIC, UNASSIGNED, None)]
+    )
     assert shop.settle().returned == 2
     assert shop.tags() == {"s1": NOBODY, "s2": (UNASSIGNED, "care", HINT)}
     assert books_that_fail(shop.engine) == []
 
-    restater(shop.url).restate([place], correct(own))
+    restater(shop.url).restate([place], lambda _connection, _rows: [own])
     assert contents(shop.engine) == before
     assert shop.settle().placed == 2
     assert count(shop.engine, "SELECT count(*) FROM settle_again") == 0
@@ -511,6 +507,21 @@ def test_settling__off_or_asked_to_stop_it_leaves_everything(shop: Shop) -> None
     with settling(shop.url, GOVERNANCE, 60, at_end=lambda: False):
         pass
     assert shop.tags()["s1"] == NOBODY
+
+
+def test_settling__the_writers_account_may_not_and_says_so_once(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with accounts(postgres_url) as made:
+        new_warehouse(made.owner, GOVERNANCE).dispose()
+        url = made.join("loader", f"{made.database}_writer")
+        with caplog.at_level(logging.WARNING), settling(url, GOVERNANCE, 0.05, at_end=lambda: True):
+            wait_for(lambda: "this account may load events but not change their tags" in caplog.text)
+            time.sleep(0.2)
+        assert len(caplog.records) == 1
+        with settling(url, WITHOUT, 60, at_end=lambda: True):
+            pass
+        assert len(caplog.records) == 1
 
 
 def test_settling__a_failure_is_told_in_one_sentence_and_tried_again(
