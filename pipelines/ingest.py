@@ -247,7 +247,7 @@ def run(
         outcome = "failed"
         total: Total | None = None
         try:
-            with settling(url, rules, settle_seconds, at_end=lambda: not PROGRESS.stop_requested()):
+            with settling(url, rules, settle_seconds, PROGRESS.stop_requested):
                 total = (
                     work(job)
                     if workers == 1 or runner.spreads

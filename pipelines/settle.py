@@ -54,16 +54,18 @@ def open_settler(url: str, governance: Governance, retry_limit_s: float = RETRY_
 
 
 @contextmanager
-def settling(url: str, governance: Governance, every_seconds: float, at_end: Callable[[], bool]) -> Iterator[None]:
+def settling(
+    url: str, governance: Governance, every_seconds: float, stop_requested: Callable[[], bool]
+) -> Iterator[None]:
     """Settles every so many seconds on a thread of its own while the context lasts; 0 never does.
 
-    Where `at_end` says so it settles once more when the context is left without an error. No failure comes through: it
+    Once more when the context is left, unless by an error or because a stop was requested. No failure comes through: it
     is logged in one sentence, and the next turn tries again.
     """
     if not every_seconds:
         yield
         return
-    background = _Background(url, governance, every_seconds)
+    background = _Background(url, governance, every_seconds, stop_requested)
     background.start()
     try:
         yield
@@ -71,16 +73,19 @@ def settling(url: str, governance: Governance, every_seconds: float, at_end: Cal
         background.end()
         raise
     background.end()
-    if at_end():
-        background.turn()
+    background.turn()
 
 
 class _Background:
-    """One settler and the thread that uses it."""
+    """The thread that settles now and then, each time with connections of its own."""
 
-    def __init__(self, url: str, governance: Governance, every_seconds: float) -> None:
-        self._open = lambda: open_settler(url, governance, BACKGROUND_RETRY_S)
+    def __init__(
+        self, url: str, governance: Governance, every_seconds: float, stop_requested: Callable[[], bool]
+    ) -> None:
+        self._url = url
+        self._governance = governance
         self._every_seconds = every_seconds
+        self._stop_requested = stop_requested
         self._ended = threading.Event()
         self._useless = False
         self._thread = threading.Thread(target=self._work, name="settle", daemon=True)
@@ -94,21 +99,24 @@ class _Background:
         self._ended.set()
         self._thread.join(STOP_WAIT_S)
 
-    def turn(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Settles once, if that can be of use."""
-        if self._useless:
+    def turn(self) -> None:
+        """Settles once, if that can be of use and no stop was requested."""
+        self._settle(self._stop_requested)
+
+    def _work(self) -> None:
+        while not self._ended.wait(self._every_seconds):
+            self._settle(lambda: self._ended.is_set() or self._stop_requested())
+
+    def _settle(self, stop: Callable[[], bool]) -> None:
+        if self._useless or stop():
             return
-        settler = self._open()
+        settler = open_settler(self._url, self._governance, BACKGROUND_RETRY_S)
         try:
             log.info("%s", described(settler.settle(stop)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end what the run is there for
             self._report(error)
         finally:
             settler.close()
-
-    def _work(self) -> None:
-        while not self._ended.wait(self._every_seconds):
-            self.turn(self._ended.is_set)
 
     def _report(self, error: Exception) -> None:
         if is_forbidden(error):

@@ -137,7 +137,7 @@ class Settler:
     ) -> None:
         """`engine` writes, as `restater` does; `attribute` decides under `governance`, which must be in force.
 
-        Failpoints: `restated` (after the tags of a window are committed, before its position is), and the restater's.
+        Failpoints: `restated` (the tags of a window are committed, its position is not), `moved_on` (it is).
         """
         self._reader = reader
         self._engine = engine
@@ -163,11 +163,10 @@ class Settler:
         if self._governance.attribution is None and not self._read(was_settled):
             return settled
         ends = self._begin()
-        for _ in self._requests(settled, stop):
-            self._failpoint.reach("request_done")
+        self._do_requests(settled, stop)
         for ledger_id, end in ends.items():
-            while not stop() and self._advance(ledger_id, end, settled):
-                pass
+            while not stop() and self._advance(ledger_id, end, settled, stop):
+                self._failpoint.reach("moved_on")
         return settled
 
     def close(self) -> None:
@@ -221,7 +220,7 @@ class Settler:
 
         return with_retries("to begin a settle", begin, self._retry_limit_s)
 
-    def _requests(self, settled: Settled, stop: Callable[[], bool]) -> Iterator[None]:
+    def _do_requests(self, settled: Settled, stop: Callable[[], bool]) -> None:
         """Does what `settle_again` asked for when this began, part by part."""
         c = settle_again.c
         last = self._read(lambda connection: connection.execute(select(func.max(c.settle_again_id))).scalar_one())
@@ -241,12 +240,12 @@ class Settler:
                 return
             self._note(found)
             # One that is bare now may have been a touchpoint before.
-            self._decide(found, [entry._replace(bare=False) for entry in found], settled)
+            if not self._decide(found, found, settled, stop):
+                return
             for part in _batches(done, BATCH_EVENTS):
                 self._write(delete(settle_again).where(c.settle_again_id.in_(part)))
-            yield
 
-    def _advance(self, ledger_id: int, end: int, settled: Settled) -> bool:
+    def _advance(self, ledger_id: int, end: int, settled: Settled, stop: Callable[[], bool]) -> bool:
         """Looks at the next events of a topic-partition and moves its position on; whether some may be left."""
         c = settle_position.c
 
@@ -268,7 +267,9 @@ class Settler:
         if position is None:
             return False
         self._note(found)
-        self._decide([entry for entry in found if entry.bare], [entry for entry in found if not entry.bare], settled)
+        bare = [entry for entry in found if entry.bare]
+        if not self._decide(bare, [entry for entry in found if not entry.bare], settled, stop):
+            return False
         self._failpoint.reach("restated")
         # Only if nobody moved it meanwhile: another settle may be ahead, or everything may have to be looked at again.
         self._write(
@@ -305,12 +306,17 @@ class Settler:
             )
             self._write(self._insert(settle_event).from_select(columns, rows).on_conflict_do_nothing())
 
-    def _decide(self, bare: Iterable[_Found], touchpoints: Iterable[_Found], settled: Settled) -> None:
-        """Decides events, and those that these touchpoints may explain."""
+    def _decide(
+        self, bare: Iterable[_Found], touchpoints: Iterable[_Found], settled: Settled, stop: Callable[[], bool]
+    ) -> bool:
+        """Decides events, and those that these touchpoints may explain; whether it came to the end."""
         places = {entry.place for entry in bare} | self._explained(touchpoints)
         for part in _batches(sorted(places), BATCH_EVENTS):
+            if stop():
+                return False
             restated = self._restater.restate(part, self._tags)
             settled.add(restated.seen, restated.moves)
+        return True
 
     def _explained(self, touchpoints: Iterable[_Found]) -> set[Place]:
         """Bare events of the same customers within the window after these touchpoints."""
