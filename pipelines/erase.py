@@ -27,7 +27,14 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.erase import MIN_LITERAL_BYTES, Eraser, Erasure, Identity, Letter
 from vocbeam.sinks.retire import SUBJECT_TABLES
 from vocbeam.sinks.shred import Shredded, shred
-from vocbeam.sinks.tables import KEY_FINGERPRINT, customer_day, dead_letter, event, warehouse_setting
+from vocbeam.sinks.tables import (
+    KEY_FINGERPRINT,
+    customer_day,
+    dead_letter,
+    event,
+    settle_event,
+    warehouse_setting,
+)
 from vocbeam.transforms.decode import Schemas, readable_records
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.subjects import subject_key
@@ -100,7 +107,7 @@ def erase(
     started_at = now_us()
     keys = [*customer_keys, *map(pseudonyms.customer_key, ids)]
     erasure = eraser.erase(keys, ids)
-    shredded = None if dry_run else shred(engine, [event, *SUBJECT_TABLES, customer_day, dead_letter])
+    shredded = None if dry_run else shred(engine, [event, settle_event, *SUBJECT_TABLES, customer_day, dead_letter])
     report = as_report(
         erasure,
         governance=governance,

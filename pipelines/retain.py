@@ -18,7 +18,7 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.retain import Limits
 from vocbeam.sinks.retain import retain as expire
 from vocbeam.sinks.shred import shred
-from vocbeam.sinks.tables import metadata
+from vocbeam.sinks.tables import event, metadata, settle_event
 
 
 def limits_of(governance: Governance, now: int) -> Limits:
@@ -60,6 +60,8 @@ def retain(home: Home, warehouse: str | None, dry_run: bool, as_json: bool) -> N
     governance = parse_governance(taxonomy.governance_text)
     expired = expire(reader, engine, limits_of(governance, now_us()), now=now_us, dry_run=dry_run)
     touched = [metadata.tables[entry.table] for entry in expired if entry.rows]
+    if event in touched:
+        touched.append(settle_event)
     shredded = shred(engine, touched) if touched and not dry_run else None
     if as_json:
         report = {

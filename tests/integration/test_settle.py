@@ -38,11 +38,13 @@ from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.restate import Restater
+from vocbeam.sinks.retire import remove_rows
 from vocbeam.sinks.settle import Settled, Settler
 from vocbeam.sinks.settle_again import settle_everything
 from vocbeam.sinks.tables import (
     erasure_marker,
     event,
+    settle_event,
     settle_position,
     survey_answer,
 )
@@ -279,6 +281,25 @@ def test_settle__nothing_of_an_erased_customer_is_looked_at(shop: Shop) -> None:
     shop.settle()
     # Of 15 minutes the only touchpoint before it is an erased one.
     assert shop.tags() == {"s1": NOBODY, "s2": NOBODY, "s3": DELIVERED}
+
+
+def test_settle__what_is_removed_is_forgotten(shop: Shop) -> None:
+    shop.send("telemetry", delivered(1, 0), delivered(2, 0, "bia"))
+    shop.send("survey", answer(1, 1), answer(2, 1, "bia"))
+    shop.settle()
+    assert customers(shop.engine) == {"ana", "bia"}
+    with shop.engine.begin() as connection:
+        of_ana = event.c.customer_key == "ana"
+        remove_rows(connection, event, of_ana, "erased", stays=lambda _made, _basis: False, now=NOW)
+    assert customers(shop.engine) == {"bia"}
+    shop.settle()
+    assert customers(shop.engine) == {"bia"}
+
+
+def customers(engine: Engine) -> set[str]:
+    """Whose events can be found by attribution."""
+    with engine.connect() as connection:
+        return set(connection.execute(select(settle_event.c.customer_key)).scalars())
 
 
 def test_settle__without_attribution_everything_is_given_back(shop: Shop) -> None:
