@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "replay": Entry("vocbeam.pipelines.replay:replay", "Try dead letters again and heal those that load now."),
     "report": Entry("vocbeam.pipelines.report:report", "Show metrics by stage and department against targets."),
     "retain": Entry("vocbeam.pipelines.retain:retain", "Delete what is older than the governance file allows."),
+    "retag": Entry("vocbeam.pipelines.retag:retag", "Tag history again under new rules or a new model."),
     "roles": Entry("vocbeam.pipelines.migrate:roles", "Show what each PostgreSQL role may do."),
     "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
     "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import click
-from rich.console import Console
-from rich.table import Table
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from vocbeam.pipelines.apply import now_us
+from vocbeam.pipelines.figure_movements import PeriodKind, find_movements, movement_json, print_movements
 from vocbeam.pipelines.ingest import record_end
 from vocbeam.pipelines.job_steps import JobSteps
-from vocbeam.pipelines.report import EVERYWHERE, month_of, rule_of
 from vocbeam.pipelines.settings import Home, home_option, registry_option, warehouse_option
 from vocbeam.pipelines.supervisor import stop_on_signals
-from vocbeam.pipelines.wording import format_value
 from vocbeam.schemas.errors import ConfigError, ModelChanged, ReplayStopped, VocbeamError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import (
@@ -39,7 +35,6 @@ from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source
 from vocbeam.schemas.timebase import LocalCalendar, to_micros
 from vocbeam.sinks import read
 from vocbeam.sinks.catalog import require_current
-from vocbeam.sinks.contributions import Delta
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import draw_run_epoch
 from vocbeam.sinks.letter_writer import Attempt, LetterWriter, Outcome
@@ -47,13 +42,8 @@ from vocbeam.sinks.letters import Choice, Letter, count_letters, read_letters, t
 from vocbeam.sinks.rehearsal import Outcome as Expected
 from vocbeam.sinks.rehearsal import Rehearsal
 from vocbeam.transforms.archives import UNUSABLE
-from vocbeam.transforms.bins import all_bins
-from vocbeam.transforms.movements import Movement, Place, movements
 from vocbeam.transforms.progress import PROGRESS, report_model_changed
-from vocbeam.transforms.statistics import Cell
 from vocbeam.transforms.subject_rules import subject_rules
-
-PeriodKind = Literal["day", "week", "month"]
 
 RUNNER = "vocbeam replay, in its own process"
 
@@ -76,9 +66,6 @@ BY_NATURE: Mapping[str, str] = {
 EXPECTED: Mapping[Expected, Outcome] = {
     "new": "healed", "known": "healed_duplicate", "erased": "erased", "conflict": "failed"
 }  # fmt: skip
-
-MOVEMENTS_SHOWN = 40
-"""Of a dry run in the terminal; --json has all."""
 
 
 @dataclass
@@ -422,7 +409,7 @@ def _rehearse(
                     "chosen": chosen,
                     **replayer.tally.as_json(),
                     "would_stop_after": stops_after,
-                    "movements": [_movement_json(movement) for movement in moved],
+                    "movements": [movement_json(movement) for movement in moved],
                 }
             )
         )
@@ -430,7 +417,7 @@ def _rehearse(
     _print_tally(replayer.tally, f"dry run, nothing is changed, {chosen:,} dead letters chosen")
     if stops_after is not None:
         click.echo(f"the replay would stop after {stops_after:,} letters: more than half of a batch fails again")
-    _print_movements(moved, metrics)
+    print_movements(moved, metrics)
 
 
 def _expect(rehearsal: Rehearsal, chunk: TaggedChunk) -> Iterator[Attempt]:
@@ -442,74 +429,3 @@ def _expect(rehearsal: Rehearsal, chunk: TaggedChunk) -> Iterator[Attempt]:
             yield Attempt(chunk.partition, offset, EXPECTED[expected])
     for letter in chunk.dead:
         yield Attempt.failed(chunk.partition, letter)
-
-
-def period_of(day: date, kind: PeriodKind) -> tuple[date, date]:
-    """First and last local date of the day, ISO week or month that holds a date."""
-    if kind == "day":
-        return day, day
-    if kind == "week":
-        monday = day - timedelta(days=day.weekday())
-        return monday, monday + timedelta(days=6)
-    month = month_of(day)
-    return month.first, month.last
-
-
-def find_movements(connection: Connection, delta: Delta, timezone: str, kind: PeriodKind) -> list[Movement]:
-    """The published figures, by stage and department and for the whole company, that a change of cells moves."""
-    metrics = read.metrics(connection)
-    bins = {entry.bin: entry for entry in all_bins()}
-    logarithmic = {metric.metric for metric in metrics if metric.kind in ("duration", "amount")}
-    calendar = LocalCalendar(timezone)
-    periods: set[tuple[date, date]] = set()
-    change: dict[Place, list[Cell]] = defaultdict(list)
-    for (bucket, stage, department, *_, metric, unit, number), sums in delta.items():
-        period = period_of(date.fromisoformat(calendar.day(bucket)), kind)
-        periods.add(period)
-        edges = bins[number][1:] if metric in logarithmic else (number, number, number)
-        for place in _places(metric, unit, stage, department, period[0]):
-            change[place].append(Cell(number, *sums, *map(float, edges)))
-    before: dict[Place, list[Cell]] = defaultdict(list)
-    for period in periods:
-        for row in read.cells(connection, *period):
-            for place in _places(row.metric, row.unit, row.stage, row.department, period[0]):
-                if place in change:
-                    before[place].append(
-                        Cell(
-                            row.bin, row.n, row.weight, row.weight_sq, row.total, row.lower, row.upper,
-                            row.representative,
-                        )
-                    )  # fmt: skip
-    rules = {metric.metric: rule_of(metric) for metric in metrics}
-    published = {place: cells for place, cells in change.items() if place.metric in rules}
-    return movements(rules, before, published)
-
-
-def _places(metric: str, unit: str, stage: str, department: str, first: date) -> tuple[Place, Place]:
-    period = first.isoformat()
-    return (
-        Place(metric, unit, stage, department, period),
-        Place(metric, unit, EVERYWHERE, EVERYWHERE, period),
-    )
-
-
-def _print_movements(moved: Sequence[Movement], metrics: Mapping[str, read.MetricRow]) -> None:
-    if not moved:
-        click.echo("no published figure would move")
-        return
-    table = Table(title="Figures that would move", title_justify="left")
-    for heading in ("metric", "stage", "department", "period from"):
-        table.add_column(heading)
-    for heading in ("n", "before", "after"):
-        table.add_column(heading, justify="right")
-    for place, n_before, n_after, value_before, value_after, *_ in moved[:MOVEMENTS_SHOWN]:
-        metric = metrics[place.metric]
-        values = [format_value(metric, place.unit, value) for value in (value_before, value_after)]
-        table.add_row(metric.name, place.stage, place.department, place.period, f"{n_before:,} → {n_after:,}", *values)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    if len(moved) > MOVEMENTS_SHOWN:
-        click.echo(f"and {len(moved) - MOVEMENTS_SHOWN:,} more; --json shows all")
-
-
-def _movement_json(movement: Movement) -> dict[str, Any]:
-    return {**movement.place._asdict(), **{name: getattr(movement, name) for name in Movement._fields[1:]}}

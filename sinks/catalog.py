@@ -306,14 +306,22 @@ def _other_timezone(known: str, given: str) -> ConfigError:
     )
 
 
-def _activate(connection: Connection, governance: Governance, now: int) -> None:
+def require_new_version(connection: Connection, governance: Governance) -> None:
+    """Raises ConfigError where a governance file changes the taxonomy of a version that was in force already."""
     c = taxonomy_version.c
-    row = connection.execute(select(taxonomy_version).where(c.taxonomy_version == governance.version)).one_or_none()
-    if row is not None and row.taxonomy_digest != governance.taxonomy_digest:
+    query = select(c.taxonomy_digest).where(c.taxonomy_version == governance.version)
+    known = connection.execute(query).scalar_one_or_none()
+    if known not in (None, governance.taxonomy_digest):
         raise ConfigError(
             f"the governance file changes stages, owners, rules, segments or attribution but still says version: "
             f"{governance.version}; raise its version, so that every tag says what it was made under"
         )
+
+
+def _activate(connection: Connection, governance: Governance, now: int) -> None:
+    require_new_version(connection, governance)
+    c = taxonomy_version.c
+    row = connection.execute(select(taxonomy_version).where(c.taxonomy_version == governance.version)).one_or_none()
     values = {
         "taxonomy_digest": governance.taxonomy_digest,
         "governance_digest": governance.digest,

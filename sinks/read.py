@@ -324,12 +324,17 @@ def month_sizes(connection: Connection) -> dict[date, int]:
 def last_date(connection: Connection) -> date | None:
     """Latest local date that has measures."""
     m = tables.measure.c
-    latest: date | None = connection.execute(select(func.max(m.date)).where(m.n > 0)).scalar_one()
+    latest: date | None = connection.execute(
+        select(func.max(m.date)).where(m.n > 0, m.basis == "as_reported")
+    ).scalar_one()
     return latest
 
 
-def cells(connection: Connection, first: date, last: date) -> list[CellRow]:
-    """Histogram cells of local dates `first` to `last`, both inclusive, as reported; none that were taken back."""
+def cells(connection: Connection, first: date, last: date, *, restated: bool = False) -> list[CellRow]:
+    """Histogram cells of local dates `first` to `last`, both inclusive; none that were taken back.
+
+    By tags at first ingestion, or, `restated`, by present ones.
+    """
     m, k, b = tables.measure.c, tables.metric.c, tables.measure_bin.c
     place = (m.metric, m.unit, m.stage, m.department, m.bin)
     logarithmic = k.kind.in_(["duration", "amount"])
@@ -341,7 +346,7 @@ def cells(connection: Connection, first: date, last: date) -> list[CellRow]:
         )
         .join_from(tables.measure, tables.metric, k.metric == m.metric)
         .outerjoin(tables.measure_bin, (b.bin == m.bin) & logarithmic)
-        .where(m.date.between(first, last), m.basis == "as_reported")
+        .where(m.date.between(first, last), *([] if restated else [m.basis == "as_reported"]))
         .group_by(*place, b.lower, b.upper, b.representative)
         .having(func.sum(m.n) > 0)
     )

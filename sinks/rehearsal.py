@@ -1,4 +1,4 @@
-"""What writing some groups would do, found by reading alone: no lock is taken and nothing is written."""
+"""What writing groups, or restating tags, would do, found by reading alone: no lock is taken and nothing is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from sqlalchemy import Connection, select
 from vocbeam.schemas.records import Contribution, SubjectRule, TaggedChunk, Version
 from vocbeam.sinks.contributions import Delta, add_contributions, contributions_from_json
 from vocbeam.sinks.markers import Markers, nameless_subjects
-from vocbeam.sinks.tables import event_key, metadata, retired_subject
+from vocbeam.sinks.restate import (
+    EventRow,
+    Move,
+    Tagging,
+    Verdict,
+    corrections,
+    judge_all,
+    refold,
+    tags_of_subjects,
+)
+from vocbeam.sinks.retagged import COLUMNS, Retagged
+from vocbeam.sinks.tables import event_key, metadata, retired_subject, ticket
 
 Outcome = Literal["new", "known", "conflict", "erased"]
 """An event that would be loaded, one that is in the warehouse already, one whose id is there with other content, or one
@@ -108,6 +119,51 @@ class Rehearsal:
                 query = query.where(c.reason == reason)
             found.update(bytes(key) for key in self._connection.execute(query).scalars())
         return found
+
+
+class RestatedRehearsal:
+    """Takes batches of events as the restater would, and adds up what would change in restated figures.
+
+    It remembers the new tags of the tickets, answers and responses that would change until `finish`.
+    """
+
+    def __init__(self, connection: Connection, rules: Sequence[SubjectRule], tagging: Tagging) -> None:
+        self._connection = connection
+        self._rules = {rule.table: rule for rule in rules}
+        self._tagging = tagging
+        self._markers = Markers()
+        self._markers.refresh(connection)
+        self._tags: dict[str, dict[bytes, Retagged]] = {name: {} for name in self._rules}
+        self._delta: Delta = {}
+
+    def seen(self, rows: Iterable[EventRow]) -> list[EventRow]:
+        """Those events that the restater would look at: not those that fall under an erasure."""
+        return [row for row in rows if not self._markers.cover(row["customer_key"], row["event_time"])]
+
+    def restate(self, rows: Sequence[EventRow], verdicts: Sequence[Verdict]) -> list[Move]:
+        """Which events would get another tag."""
+        decisions = judge_all(self._connection, self._rules, rows, verdicts, self._tagging)
+        for decision in decisions:
+            decision.restate(self._delta)
+        moved = [decision for decision in decisions if decision.moves]
+        for name, tags in tags_of_subjects(self._rules, moved).items():
+            for key, of_events in tags.items():
+                self._tags[name].setdefault(key, {}).update(of_events)
+        return [decision.move for decision in moved]
+
+    def finish(self) -> Delta:
+        """Change of the restated figures, cell by cell."""
+        for name, rule in self._rules.items():
+            c = metadata.tables[name].c
+            tags = self._tags[name]
+            for some in _batches(sorted(tags)):
+                whole = corrections(self._connection, "subject_key", some) if name == ticket.name else {}
+                query = select(c.subject_key, *[c[column] for column in COLUMNS]).where(c.subject_key.in_(some))
+                for row in self._connection.execute(query):
+                    key = bytes(row.subject_key)
+                    refold(rule, row, tags[key], whole.get(key), self._delta)
+        self._tags = {name: {} for name in self._rules}
+        return self._delta
 
 
 def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

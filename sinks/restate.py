@@ -13,12 +13,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    or_,
+    select,
+    update,
+)
 
 from vocbeam.schemas.errors import ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import OVERRIDE, TOUCHPOINT, Contribution, SubjectRule, Tag
@@ -33,7 +45,7 @@ from vocbeam.sinks.contributions import (
 )
 from vocbeam.sinks.markers import Markers, share_fence
 from vocbeam.sinks.measures import add_to_measure
-from vocbeam.sinks.retagged import WHOLE, PresentTag, Retagged, fold, retagged_from_json, retagged_json
+from vocbeam.sinks.retagged import COLUMNS, WHOLE, PresentTag, Retagged, fold, retagged_from_json, retagged_json
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.settle_again import look_again
 from vocbeam.sinks.tables import active_tagging, customer_day, event, measure, metadata, tag_override, ticket
@@ -180,15 +192,11 @@ class Restater:
         ]
         self._failpoint.reach("locked")
         verdicts = decide(connection, rows)
-        corrections = self._corrections_of(connection, rows)
-        changes = [
-            _change(row, verdict, correction, tagging)
-            for row, verdict, correction in zip(rows, verdicts, corrections, strict=True)
-        ]
+        decisions = judge_all(connection, self._rules, rows, verdicts, tagging)
         change = MeasureChange()
-        self._update_events(connection, changes, change)
+        self._update_events(connection, decisions, change)
         self._failpoint.reach("in_transaction")
-        moved = [one for one in changes if one.moves]
+        moved = [decision for decision in decisions if decision.moves]
         self._fold_subjects(connection, moved, tickets, change)
         self._move_customers(connection, moved)
         add_to_measure(connection, self._staging, self._calendar, change)
@@ -209,46 +217,28 @@ class Restater:
         )
         return [dict(row) for row in connection.execute(query).mappings()]
 
-    def _corrections_of(self, connection: Connection, rows: Sequence[EventRow]) -> list[Tag | None]:
-        """The correction that holds for each event: its own, else that of its ticket."""
-        rule = self._rules.get(ticket.name)
-        of_ticket = [None if rule is None else rule.key_of(row) for row in rows]
-        by_event = _corrections(connection, "event_key", [bytes(row["event_key"]) for row in rows])
-        by_ticket = _corrections(connection, "subject_key", [key for key in of_ticket if key is not None])
-        return [
-            by_event.get(bytes(row["event_key"])) or (None if key is None else by_ticket.get(key))
-            for row, key in zip(rows, of_ticket, strict=True)
-        ]
-
-    def _update_events(self, connection: Connection, changes: Sequence[_Change], change: MeasureChange) -> None:
+    def _update_events(self, connection: Connection, decisions: Sequence[Decision], change: MeasureChange) -> None:
         rows = []
-        for one in changes:
-            reported = _contributions(one.row["contributions"]) or []
-            before, after = _contributions(one.row["restated"]), one.restated(reported)
-            add_contributions(change.restated, reported if before is None else before, -1)
-            add_contributions(change.restated, reported if after is None else after, 1)
-            values = one.columns(None if after is None else contributions_json(after))
-            if any(one.row[name] != value for name, value in values.items()):
-                rows.append((*one.place, *[values[name] for name in _UPDATED]))
+        for decision in decisions:
+            after = decision.restate(change.restated)
+            values = decision.columns(None if after is None else contributions_json(after))
+            if any(decision.row[name] != value for name, value in values.items()):
+                rows.append((*decision.place, *[values[name] for name in _UPDATED]))
         if rows:
             stage = self._staging.fill(connection, event.name, (*_EVENT_KEY, *_UPDATED), rows)
             here = [stage.c[name] == event.c[name] for name in _EVENT_KEY]
             connection.execute(update(event).where(*here).values({name: stage.c[name] for name in _UPDATED}))
 
     def _fold_subjects(
-        self, connection: Connection, moved: Sequence[_Change], tickets: Sequence[bytes], change: MeasureChange
+        self, connection: Connection, moved: Sequence[Decision], tickets: Sequence[bytes], change: MeasureChange
     ) -> None:
+        tags = tags_of_subjects(self._rules, moved)
+        if ticket.name in self._rules:
+            for key in tickets:
+                tags[ticket.name].setdefault(key, {})
         for name, rule in self._rules.items():
-            tags: dict[bytes, Retagged] = defaultdict(dict)
-            for one in moved:
-                key = rule.key_of(one.row)
-                if key is not None:
-                    tags[key][one.row["event_id"]] = one.present_tag
-            if name == ticket.name:
-                for key in tickets:
-                    tags.setdefault(key, {})
-            if tags:
-                self._fold_table(connection, metadata.tables[name], rule, tags, change)
+            if tags[name]:
+                self._fold_table(connection, metadata.tables[name], rule, tags[name], change)
 
     def _fold_table(
         self,
@@ -262,39 +252,26 @@ class Restater:
         stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in tags])
         c = table.c
         locked = connection.execute(
-            select(c.subject_key, c.versions, c.contributions, c.retagged, c.restated)
+            select(c.subject_key, *[c[name] for name in COLUMNS])
             .join(stage, stage.c.subject_key == c.subject_key)
             .order_by(c.subject_key)
             .with_for_update(of=table)
         ).all()
         # Asked after the tickets are locked: a correction that is made meanwhile waits for them.
-        whole = _corrections(connection, "subject_key", list(tags)) if table is ticket else {}
+        whole = corrections(connection, "subject_key", list(tags)) if table is ticket else {}
         columns = ("retagged", "restated", *rule.columns)
         rows = []
         for row in locked:
             key = bytes(row.subject_key)
-            retagged = retagged_from_json(row.retagged) | tags[key]
-            retagged.pop(WHOLE, None)
-            if key in whole:
-                retagged[WHOLE] = _present_tag(whole[key])
-            folded = fold(rule, json.loads(row.versions), retagged)
-            reported = contributions_from_json(row.contributions)
-            before = _contributions(row.restated)
-            after = folded.restated
-            if after == reported:
-                after = None
-            stored = retagged_json(folded.retagged), None if after is None else contributions_json(after)
-            if stored == (row.retagged, row.restated):
-                continue
-            add_contributions(change.restated, reported if before is None else before, -1)
-            add_contributions(change.restated, reported if after is None else after, 1)
-            rows.append((key, *stored, *folded.values))
+            folded = refold(rule, row, tags[key], whole.get(key), change.restated)
+            if folded is not None:
+                rows.append((key, *folded))
         if rows:
             stage = self._staging.fill(connection, table.name, ("subject_key", *columns), rows)
             here = stage.c.subject_key == c.subject_key
             connection.execute(update(table).where(here).values({name: stage.c[name] for name in columns}))
 
-    def _move_customers(self, connection: Connection, moved: Sequence[_Change]) -> None:
+    def _move_customers(self, connection: Connection, moved: Sequence[Decision]) -> None:
         """Counts customers where their events stand now. A day that has expired is not written anew."""
         moves: dict[tuple[str, ...], Counter[tuple[str, ...]]] = defaultdict(Counter)
         for one in moved:
@@ -324,8 +301,8 @@ class Restater:
             connection.execute(gone, left)
 
 
-class _Change(NamedTuple):
-    """An event's row as it stands, and what becomes of it."""
+class Decision(NamedTuple):
+    """An event's row as it stands, and the tag, sentiment and versions that it gets."""
 
     row: EventRow
     tag: Tag
@@ -334,10 +311,12 @@ class _Change(NamedTuple):
 
     @property
     def place(self) -> Place:
+        """Where the event is."""
         return self.row["ledger_id"], self.row["kafka_offset"]
 
     @property
     def move(self) -> Move:
+        """From which tag to which."""
         return Move(self.place, self.row["event_type"], tag_of(self.row), self.tag)
 
     @property
@@ -347,12 +326,20 @@ class _Change(NamedTuple):
 
     @property
     def present_tag(self) -> PresentTag:
+        """The tag as subjects keep it."""
         return _present_tag(self.tag)
 
-    def restated(self, reported: Sequence[Contribution]) -> list[Contribution] | None:
-        """The event's own contributions under its tag; None where they are as reported. Never computed anew."""
+    def restate(self, delta: Delta) -> list[Contribution] | None:
+        """The event's own contributions under its tag, None where they are as reported; adds the change to `delta`.
+
+        They are those that it made, elsewhere: never computed anew.
+        """
+        reported = _contributions(self.row["contributions"]) or []
+        before = _contributions(self.row["restated"])
         stage, department, topic, *_ = self.tag
         after = [made._replace(stage=stage, department=department, topic=topic) for made in reported]
+        add_contributions(delta, reported if before is None else before, -1)
+        add_contributions(delta, after, 1)
         return None if after == reported else after
 
     def columns(self, restated: str | None) -> dict[str, Any]:
@@ -380,7 +367,8 @@ def reported_place(row: EventRow) -> tuple[str, str, str]:
 _REPORTED = ("reported_stage", "reported_department", "reported_topic")
 
 
-def _change(row: EventRow, verdict: Verdict, correction: Tag | None, tagging: Tagging | None) -> _Change:
+def judge(row: EventRow, verdict: Verdict, correction: Tag | None, tagging: Tagging | None) -> Decision:
+    """What becomes of one event."""
     tag, sentiment = tag_of(row), row["sentiment"]
     versions = Tagging(row["taxonomy_version"], row["model_version"])
     if isinstance(verdict, Reading):
@@ -389,7 +377,62 @@ def _change(row: EventRow, verdict: Verdict, correction: Tag | None, tagging: Ta
         decided = verdict.tag if isinstance(verdict, Reading) else verdict
         tag = tag if decided is None else decided
         versions = versions if tagging is None else tagging
-    return _Change(row, tag if correction is None else correction, sentiment, versions)
+    return Decision(row, tag if correction is None else correction, sentiment, versions)
+
+
+def judge_all(
+    connection: Connection,
+    rules: Mapping[str, SubjectRule],
+    rows: Sequence[EventRow],
+    verdicts: Sequence[Verdict],
+    tagging: Tagging | None,
+) -> list[Decision]:
+    """What becomes of events: what was decided, and over it their own corrections, else those of their tickets."""
+    rule = rules.get(ticket.name)
+    of_ticket = [None if rule is None else rule.key_of(row) for row in rows]
+    by_event = corrections(connection, "event_key", [bytes(row["event_key"]) for row in rows])
+    by_ticket = corrections(connection, "subject_key", [key for key in of_ticket if key is not None])
+    return [
+        judge(row, verdict, by_event.get(bytes(row["event_key"])) or by_ticket.get(key or b""), tagging)
+        for row, verdict, key in zip(rows, verdicts, of_ticket, strict=True)
+    ]
+
+
+def tags_of_subjects(rules: Mapping[str, SubjectRule], moved: Iterable[Decision]) -> dict[str, dict[bytes, Retagged]]:
+    """Table → subject key → new tags of its events."""
+    tags: dict[str, dict[bytes, Retagged]] = {name: {} for name in rules}
+    for decision in moved:
+        for name, rule in rules.items():
+            key = rule.key_of(decision.row)
+            if key is not None:
+                tags[name].setdefault(key, {})[decision.row["event_id"]] = decision.present_tag
+    return tags
+
+
+def refold(rule: SubjectRule, row: Row[Any], tags: Retagged, whole: Tag | None, delta: Delta) -> tuple[Any, ...] | None:
+    """A subject under its events' new tags and the correction of the whole: `retagged`, `restated` and the columns of
+    its rule; None where it stays as it is. `row` has COLUMNS; adds the change of restated figures to `delta`.
+    """
+    retagged = retagged_from_json(row.retagged) | tags
+    retagged.pop(WHOLE, None)
+    if whole is not None:
+        retagged[WHOLE] = _present_tag(whole)
+    folded = fold(rule, json.loads(row.versions), retagged)
+    reported = contributions_from_json(row.contributions)
+    before = _contributions(row.restated)
+    after = None if folded.restated in (None, reported) else folded.restated
+    stored = retagged_json(folded.retagged), None if after is None else contributions_json(after)
+    if stored == (row.retagged, row.restated):
+        return None
+    add_contributions(delta, reported if before is None else before, -1)
+    add_contributions(delta, reported if after is None else after, 1)
+    return *stored, *folded.values
+
+
+def stale(tagging: Tagging) -> ColumnElement[bool]:
+    """Condition of events that were last tagged under anything else."""
+    c = event.c
+    return or_(c.taxonomy_version != tagging.taxonomy_version, c.model_version.is_distinct_from(tagging.model_version))
 
 
 def _present_tag(tag: Tag) -> PresentTag:
@@ -400,7 +443,7 @@ def _contributions(stored: str | None) -> list[Contribution] | None:
     return None if stored is None else contributions_from_json(stored)
 
 
-def _corrections(connection: Connection, column: str, keys: Sequence[bytes]) -> dict[bytes, Tag]:
+def corrections(connection: Connection, column: str, keys: Sequence[bytes]) -> dict[bytes, Tag]:
     """The latest standing correction of each event or ticket that has one."""
     if not keys:
         return {}

@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
+    Columns,
     Committed,
     DeadLetter,
     EventType,
@@ -92,6 +93,19 @@ EVENT_COLUMNS: dict[EventType, dict[str, str]] = {
     "outcome": {"outcome_kind": "outcome_kind", "amount": "amount", "currency": "currency"},
 }  # fmt: skip
 """Column of `event` → field of the event contract, for the fields that only one event type has."""
+
+
+def contract_columns(event_type: EventType, rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Stored events of one type as columns of their contract, with redacted text, hints as the source gave them, and
+    without segments, which are stored as the governance file lists them.
+    """
+    columns: Columns = {field_: [row[column] for row in rows] for column, field_ in EVENT_COLUMNS[event_type].items()}
+    for name in ("source", "event_id", "event_time"):
+        columns[name] = [row[name] for row in rows]
+    columns["journey_stage"] = [row["hint_stage"] for row in rows]
+    columns["department"] = [row["hint_department"] for row in rows]
+    columns["segments"] = [{} for _ in rows]
+    return columns
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,13 @@ class Movement(NamedTuple):
     weighted_before: float | None
     weighted_after: float | None
 
+    def reversed(self) -> Movement:
+        """From after to before."""
+        return Movement(
+            self.place, self.n_after, self.n_before, self.value_after, self.value_before, self.weighted_after,
+            self.weighted_before,
+        )  # fmt: skip
+
 
 def movements(
     rules: Mapping[str, MetricRule], before: Mapping[Place, Sequence[Cell]], change: Mapping[Place, Iterable[Cell]]

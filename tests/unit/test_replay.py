@@ -5,7 +5,8 @@ from datetime import date
 import click
 import pytest
 
-from vocbeam.pipelines.replay import Opened, Tally, _moment, breaks, period_of, raw_group
+from vocbeam.pipelines.figure_movements import period_of
+from vocbeam.pipelines.replay import Opened, Tally, _moment, breaks, raw_group
 from vocbeam.schemas.records import DeadLetter, PartitionKey, RawChunk
 from vocbeam.sinks.letter_writer import Attempt
 from vocbeam.sinks.letters import Letter
