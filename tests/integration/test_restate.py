@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from alembic import command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
@@ -30,10 +31,12 @@ from tests.support.restating import (
 from tests.support.warehouse import NOW, books_that_fail, contents
 from vocbeam.schemas.errors import ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import OVERRIDE, Tag
+from vocbeam.sinks import catalog
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.restate import Tagging
 from vocbeam.sinks.retain import Limits, retain
 from vocbeam.sinks.tables import customer_day, event, survey_answer, survey_response, ticket
+from vocbeam.sinks.views import drop_views
 
 SUBJECTS = (ticket, survey_answer, survey_response)
 BOOKED = {"subject_key", "versions", "contributions", "retagged", "restated"}
@@ -174,27 +177,28 @@ def corner_shop(company: Company) -> None:
 ALL_TO_CARE = dict.fromkeys(("t0", "t1", "t2", "s1", "d0", "d1"), TAGS[2])
 
 
-@pytest.mark.parametrize("moment", ["locked", "in_transaction", "before_commit", "after_commit"])
-def test_restate__death_at_any_moment_and_again(company: Company, moment: str) -> None:
+def test_restate__death_at_any_moment_and_again(company: Company) -> None:
     corner_shop(company)
     before = contents(company.engine)
+    for moment in ("locked", "in_transaction", "before_commit", "after_commit"):
 
-    def die(reached: str) -> None:
-        if reached == moment:
-            raise RuntimeError(reached)
+        def die(reached: str, moment: str = moment) -> None:
+            if reached == moment:
+                raise RuntimeError(reached)
 
-    dying = restater(company.url, die)
-    with pytest.raises(RuntimeError):
-        dying.restate(places_of(company.engine), giving(ALL_TO_CARE))
-    assert (contents(company.engine) == before) == (moment != "after_commit")
+        dying = restater(company.url, die)
+        with pytest.raises(RuntimeError):
+            dying.restate(places_of(company.engine), giving(ALL_TO_CARE))
+        dying.close()
+        assert (contents(company.engine) == before) == (moment != "after_commit")
 
-    again = company.restate(ALL_TO_CARE)
+        again = company.restate(ALL_TO_CARE)
 
-    assert len(again.moves) == (0 if moment == "after_commit" else 6)
-    assert books_that_fail(company.engine) == []
-    assert {place[3] for place in cells(company.engine, *BOTH)} == {"help"}
-    assert company.restate(dict.fromkeys(ALL_TO_CARE, TAGS[0])).seen == 6
-    assert contents(company.engine) == before
+        assert len(again.moves) == (0 if moment == "after_commit" else 6)
+        assert books_that_fail(company.engine) == []
+        assert {place[3] for place in cells(company.engine, *BOTH)} == {"help"}
+        assert company.restate(dict.fromkeys(ALL_TO_CARE, TAGS[0])).seen == 6
+        assert contents(company.engine) == before
 
 
 def test_restate__corrections_win_and_the_latest_of_them(company: Company) -> None:
@@ -232,7 +236,8 @@ def test_restate__corrections_win_and_the_latest_of_them(company: Company) -> No
 
     out.restate(places_of(engine, ["t0", "t1", "t2", "t3"]), withdraw, tickets=[key])
     assert rows(engine, ticket.c.stage, ticket.c.retagged, ticket.c.restated) == [("deliver", None, None)]
-    assert rows(engine, event.c.reported_stage, event.c.restated)[0] == (None, None)
+    stored = rows(engine, event.c.event_type, event.c.reported_stage, event.c.restated)
+    assert {row for row in stored if row[0] == "ticket"} == {("ticket", None, None)}
     assert books_that_fail(engine) == []
 
 
@@ -241,21 +246,21 @@ def methods(engine: Engine) -> dict[str, tuple[Any, ...]]:
     return {row[0]: row[1:] for row in rows(engine, c.event_id, c.stage, c.department, c.topic, c.tag_method)}
 
 
-@pytest.mark.parametrize("k", [1, 50])
-def test_restate__erased_or_kept_the_books_of_both_bases_balance(company: Company, k: int) -> None:
-    corner_shop(company)
-    company.load([under(("telemetry", {"event_id": f"x{i}", "event_time": T0, "name": "delivered", "value": 1.0}),
-                        TAGS[0]) for i in range(3)])  # fmt: skip
-    company.restate(ALL_TO_CARE | {"x0": TAGS[2]})
-
-    eraser(company.url, k=k).erase(["ana"])
-
-    engine = company.engine
-    assert books_that_fail(engine) == []
-    late = {(place[3], sums[0]) for place, sums in cells(engine, *BOTH).items() if place[0] == "late"}
+def test_restate__erased_or_kept_the_books_of_both_bases_balance(company: Company) -> None:
     # With k = 1 they stay: one answer of others stands in each group, as reported and restated.
-    assert late == ({("deliver", 2), ("help", 3)} if k == 1 else {("deliver", 2), ("help", 1)})
-    assert rows(engine, customer_day.c.customer_key) == []
+    for k, left in ((1, {("deliver", 2), ("help", 3)}), (50, {("deliver", 2), ("help", 1)})):
+        company.empty()
+        corner_shop(company)
+        others: Sent = ("telemetry", {"event_time": T0, "name": "delivered", "value": 1.0})
+        company.load([under((others[0], {**others[1], "event_id": f"x{i}"}), TAGS[0]) for i in range(3)])
+        company.restate(ALL_TO_CARE | {"x0": TAGS[2]})
+
+        eraser(company.url, k=k).erase(["ana"])
+
+        engine = company.engine
+        assert books_that_fail(engine) == []
+        assert {(place[3], sums[0]) for place, sums in cells(engine, *BOTH).items() if place[0] == "late"} == left
+        assert rows(engine, customer_day.c.customer_key) == []
 
 
 def test_restate__expired_rows_stay_in_both_bases(company: Company) -> None:
@@ -281,6 +286,23 @@ def test_restate__other_tagging_in_force_is_refused(company: Company) -> None:
         out.restate(places, giving(ALL_TO_CARE), tagging=Tagging(1, "another"))
     done = out.restate(places, giving(ALL_TO_CARE), tagging=Tagging(1, None))
     assert len(done.moves) == 6
+
+
+def test_migration__hints_of_history_are_recovered(warehouse_url: str) -> None:
+    company = Company.open(warehouse_url)
+    sent: Sent = ("outcome", {"event_id": "", "event_time": T0, "outcome_kind": "refund"})
+    tags = (TAGS[1], TAGS[0]._replace(method="hint"), TAGS[5], TAGS[2], TAGS[4])
+    company.load([under((sent[0], {**sent[1], "event_id": str(i)}), tag) for i, tag in enumerate(tags)])
+    config = catalog._alembic()
+    with company.engine.begin() as connection:
+        drop_views(connection)
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007")
+        command.upgrade(config, "head")
+
+    assert rows(company.engine, event.c.event_id, event.c.hint_stage, event.c.hint_department) == [
+        ("0", "deliver", "care"), ("1", "deliver", None), ("2", None, "logistics"), ("3", None, None), ("4", None, None)
+    ]  # fmt: skip
 
 
 def test_restate__two_restaters_and_a_writer_at_once(postgres_url: str) -> None:
