@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "roles": Entry("vocbeam.pipelines.migrate:roles", "Show what each PostgreSQL role may do."),
     "run": Entry("vocbeam.pipelines.ingest:run", "Load events from Kafka into the warehouse."),
     "schemas": Entry("vocbeam.pipelines.schemas:schemas", "Check, register and list event schemas."),
+    "settle": Entry("vocbeam.pipelines.settle:settle", "Attribute events to the customer's latest touchpoint."),
     "simulate": Entry(
         "vocbeam.pipelines.simulate:simulate_command", "Make the events of a company with a planted truth."
     ),

@@ -32,6 +32,7 @@ from vocbeam.sinks.tables import (
     customer_day,
     dead_letter,
     event,
+    settle_event,
     tag_override,
     warehouse_setting,
 )
@@ -107,7 +108,8 @@ def erase(
     started_at = now_us()
     keys = [*customer_keys, *map(pseudonyms.customer_key, ids)]
     erasure = eraser.erase(keys, ids)
-    shredded = None if dry_run else shred(engine, [event, *SUBJECT_TABLES, tag_override, customer_day, dead_letter])
+    tables = [event, settle_event, *SUBJECT_TABLES, tag_override, customer_day, dead_letter]
+    shredded = None if dry_run else shred(engine, tables)
     report = as_report(
         erasure,
         governance=governance,

@@ -33,6 +33,7 @@ from vocbeam.pipelines.settings import (
     topic_prefix_option,
     warehouse_option,
 )
+from vocbeam.pipelines.settle import settling
 from vocbeam.pipelines.supervisor import RestartPolicy, show_progress, stop_on_signals, supervise
 from vocbeam.pipelines.workers import Total, run_workers
 from vocbeam.schemas import contracts
@@ -49,6 +50,9 @@ from vocbeam.transforms.progress import PROGRESS
 from vocbeam.transforms.source import ReadChunks
 
 log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 60.0
+"""Between two turns of attribution: answers are read in reports, minutes later."""
 
 
 def build(
@@ -153,6 +157,10 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     "--outage-seconds", default=SourceConfig.outage_seconds, show_default=True, type=click.FloatRange(0),
     help="For how long Kafka may give no answer before the pipeline fails.",
 )  # fmt: skip
+@click.option(
+    "--settle-seconds", default=SETTLE_SECONDS, show_default=True, type=click.FloatRange(0),
+    help="Between two looks for events to attribute to touchpoints, by one process of the run; 0 for none.",
+)  # fmt: skip
 @click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
 def run(
@@ -176,6 +184,7 @@ def run(
     retry_seconds: float,
     max_restarts: int,
     outage_seconds: float,
+    settle_seconds: float,
     progress_seconds: float,
     as_json: bool,
 ) -> None:
@@ -238,11 +247,12 @@ def run(
         outcome = "failed"
         total: Total | None = None
         try:
-            total = (
-                work(job)
-                if workers == 1 or runner.spreads
-                else run_workers(partial(work_as, job, workers), workers, RestartPolicy(max_restarts=max_restarts))
-            )
+            with settling(url, rules, settle_seconds, PROGRESS.stop_requested):
+                total = (
+                    work(job)
+                    if workers == 1 or runner.spreads
+                    else run_workers(partial(work_as, job, workers), workers, RestartPolicy(max_restarts=max_restarts))
+                )
             outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__

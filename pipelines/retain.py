@@ -18,7 +18,7 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.retain import Limits
 from vocbeam.sinks.retain import retain as expire
 from vocbeam.sinks.shred import shred
-from vocbeam.sinks.tables import event, metadata, tag_override, ticket
+from vocbeam.sinks.tables import event, metadata, settle_event, tag_override, ticket
 
 
 def limits_of(governance: Governance, now: int) -> Limits:
@@ -62,6 +62,8 @@ def retain(home: Home, warehouse: str | None, dry_run: bool, as_json: bool) -> N
     touched = [metadata.tables[entry.table] for entry in expired if entry.rows]
     if event in touched or ticket in touched:
         touched.append(tag_override)
+    if event in touched:
+        touched.append(settle_event)
     shredded = shred(engine, touched) if touched and not dry_run else None
     if as_json:
         report = {

@@ -15,6 +15,7 @@ from vocbeam.schemas.governance_model import (
     RESERVED_SEGMENTS,
     RULE_FIELDS,
     TEXT_FIELDS,
+    TOUCHPOINT_EVENTS,
     WEEKDAYS,
     Clock,
     FlagSelector,
@@ -66,6 +67,7 @@ def cross_errors(governance: Governance) -> Iterator[_Error]:
     yield from _repeated_ids(governance)
     yield from _reference_errors(governance)
     yield from _calendar_errors(governance)
+    yield from _attribution_errors(governance)
     for index, metric in enumerate(governance.metrics):
         for key, message in _metric_errors(metric):
             yield ("metrics", index, *key), message
@@ -188,6 +190,19 @@ def _calendar_errors(governance: Governance) -> Iterator[_Error]:
                 ("metrics", i, "from", "time"),
                 "found 'business'; business time needs a calendar, and none is defined",
             )
+
+
+def _attribution_errors(governance: Governance) -> Iterator[_Error]:
+    for i, touchpoint in enumerate(governance.attribution.touchpoints if governance.attribution else ()):
+        here: Place = ("attribution", "touchpoints", i)
+        for k, event in enumerate(touchpoint.event):
+            if event not in TOUCHPOINT_EVENTS:
+                yield (
+                    (*here, "event", k),
+                    f"found {event!r}; allowed for a touchpoint: {', '.join(TOUCHPOINT_EVENTS)}",
+                )
+        if touchpoint.words is not None:
+            yield (*here, "words"), "a touchpoint is known by what happened, not by words; remove it"
 
 
 _SELECTABLE: dict[Kind, str] = {
@@ -373,6 +388,7 @@ def check(governance: Governance) -> list[Finding]:
         *_unmeasured(governance),
         *_loose_metrics(governance),
         *_dead_rules(governance),
+        *_dead_touchpoints(governance),
         *_unreachable_stages(governance),
         *_repeated_examples(governance),
         *_idle_parts(governance),
@@ -547,6 +563,46 @@ def _dead_rules(governance: Governance) -> Iterator[Finding]:
             if not rule.when.applies_to(event):
                 only = _missing_field(When(event=(event,), **{**rule.when.fields, "words": rule.when.words}))
                 yield Finding(line, "warning", f"rule {rule.id!r} never matches a {event}: {only}")
+
+
+def _dead_touchpoints(governance: Governance) -> Iterator[Finding]:
+    """Selectors of touchpoints that match nothing, and events of theirs that nothing but a hint gives a stage."""
+    if governance.attribution is None:
+        return
+    dead = {index for index, _ in _never_matching(governance)}
+    rules = [rule.when for index, rule in enumerate(governance.rules) if index not in dead]
+    for i, when in enumerate(governance.attribution.touchpoints):
+        line = governance.line_of("attribution", "touchpoints", i)
+        if not any(when.applies_to(event) for event in when.event):
+            yield Finding(line, "error", f"this touchpoint can never match: {_missing_field(when)}")
+            continue
+        cases = list(_cases(governance, when))
+        if not cases:
+            yield Finding(line, "error", f"this touchpoint can never match: {_impossible_value(governance, when)}")
+            continue
+        for event in when.event:
+            if not when.applies_to(event):
+                only = _missing_field(When(event=(event,), **when.fields))
+                yield Finding(line, "warning", f"this touchpoint never matches a {event}: {only}")
+        for case in cases:
+            # Where there is text, the model may know the stage.
+            if case.event not in TEXT_FIELDS and not any(_can_match(rule, case) for rule in rules):
+                with_ = (
+                    " and ".join(f"{field} {value!r}" for field, value in case.fields.items()) or "nothing else said"
+                )
+                yield Finding(
+                    line,
+                    "warning",
+                    f"no rule gives a stage to {case.event} events with {with_}; they are touchpoints only where "
+                    "their source names the stage",
+                )
+
+
+def _can_match(when: When, case: _Case) -> bool:
+    """Whether some event of the case also satisfies these conditions."""
+    return when.applies_to(case.event) and all(
+        field not in case.fields or case.fields[field] in values for field, values in when.fields.items()
+    )
 
 
 def _unreachable_stages(governance: Governance) -> Iterator[Finding]:

@@ -67,6 +67,9 @@ TEXT_FIELDS: dict[EventType, tuple[str, ...]] = {
 }
 """Contract fields in which a rule's words are looked for, by event type; the others have no text."""
 
+TOUCHPOINT_EVENTS: tuple[EventType, ...] = ("ticket", "telemetry", "outcome")
+"""Event types that can be a touchpoint: what a customer did or met, not what somebody said about it."""
+
 _DURATION = re.compile(r"([0-9]+)\s*([smhd])")
 _DURATION_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _HOURS = re.compile(r"([0-9]{2}):([0-9]{2})\s*-\s*([0-9]{2}):([0-9]{2})")
@@ -343,6 +346,13 @@ class Rule(_Model):
     then: Then
 
 
+class Attribution(_Model):
+    """Which events are touchpoints, and for how many seconds one explains a later event without a stage of its own."""
+
+    window: Seconds
+    touchpoints: Annotated[tuple[When, ...], Field(min_length=1)]
+
+
 class Scale(_Model):
     """Lowest and highest score, both whole numbers."""
 
@@ -511,6 +521,7 @@ class Governance(_Model):
     calendars: tuple[Calendar, ...] = ()
     service_levels: tuple[ServiceLevel, ...] = ()
     rules: tuple[Rule, ...] = ()
+    attribution: Attribution | None = None
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     targets: tuple[Target, ...] = ()
 
@@ -539,14 +550,16 @@ class Governance(_Model):
 
     @cached_property
     def taxonomy_digest(self) -> str:
-        """SHA-256 (hex) of what tagging depends on: journeys, stages and their owners, rules, segments."""
-        return _digest(
-            {
-                "journeys": [[j.id, [[stage.id, stage.owner] for stage in j.stages]] for j in self.journeys],
-                "rules": [rule.model_dump(mode="json") for rule in self.rules],
-                "segments": [segment.model_dump(mode="json") for segment in self.segments],
-            }
-        )
+        """SHA-256 (hex) of what tagging depends on: journeys, stages and their owners, rules, segments, attribution."""
+        parts: dict[str, object] = {
+            "journeys": [[j.id, [[stage.id, stage.owner] for stage in j.stages]] for j in self.journeys],
+            "rules": [rule.model_dump(mode="json") for rule in self.rules],
+            "segments": [segment.model_dump(mode="json") for segment in self.segments],
+        }
+        # A file without attribution keeps the digest that warehouses have stored for it.
+        if self.attribution is not None:
+            parts["attribution"] = self.attribution.model_dump(mode="json")
+        return _digest(parts)
 
     @cached_property
     def stages(self) -> tuple[PlacedStage, ...]:

@@ -48,6 +48,29 @@ class Tag(NamedTuple):
     words: str | None = None
 
 
+class Touchpoint(NamedTuple):
+    """Where a customer was, by an event with a stage of its own. The greatest of a customer is the latest.
+
+    `event_time` is UTC microseconds; `event_key` tells apart events of different sources with one id.
+    """
+
+    event_time: int
+    event_id: str
+    event_key: bytes
+    stage: str
+    department: str
+    topic: str
+
+
+class CustomerEvent(NamedTuple):
+    """An event of a customer as attribution sees it: its present tag, and the department that its source named."""
+
+    customer_key: str
+    event_time: int
+    tag: Tag
+    hint_department: str | None
+
+
 class PartitionKey(NamedTuple):
     """A topic-partition of one particular cluster and one particular incarnation of the topic: the ledger's key."""
 

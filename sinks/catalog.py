@@ -313,7 +313,7 @@ def require_new_version(connection: Connection, governance: Governance) -> None:
     known = connection.execute(query).scalar_one_or_none()
     if known not in (None, governance.taxonomy_digest):
         raise ConfigError(
-            f"the governance file changes stages, owners, rules or segments but still says version: "
+            f"the governance file changes stages, owners, rules, segments or attribution but still says version: "
             f"{governance.version}; raise its version, so that every tag says what it was made under"
         )
 

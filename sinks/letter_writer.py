@@ -18,6 +18,7 @@ from sqlalchemy import Connection, bindparam, delete, select, tuple_, update
 
 from vocbeam.schemas.records import DeadLetter, PartitionKey, TaggedChunk, TaggedGroup
 from vocbeam.sinks.retire import Reason, Retired, retire_rows
+from vocbeam.sinks.settle_again import look_again
 from vocbeam.sinks.tables import dead_letter, replay_attempt
 from vocbeam.sinks.writer import Books, ChunkWriter, Loaded
 
@@ -86,7 +87,9 @@ class LetterWriter(ChunkWriter):
             loaded, conflicts = self._deduplicate(connection, chunks, books)
             self._add_events(connection, loaded, books)
             new = _judge(loaded, conflicts)
-            self._settle(connection, letters, {(books[a.partition].ledger_id, a.offset): a for a in new})
+            of_place = {(books[a.partition].ledger_id, a.offset): a for a in new}
+            self._close(connection, letters, of_place)
+            look_again(connection, [place for place, attempt in of_place.items() if attempt.outcome == "healed"])
             attempts += new
         return attempts
 
@@ -100,7 +103,7 @@ class LetterWriter(ChunkWriter):
         )
         return [Attempt(partitions[row.ledger_id], *row[1:]) for row in connection.execute(query)]
 
-    def _settle(
+    def _close(
         self, connection: Connection, letters: Mapping[Place, Refusal], attempts: Mapping[Place, Attempt]
     ) -> None:
         """Retires letters that are healed or erased, gives the others their present cause, and keeps the history."""

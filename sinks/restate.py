@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 
 from vocbeam.schemas.errors import ModelChanged, TaxonomyChanged
-from vocbeam.schemas.records import OVERRIDE, Contribution, SubjectRule, Tag
+from vocbeam.schemas.records import OVERRIDE, TOUCHPOINT, Contribution, SubjectRule, Tag
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import Staging, add_rows
 from vocbeam.sinks.contributions import (
@@ -47,6 +47,7 @@ from vocbeam.sinks.markers import Markers, share_fence
 from vocbeam.sinks.measures import add_to_measure
 from vocbeam.sinks.retagged import COLUMNS, WHOLE, PresentTag, Retagged, fold, retagged_from_json, retagged_json
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
+from vocbeam.sinks.settle_again import look_again
 from vocbeam.sinks.tables import active_tagging, customer_day, event, measure, metadata, tag_override, ticket
 from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
 
@@ -201,6 +202,8 @@ class Restater:
         self._fold_subjects(connection, moved, tickets, change)
         self._move_customers(connection, moved)
         add_to_measure(connection, self._staging, self._calendar, change)
+        # What has another stage of its own, or none any more, concerns events that touchpoints placed.
+        look_again(connection, [one.place for one in moved if one.tag.method != TOUCHPOINT])
         return Restated(len(rows), [one.move for one in moved], change.restated)
 
     def _lock_events(self, connection: Connection, places: Sequence[Place]) -> Sequence[EventRow]:

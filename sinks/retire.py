@@ -33,6 +33,7 @@ from vocbeam.sinks.tables import (
     measure_retired,
     retired_row,
     retired_subject,
+    settle_event,
     survey_answer,
     survey_response,
     tag_override,
@@ -115,6 +116,10 @@ def remove_rows(
     if not rows:
         return Removed(0, 0, 0)
     keys = [tuple(row[: len(key)]) for row in rows]
+    if table is event:
+        # Found by the events, so before they go.
+        gone = select(*[event.c[column.name] for column in settle_event.primary_key]).where(keyed(event, keys))
+        connection.execute(delete(settle_event).where(tuple_(*settle_event.primary_key).in_(gone)))
     connection.execute(delete(table).where(keyed(table, keys)))
     if table in SUBJECT_TABLES:
         mark_subjects(connection, [(row[0], table.name) for row in keys], reason, now)

@@ -94,6 +94,10 @@ TABLE_ACCESS: Mapping[str, Access] = {
             )
         },
     ),
+    # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
+    "settle_position": Access(writer=_READ, auditor=_READ),
+    "settle_again": Access(auditor=_READ),
+    "settle_event": Access(),
     "customer_day": Access(writer=_KEEP),
     "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "dead_letter": Access(

@@ -5,7 +5,7 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
-`retired_subject`. Views for reading are in `sinks/views.py`.
+`retired_subject`, `settle_position`, `settle_again`, `settle_event`. Views for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ event = Table(
     _text("customer_key", "Pseudonym of the customer: keyed hash, 32 hex digits.", nullable=True),
     *_tag_columns(),
     _text("tag_method", "override, hint, rule, model, touchpoint or unassigned."),
-    Column("tag_confidence", Double, comment="0 to 1; NULL where unassigned."),
+    Column("tag_confidence", Double, comment="0 to 1; NULL where unassigned or placed by a touchpoint."),
     Column("taxonomy_version", Integer, nullable=False, comment="Governance version of the tag."),
     _text("model_version", "Text model of the tag.", nullable=True),
     _text(
@@ -352,6 +352,38 @@ tag_override = Table(
     Index("ix_tag_override_subject_key", "subject_key"),
     sqlite_autoincrement=True,
     comment="Tags that people corrected: they win over every other method.",
+)
+
+settle_position = Table(
+    "settle_position",
+    metadata,
+    Column("ledger_id", BigInteger, primary_key=True, autoincrement=False, comment="Topic-partition."),
+    _big("settled_offset", "Attribution by touchpoint has looked at all events before this offset."),
+    Column("taxonomy_version", Integer, nullable=False, comment="Governance version under which it did."),
+    Column("set_back", Integer, nullable=False, comment="How often the position was set back to the beginning."),
+    comment="How far each topic-partition has been looked at for attribution by touchpoint.",
+)
+
+settle_again = Table(
+    "settle_again",
+    metadata,
+    Column("settle_again_id", Serial, primary_key=True, comment="Number of the request."),
+    _big("ledger_id", "Topic-partition of the event."),
+    _big("kafka_offset", "Offset of the event."),
+    sqlite_autoincrement=True,
+    comment="Events behind `settle_position` that came or changed their tag since, and are to be looked at again.",
+)
+
+settle_event = Table(
+    "settle_event",
+    metadata,
+    _text("customer_key", "Pseudonym of the customer.", primary_key=True),
+    _big("event_time", "When it happened.", primary_key=True, autoincrement=False),
+    _big("ledger_id", "Topic-partition of the event.", primary_key=True, autoincrement=False),
+    _big("kafka_offset", "Offset of the event.", primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+    comment="Events without a stage of their own and touchpoints by customer, as far as settled: an index of `event` "
+    "that the main path does not pay for.",
 )
 
 customer_day = Table(

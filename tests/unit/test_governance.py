@@ -200,6 +200,19 @@ def test_taxonomy_digest__changes_only_with_what_tags_depend_on(
     assert (parse_governance(text).taxonomy_digest == small.taxonomy_digest) is same
 
 
+def test_taxonomy_digest__holds_the_attribution_where_there_is_one(small: Governance) -> None:
+    def with_window(window: str) -> str:
+        section = f"attribution: {{window: {window}, touchpoints: [{{event: [ticket]}}]}}\n"
+        return parse_governance(changed("metrics:\n", section + "metrics:\n")).taxonomy_digest
+
+    assert with_window("14d") == with_window("336h") != with_window("15d")
+    assert small.taxonomy_digest not in (with_window("14d"), with_window("15d"))
+
+
+def test_taxonomy_digest__without_attribution_is_what_warehouses_have_stored(small: Governance) -> None:
+    assert small.taxonomy_digest == "744d562938e425ace649e7f6b5c1239be586a6d992bef9aa695b1927a82ccbdf"
+
+
 def test_to_yaml_text__is_the_source_and_survives_pickling(small: Governance) -> None:
     copy = pickle.loads(pickle.dumps(small))
     assert copy.to_yaml_text() == SMALL
@@ -219,6 +232,23 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
         "compny: unknown key; allowed: version, company,",
     ),
     "missing key": ("currency: BRL\n", "", "version: 1", "currency: missing; it is required"),
+    "window of nothing": (
+        "metrics:\n", "attribution: {window: 0d, touchpoints: [{event: [ticket]}]}\nmetrics:\n", "window: 0d",
+        "attribution.window: found '0d'; Input should be greater than 0",
+    ),
+    "no touchpoints": (
+        "metrics:\n", "attribution: {window: 1d, touchpoints: []}\nmetrics:\n", "window: 1d",
+        "attribution.touchpoints: found []; Tuple should have at least 1 item",
+    ),
+    "touchpoint that is an answer": (
+        "metrics:\n", "attribution: {window: 1d, touchpoints: [{event: [ticket, survey]}]}\nmetrics:\n", "window: 1d",
+        "attribution.touchpoints[0].event[1]: found 'survey'; allowed for a touchpoint: ticket, telemetry, outcome",
+    ),
+    "touchpoint by words": (
+        "metrics:\n", "attribution: {window: 1d, touchpoints: [{event: [ticket], words: [late]}]}\nmetrics:\n",
+        "window: 1d",
+        "attribution.touchpoints[0].words: a touchpoint is known by what happened, not by words; remove it",
+    ),
     "missing nested key": (
         "alert_route: care}", "calendar: office}", "id: care",
         "departments[1].alert_route: missing; it is required",

@@ -15,11 +15,16 @@ PARCELS = "{id: parcels, when: {event: [telemetry], name: [order_delivered]}, th
 ANSWERS = "{id: answers, when: {event: [ticket, survey], words: [answer]}, then: {stage: help, topic: contact}}"
 LEVELS = "  - {department: care, priority: urgent, first_response: 1h, clock: business}\n"
 UNOWNED = changed("owner: care, ", "").replace("{stage: help,", "{stage: help, department: care,")
+TOUCHPOINTS = "attribution: {window: 14d, touchpoints: [%s]}\n"
 EXTRA = "  - {id: extra, when: {%s}, then: {stage: help}}\n"
 
 
 def with_rule(when: str) -> str:
     return changed("metrics:\n  - id: late", EXTRA % when + "metrics:\n  - id: late")
+
+
+def with_touchpoint(selector: str) -> str:
+    return changed("metrics:\n  - id: late", TOUCHPOINTS % selector + "metrics:\n  - id: late")
 
 
 FINDINGS: dict[str, tuple[str, str, str, str]] = {
@@ -108,6 +113,25 @@ FINDINGS: dict[str, tuple[str, str, str, str]] = {
         changed("[nobody answers]", "['My parcel never came!']"), "My parcel", "warning",
         "example 'My parcel never came!' of stage 'help' is one of 'deliver' too (line 13)",
     ),
+    "touchpoint with a field that the event lacks": (
+        with_touchpoint("{event: [telemetry], queue: [orders]}"), "window: 14d", "error",
+        "this touchpoint can never match: telemetry events have no field 'queue'; they have source, name, error_code",
+    ),
+    "touchpoint with a value that no event has": (
+        with_touchpoint("{event: [ticket], status: [waiting]}"), "window: 14d", "error",
+        "this touchpoint can never match: no ticket event has status 'waiting'; allowed: opened, responded, "
+        "reassigned, resolved, reopened, closed",
+    ),
+    "touchpoint never for one of its events": (
+        with_touchpoint("{event: [ticket, telemetry], status: [opened]}"), "window: 14d", "warning",
+        "this touchpoint never matches a telemetry: telemetry events have no field 'status'; they have source, name, "
+        "error_code",
+    ),
+    "touchpoint that no rule gives a stage": (
+        with_touchpoint("{event: [telemetry], name: [order_delivered, page_view]}"), "window: 14d", "warning",
+        "no rule gives a stage to telemetry events with name 'page_view'; they are touchpoints only where their source "
+        "names the stage",
+    ),
     "segment of one value": (
         changed("[SP, RJ]", "[SP]"), "name: region", "warning", "segment 'region' has one value and separates nothing",
     ),
@@ -146,6 +170,18 @@ def test_check__finds_what_is_ungoverned(text: str, on_line: str, severity: str,
 )
 def test_check__leaves_rules_alone_that_can_match(when: str) -> None:
     assert check(parse_governance(with_rule(when))) == []
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        "{event: [telemetry], name: [order_delivered]}",  # a rule places it
+        "{event: [telemetry]}",  # a rule places some of them
+        "{event: [ticket], status: [opened]}",  # the model may place it
+    ],
+)
+def test_check__leaves_touchpoints_alone_that_can_have_a_stage(selector: str) -> None:
+    assert check(parse_governance(with_touchpoint(selector))) == []
 
 
 def test_measured_by__follows_rules_and_targets() -> None:
