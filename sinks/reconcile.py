@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, func, select
 
 from vocbeam.schemas.records import Contribution
 from vocbeam.sinks.contributions import AS_REPORTED, contributions_from_json
-from vocbeam.sinks.read import snapshot
+from vocbeam.sinks.read import LedgerRow, snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
     dead_letter,
@@ -56,6 +56,11 @@ def reconcile(engine: Engine) -> list[Check]:
     """
     with snapshot(engine) as connection:
         return [*_ledger_checks(connection), *_measure_checks(connection)]
+
+
+def unaccounted(row: LedgerRow) -> int:
+    """Offsets of a topic-partition that were read and are in none of the counters, or in several (then below 0)."""
+    return row.next_offset - row.first_offset - sum(getattr(row, name) for name in COUNTERS)
 
 
 def _ledger_checks(connection: Connection) -> list[Check]:

@@ -40,9 +40,7 @@ def with_retries(
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         retried("contention" if error is not None and is_contention(error) else "outage")
-        log.warning(
-            "the warehouse refused %s (%s); attempt %d follows", what, _kind(error), state.attempt_number + 1
-        )
+        log.warning("the warehouse refused %s (%s); attempt %d follows", what, _kind(error), state.attempt_number + 1)
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),

@@ -156,7 +156,15 @@ def target_rows(
                     ends_at=span.end,
                     **{
                         name: row[name]
-                        for name in ("target", "n", "value", "interval_low", "interval_high", "numerator", "denominator")
+                        for name in (
+                            "target",
+                            "n",
+                            "value",
+                            "interval_low",
+                            "interval_high",
+                            "numerator",
+                            "denominator",
+                        )
                     },
                     suppressed=bool(row["suppressed"]),
                 )

@@ -234,7 +234,12 @@ def _booked(period: Period | Span | Window, restated: bool) -> tuple[Any, Expres
     if isinstance(period, Window):
         first = literal(period.day, Date)
         within = (m.metric.in_(period.metrics), m.grain.in_(period.grains))
-        return tables.measure, first, first, [*conditions, *within, m.bucket_start >= period.start, m.bucket_start < period.end]
+        return (
+            tables.measure,
+            first,
+            first,
+            [*conditions, *within, m.bucket_start >= period.start, m.bucket_start < period.end],
+        )
     if isinstance(period, tuple):
         first = literal(period[0], Date)
         return tables.measure, first, first, [*conditions, m.date.between(*period)]

@@ -25,7 +25,9 @@ def upgrade() -> None:
         sa.Column("run_epoch", sa.BigInteger(), nullable=False, comment="Run that it belongs to."),
         sa.Column("started_at", sa.BigInteger(), nullable=False, comment="When it began to count."),
         sa.Column("flushed_at", sa.BigInteger(), nullable=False, comment="When it last wrote this row: its heartbeat."),
-        sa.Column("ended_at", sa.BigInteger(), nullable=True, comment="When it ended; NULL while it runs or if killed."),
+        sa.Column(
+            "ended_at", sa.BigInteger(), nullable=True, comment="When it ended; NULL while it runs or if killed."
+        ),
         sa.Column("counts", sa.Text(), nullable=False, comment="Name → sum since its start, JSON."),
         sa.PrimaryKeyConstraint("process", name=op.f("pk_worker_metric")),
         comment="One row a process that writes: heartbeat and counts, written every few seconds; read by the exporter.",
