@@ -63,7 +63,10 @@ class Definition:
 _NEVER = "never"
 _NO_WAREHOUSE = "while the warehouse can't be read"
 _NO_LAG = "while warehouse or Kafka can't be read, or the log ends before the ledger's position"
-_NO_TARGETS = "as above; where nothing was measured in the last closed window; where the figure must stay hidden"
+_NO_TARGETS = (
+    "while the warehouse can't be read; where nothing was measured in the last closed window; where the figure must "
+    "stay hidden"
+)
 _NO_BOOKS = "before the first full reconciliation, and while the last one failed"
 _PLACE = ("metric", "stage", "department", "unit", "window")
 
@@ -84,11 +87,13 @@ DEFINITIONS: tuple[Definition, ...] = (
         "When warehouse, Kafka or books were last looked at with success.", "before the first success",
     ),
     Definition(
-        "vocbeam_refresh_duration_seconds", "gauge", ("component",), "How long the last look took, also one that failed.",
+        "vocbeam_refresh_duration_seconds", "gauge", ("component",),
+        "How long the last look took, also one that failed.",
         "before the first look",
     ),
     Definition(
-        "vocbeam_lag_records", "gauge", ("topic",), "Offsets in Kafka that the warehouse has not accounted for.", _NO_LAG
+        "vocbeam_lag_records", "gauge", ("topic",), "Offsets in Kafka that the warehouse has not accounted for.",
+        _NO_LAG,
     ),
     Definition(
         "vocbeam_lag_seconds", "gauge", ("topic",),
@@ -118,7 +123,8 @@ DEFINITIONS: tuple[Definition, ...] = (
         _NO_WAREHOUSE + "; for a topic that was never read",
     ),
     Definition(
-        "vocbeam_newest_event_timestamp_seconds", "gauge", ("event_type", "source"), "Latest event time in the warehouse.",
+        "vocbeam_newest_event_timestamp_seconds", "gauge", ("event_type", "source"),
+        "Latest event time in the warehouse.",
         _NO_WAREHOUSE + "; where there is no such event",
     ),
     Definition(
@@ -129,7 +135,9 @@ DEFINITIONS: tuple[Definition, ...] = (
         "vocbeam_recent_events", "gauge", ("event_type", "tag_method"),
         "Events loaded in the last 24 hours, by what gave them their tag.", _NO_WAREHOUSE + "; where there are none",
     ),
-    Definition("vocbeam_taxonomy_info", "gauge", ("version",), "Always 1; the governance file in force.", _NO_WAREHOUSE),
+    Definition(
+        "vocbeam_taxonomy_info", "gauge", ("version",), "Always 1; the governance file in force.", _NO_WAREHOUSE
+    ),
     Definition(
         "vocbeam_model_info", "gauge", ("version",), "Always 1; the text model in force, or none.", _NO_WAREHOUSE
     ),
@@ -153,16 +161,19 @@ DEFINITIONS: tuple[Definition, ...] = (
         "vocbeam_workers", "gauge", ("job",), "Processes that told of themselves within 45 s.", _NO_WAREHOUSE
     ),
     Definition(
-        "vocbeam_worker_records_read_total", "counter", ("job",), "Records that readers handed on, read again included.",
+        "vocbeam_worker_records_read_total", "counter", ("job",),
+        "Records that readers handed on, read again included.",
         _NO_WAREHOUSE,
     ),
     Definition(
-        "vocbeam_worker_step_seconds_total", "counter", ("job", "step"), "Time spent in the steps decode, tag and write.",
+        "vocbeam_worker_step_seconds_total", "counter", ("job", "step"),
+        "Time spent in the steps decode, tag and write.",
         _NO_WAREHOUSE,
     ),
     Definition(
         "vocbeam_sink_retries_total", "counter", ("job", "cause"),
-        "Transactions that were repeated: others worked on the same rows (contention), or the database was away (outage).",
+        "Transactions that were repeated: others worked on the same rows (contention), or the database was away "
+        "(outage).",
         _NO_WAREHOUSE,
     ),
     Definition(
@@ -173,18 +184,28 @@ DEFINITIONS: tuple[Definition, ...] = (
         "vocbeam_metric_value", "gauge", _PLACE,
         "Value of a metric with a target in its last closed window (hour, day or week), in its unit.", _NO_TARGETS,
     ),
-    Definition("vocbeam_metric_interval_low", "gauge", _PLACE, "Lower end of its 95 % interval.", _NO_TARGETS
-               + "; where the data give none"),
-    Definition("vocbeam_metric_interval_high", "gauge", _PLACE, "Upper end of its 95 % interval.", _NO_TARGETS
-               + "; where the data give none"),
-    Definition("vocbeam_metric_numerator", "gauge", _PLACE, "What its value is made of, additive.", _NO_TARGETS
-               + "; for durations"),
-    Definition("vocbeam_metric_denominator", "gauge", _PLACE, "What the numerator is divided by, additive.", _NO_TARGETS
-               + "; for durations"),
-    Definition("vocbeam_metric_contributions", "gauge", _PLACE, "Answers, tickets or events behind it (n).", _NO_TARGETS),
+    Definition(
+        "vocbeam_metric_interval_low", "gauge", _PLACE, "Lower end of its 95 % interval.",
+        _NO_TARGETS + "; where the data give none",
+    ),
+    Definition(
+        "vocbeam_metric_interval_high", "gauge", _PLACE, "Upper end of its 95 % interval.",
+        _NO_TARGETS + "; where the data give none",
+    ),
+    Definition(
+        "vocbeam_metric_numerator", "gauge", _PLACE, "What its value is made of, additive.",
+        _NO_TARGETS + "; for durations",
+    ),
+    Definition(
+        "vocbeam_metric_denominator", "gauge", _PLACE, "What the numerator is divided by, additive.",
+        _NO_TARGETS + "; for durations",
+    ),
+    Definition(
+        "vocbeam_metric_contributions", "gauge", _PLACE, "Answers, tickets or events behind it (n).", _NO_TARGETS
+    ),
     Definition(
         "vocbeam_metric_target", "gauge", _PLACE, "Its target on the window's first date.",
-        "as above, but shown for hidden figures too",
+        "while the warehouse can't be read; where nothing was measured in that window",
     ),
     Definition(
         "vocbeam_metric_suppressed", "gauge", _PLACE,
@@ -198,11 +219,12 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition("vocbeam_reconcile_failed_comparisons", "gauge", (), "Those that did not balance.", _NO_BOOKS),
     Definition(
-        "vocbeam_reconcile_difference", "gauge", (), "Sum of what the two sides of all comparisons differ by.", _NO_BOOKS
+        "vocbeam_reconcile_difference", "gauge", (), "Sum of what the two sides of all comparisons differ by.",
+        _NO_BOOKS,
     ),
 )  # fmt: skip
-"""Every metric that the exporter may show, in this order. Figures are of the last look and never older: what is no
-longer known disappears."""
+"""Every metric that the exporter may show, in this order. Figures are those of the last look: what is no longer known
+disappears."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +288,7 @@ class _Samples:
 
 
 def families(known: Known, exposed: Exposed, now: int) -> Iterator[Metric]:
-    """The metrics of this moment (UTC microseconds), in the order of DEFINITIONS; those without a sample are left out."""
+    """The metrics of this moment (UTC microseconds), in the order of DEFINITIONS; without those that have no sample."""
     samples = _Samples()
     samples.add("vocbeam_build_info", 1, exposed.version)
     for component, looked in (("warehouse", known.warehouse), ("kafka", known.kafka), ("books", known.books)):

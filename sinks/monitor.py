@@ -1,4 +1,4 @@
-"""One look at the warehouse for the exporter: a snapshot that costs what is new since the last one, not all there is."""
+"""One look at the warehouse for the exporter: a snapshot that costs what is new since the last one, not all of it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class _Events:
 
     def _add_partition(self, connection: Connection, ledger_id: int, known: int | None) -> None:
         c = tables.event.c
-        # Whole numbers divide to whole numbers; as a literal, since PostgreSQL takes two parameters for two expressions.
+        # A literal: PostgreSQL would take two parameters for two expressions, and group by another than it selects.
         minute = c.loaded_at.op("/")(literal_column(str(MINUTE_US))).label("minute")
         groups = (c.event_type, c.source, c.tag_method, minute)
         query = select(*groups, func.count(), func.max(c.event_time)).where(c.ledger_id == ledger_id)

@@ -70,8 +70,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
         writer={"INSERT": ()},
         auditor={
             "SELECT": (
-                "ledger_id", "kafka_offset", "event_type", "source", "event_time", "stage", "department", "topic", "tag_method",
-                "tag_confidence", "taxonomy_version", "model_version", "sentiment", "contributions", "loaded_at",
+                "ledger_id", "kafka_offset", "event_type", "source", "event_time", "stage", "department", "topic",
+                "tag_method", "tag_confidence", "taxonomy_version", "model_version", "sentiment", "contributions",
+                "loaded_at",
             )
         },
     ),

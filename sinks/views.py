@@ -574,8 +574,8 @@ def metric_select(period: Period | Window, by: frozenset[Place], *, restated: bo
     """One row per period × place × metric × unit: value, interval, target and status.
 
     `by` says which of stage and department keep their own rows; the others hold '*'. Day, week and month start on a
-    local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. A window is a single
-    period, whose start is its local date. `restated` adds the differences that later tags made.
+    local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. A window is one
+    period, which starts on its local date. `restated` adds the differences that later tags made.
     """
     e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated))))), period).c
     higher = e.direction == "higher"

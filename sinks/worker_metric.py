@@ -149,7 +149,7 @@ class Reporter:
         self._engine.dispose()
 
     def flush(self, *, ended: bool = False) -> None:
-        """Writes the sums. Raises SQLAlchemyError where the warehouse can't be written; the next one makes up for it."""
+        """Writes the sums. Raises SQLAlchemyError where the warehouse can't be written; the next one makes up."""
         with self._lock:
             sums = dict(self._snapshot())
             now = self._now()

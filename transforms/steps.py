@@ -63,7 +63,7 @@ _NO_DEFAULT = object()
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """What a worker needs to decode. `event_types` maps topics; `now` gives UTC microseconds; `took` is told of time."""
+    """What a worker needs to decode. `event_types` maps topics, `now` gives UTC microseconds, `took` is told times."""
 
     governance_text: str
     event_types: Mapping[str, EventType]
