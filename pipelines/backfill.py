@@ -219,7 +219,7 @@ def _run(
             warehouse_url=url,
             key_fingerprint=key_fingerprint,
             run_epoch=epoch,
-            job="backfill",
+            command="backfill",
         ),
     )
     outcome, restarts = "failed", 0

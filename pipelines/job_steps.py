@@ -19,7 +19,7 @@ from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
-from vocbeam.sinks.worker_metric import Job, count_step
+from vocbeam.sinks.worker_metric import Command, count_step
 from vocbeam.transforms.decode import SchemaById
 from vocbeam.transforms.progress import records_read, report_committed, report_model_changed
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
@@ -87,7 +87,7 @@ class JobSteps:
     key_fingerprint: str
     run_epoch: int
     retry_seconds: float = RETRY_LIMIT_S
-    job: Job = "run"
+    command: Command = "run"
 
     def decode(self, open_schemas: Callable[[], SchemaById] | None = None) -> DecodeChunks:
         """RawGroup → DecodedGroup; with schemas from the registry unless others are given."""
@@ -129,6 +129,6 @@ class JobSteps:
             committed=report_committed,
             model_changed=report_model_changed,
             retry_limit_s=self.retry_seconds,
-            job=self.job,
+            command=self.command,
             also_counted=records_read,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -158,26 +158,26 @@ DEFINITIONS: tuple[Definition, ...] = (
         "as the one before",
     ),
     Definition(
-        "vocbeam_workers", "gauge", ("job",), "Processes that told of themselves within 45 s.", _NO_WAREHOUSE
+        "vocbeam_workers", "gauge", ("command",), "Processes that told of themselves within 45 s.", _NO_WAREHOUSE
     ),
     Definition(
-        "vocbeam_worker_records_read_total", "counter", ("job",),
+        "vocbeam_worker_records_read_total", "counter", ("command",),
         "Records that readers handed on, read again included.",
         _NO_WAREHOUSE,
     ),
     Definition(
-        "vocbeam_worker_step_seconds_total", "counter", ("job", "step"),
+        "vocbeam_worker_step_seconds_total", "counter", ("command", "step"),
         "Time spent in the steps decode, tag and write.",
         _NO_WAREHOUSE,
     ),
     Definition(
-        "vocbeam_sink_retries_total", "counter", ("job", "cause"),
+        "vocbeam_sink_retries_total", "counter", ("command", "cause"),
         "Transactions that were repeated: others worked on the same rows (contention), or the database was away "
         "(outage).",
         _NO_WAREHOUSE,
     ),
     Definition(
-        "vocbeam_sink_write_seconds", "histogram", ("job",), "What writing a group took, with all repetitions.",
+        "vocbeam_sink_write_seconds", "histogram", ("command",), "What writing a group took, with all repetitions.",
         _NO_WAREHOUSE,
     ),
     Definition(
@@ -324,18 +324,18 @@ def _family(definition: Definition, values: Mapping[tuple[str, ...], float]) -> 
     return family
 
 
-def _histogram(definition: Definition, counts_of_jobs: Mapping[str, Mapping[str, float]]) -> Metric:
+def _histogram(definition: Definition, counts_of_commands: Mapping[str, Mapping[str, float]]) -> Metric:
     family = HistogramMetricFamily(definition.name, definition.help, labels=definition.labels)
-    for job, counts in sorted(counts_of_jobs.items()):
+    for command, counts in sorted(counts_of_commands.items()):
         reached, buckets = 0.0, []
         for bound in (*WRITE_BOUNDS_S, None):
             reached += counts.get(f"{WRITE_BUCKET}:{'inf' if bound is None else bound}", 0)
             buckets.append(("+Inf" if bound is None else str(bound), reached))
-        family.add_metric([job], buckets, sum_value=counts.get(WRITE_SECONDS, 0))
+        family.add_metric([command], buckets, sum_value=counts.get(WRITE_SECONDS, 0))
     return family
 
 
-def _add_component(samples: _Samples, component: str, looked: Looked[T] | None) -> None:
+def _add_component(samples: _Samples, component: str, looked: Looked[Any] | None) -> None:
     if component != "books":
         samples.add("vocbeam_up", looked is not None and looked.found is not None, component)
     if looked is None:
@@ -386,7 +386,7 @@ def _add_runs(samples: _Samples, look: WarehouseLook, now: int) -> None:
 
 def pipeline_problem(runs: Sequence[RunRow], workers: Sequence[WorkerRow], now: int) -> str | None:
     """Why no process of `vocbeam run` is at work: never_started, ended (in good order) or silent; None if one is."""
-    own = [row for row in workers if row.job == "run" and not row.gone]
+    own = [row for row in workers if row.command == "run" and not row.gone]
     if any(_alive(row, now) for row in own):
         return None
     if not runs:
@@ -401,17 +401,17 @@ def _alive(row: WorkerRow, now: int) -> bool:
 
 
 def _add_workers(samples: _Samples, workers: Sequence[WorkerRow], now: int) -> dict[str, dict[str, float]]:
-    """Adds the counts of each job; returns them by job."""
-    jobs: dict[str, dict[str, float]] = {}
-    for job in sorted({row.job for row in workers}):
-        counts = jobs[job] = add_counts(row.counts for row in workers if row.job == job)
-        samples.add("vocbeam_workers", sum(_alive(row, now) for row in workers if row.job == job), job)
-        samples.add("vocbeam_worker_records_read_total", counts.get(RECORDS_READ, 0), job)
+    """Adds the counts of each command; returns them by command."""
+    commands: dict[str, dict[str, float]] = {}
+    for command in sorted({row.command for row in workers}):
+        counts = commands[command] = add_counts(row.counts for row in workers if row.command == command)
+        samples.add("vocbeam_workers", sum(_alive(row, now) for row in workers if row.command == command), command)
+        samples.add("vocbeam_worker_records_read_total", counts.get(RECORDS_READ, 0), command)
         for step in STEPS_OF_WORKERS:
-            samples.add("vocbeam_worker_step_seconds_total", counts.get(f"{STEP_SECONDS}:{step}", 0), job, step)
+            samples.add("vocbeam_worker_step_seconds_total", counts.get(f"{STEP_SECONDS}:{step}", 0), command, step)
         for cause in RETRY_CAUSES:
-            samples.add("vocbeam_sink_retries_total", counts.get(f"{RETRIES}:{cause}", 0), job, cause)
-    return jobs
+            samples.add("vocbeam_sink_retries_total", counts.get(f"{RETRIES}:{cause}", 0), command, cause)
+    return commands
 
 
 def _add_targets(samples: _Samples, look: WarehouseLook) -> None:

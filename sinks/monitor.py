@@ -161,11 +161,9 @@ class WarehouseMonitor:
     def _look(self, connection: Connection) -> WarehouseLook:
         state = schema_state(connection)
         if state != "current":
-            raise Unusable(
-                f"{state}_schema",
-                f"the warehouse's schema is {state} than this release's; "
-                + ("have its owner run: vocbeam apply" if state == "older" else "start the exporter of that release"),
-            )
+            problem: Problem = "older_schema" if state == "older" else "newer_schema"
+            remedy = "have its owner run: vocbeam apply" if state == "older" else "start the exporter of that release"
+            raise Unusable(problem, f"the warehouse's schema is {state} than that of this release; {remedy}")
         now = self._now()
         taxonomy, ledger = read.taxonomy(connection), read.ledger(connection)
         if now - self._begun_at >= START_OVER_US or not self._events.add(connection, ledger, now):

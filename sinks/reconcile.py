@@ -60,7 +60,8 @@ def reconcile(engine: Engine) -> list[Check]:
 
 def unaccounted(row: LedgerRow) -> int:
     """Offsets of a topic-partition that were read and are in none of the counters, or in several (then below 0)."""
-    return row.next_offset - row.first_offset - sum(getattr(row, name) for name in COUNTERS)
+    accounted: int = sum(getattr(row, name) for name in COUNTERS)
+    return row.next_offset - row.first_offset - accounted
 
 
 def _ledger_checks(connection: Connection) -> list[Check]:

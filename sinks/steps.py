@@ -14,7 +14,7 @@ from vocbeam.schemas.secrets import DeadLetterCipher, SecretSource
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.retries import RETRY_LIMIT_S
-from vocbeam.sinks.worker_metric import Job, count_retry, count_write, reporting
+from vocbeam.sinks.worker_metric import Command, count_retry, count_write, reporting
 from vocbeam.sinks.writer import ChunkWriter
 
 
@@ -33,8 +33,8 @@ class WriterConfig:
     model_changed: Callable[[], None]
     """Told that a group was refused because another model is published: the tagger of the same process loads it."""
     retry_limit_s: float = RETRY_LIMIT_S
-    job: Job = "run"
-    """What this process's row in `worker_metric` says it does."""
+    command: Command = "run"
+    """What this process's row in `worker_metric` says it belongs to."""
     also_counted: Callable[[], Mapping[str, float]] = dict
     """Sums of this process that are counted elsewhere, for that row."""
 
@@ -55,7 +55,7 @@ class WriterConfig:
     def reporting(self) -> AbstractContextManager[None]:
         """Writes what this process counts into the warehouse, while it is open."""
         return reporting(
-            self.warehouse_url, job=self.job, run_epoch=self.run_epoch, now=self.now, also=self.also_counted
+            self.warehouse_url, command=self.command, run_epoch=self.run_epoch, now=self.now, also=self.also_counted
         )
 
 

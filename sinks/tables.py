@@ -139,10 +139,10 @@ worker_metric = Table(
     metadata,
     _text(
         "process",
-        "Random id of the process; 'ended:' and a job for the sum of those that are gone.",
+        "Random id of the process; 'ended:' and a command for the sum of those that are gone.",
         primary_key=True,
     ),
-    _text("job", "What it does: run or backfill."),
+    _text("command", "Command it belongs to: run or backfill."),
     _big("run_epoch", "Run that it belongs to."),
     _big("started_at", "When it began to count."),
     _big("flushed_at", "When it last wrote this row: its heartbeat."),

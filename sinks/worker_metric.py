@@ -2,7 +2,7 @@
 
 Counting is cheap and in memory (`COUNTS`, one registry a process). A thread writes the sums every few seconds into the
 process's own row of `worker_metric`, which is its heartbeat too. Rows of processes that are gone are added to one row a
-job, so that the sums over all rows never go down and the table stays small.
+command, so that the sums over all rows never go down and the table stays small.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from vocbeam.sinks.tables import worker_metric
 
 log = logging.getLogger(__name__)
 
-Job = Literal["run", "backfill"]
-JOBS: tuple[Job, ...] = ("run", "backfill")
+Command = Literal["run", "backfill"]
+COMMANDS: tuple[Command, ...] = ("run", "backfill")
 
 FLUSH_SECONDS = 10.0
 """Between two writes of a process's row; a process that is killed takes what it counted since with it."""
 
 GONE_AFTER_US = HOUR_US
-"""A row that was not written for so long is added to the sum of its job."""
+"""A row that was not written for so long is added to the sum of its command."""
 
 WRITE_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the histogram of what writing a group takes; most groups take 0.1 to 2 s."""
@@ -91,10 +91,10 @@ def count_retry(cause: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A process as it last told of itself; of those that are gone, one row a job, and `gone` is true."""
+    """A process as it last told of itself; of those that are gone, one row a command, and `gone` is true."""
 
     gone: bool
-    job: str
+    command: str
     run_epoch: int
     flushed_at: int
     ended_at: int | None
@@ -104,9 +104,11 @@ class WorkerRow:
 def read_workers(connection: Connection) -> list[WorkerRow]:
     """All rows."""
     c = worker_metric.c
-    query = select(c.process, c.job, c.run_epoch, c.flushed_at, c.ended_at, c.counts).order_by(c.process)
+    query = select(c.process, c.command, c.run_epoch, c.flushed_at, c.ended_at, c.counts).order_by(c.process)
     return [
-        WorkerRow(row.process.startswith(_ENDED), row.job, row.run_epoch, row.flushed_at, row.ended_at, _parsed(row[5]))
+        WorkerRow(
+            row.process.startswith(_ENDED), row.command, row.run_epoch, row.flushed_at, row.ended_at, _parsed(row[5])
+        )
         for row in connection.execute(query)
     ]
 
@@ -118,7 +120,7 @@ class Reporter:
         self,
         engine: Engine,
         *,
-        job: Job,
+        command: Command,
         run_epoch: int,
         now: Callable[[], int],
         snapshot: Callable[[], Mapping[str, float]],
@@ -126,7 +128,7 @@ class Reporter:
     ) -> None:
         """`now` gives UTC microseconds; `snapshot` the sums of this process."""
         self._engine = engine
-        self._job: Job = job
+        self._command: Command = command
         self._run_epoch = run_epoch
         self._now = now
         self._snapshot = snapshot
@@ -135,6 +137,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._go_on, name="vocbeam-worker-metric", daemon=True)
         self._warned = False
         self._lock = threading.Lock()
+        self._written: Counts | None = None
         self._begin(snapshot())
 
     def start(self) -> None:
@@ -161,7 +164,7 @@ class Reporter:
                     connection.execute(
                         insert(worker_metric).values(
                             process=self._process,
-                            job=self._job,
+                            command=self._command,
                             run_epoch=self._run_epoch,
                             started_at=now,
                             flushed_at=now,
@@ -169,13 +172,13 @@ class Reporter:
                             counts=_text(_since(sums, self._base)),
                         )
                     )
-                    _fold(connection, self._job, now)
+                    _fold(connection, self._command, now)
             self._written = sums
 
     def _begin(self, base: Mapping[str, float]) -> None:
         self._process = uuid.uuid4().hex
         self._base = dict(base)
-        self._written: Counts | None = None
+        self._written = None
 
     def _update(self, connection: Connection, sums: Counts, now: int, ended: bool) -> bool:
         c = worker_metric.c
@@ -210,25 +213,30 @@ class _Shared:
     users: int
 
 
-_SHARED: dict[tuple[str, Job, int], _Shared] = {}
+_SHARED: dict[tuple[str, Command, int], _Shared] = {}
 _SHARED_LOCK = threading.Lock()
 
 
 @contextmanager
 def reporting(
-    warehouse_url: str, *, job: Job, run_epoch: int, now: Callable[[], int], also: Callable[[], Mapping[str, float]]
+    warehouse_url: str,
+    *,
+    command: Command,
+    run_epoch: int,
+    now: Callable[[], int],
+    also: Callable[[], Mapping[str, float]],
 ) -> Iterator[None]:
     """While any context of a run is open in this process, one Reporter writes for all of them.
 
     A runner may give a process several copies of a step. `also` gives sums that are counted elsewhere.
     """
-    key = (warehouse_url, job, run_epoch)
+    key = (warehouse_url, command, run_epoch)
     with _SHARED_LOCK:
         shared = _SHARED.get(key)
         if shared is None:
             reporter = Reporter(
                 open_engine(warehouse_url, write=True),
-                job=job,
+                command=command,
                 run_epoch=run_epoch,
                 now=now,
                 snapshot=lambda: {**COUNTS.snapshot(), **also()},
@@ -258,17 +266,17 @@ def stop_reporting() -> None:
 _ENDED = "ended:"
 
 
-def _fold(connection: Connection, job: Job, now: int) -> None:
-    """Adds the rows of a job's processes that are gone to the one row of all of them, which is locked first."""
+def _fold(connection: Connection, command: Command, now: int) -> None:
+    """Adds the rows of a command's processes that are gone to the one row of all of them, which is locked first."""
     c = worker_metric.c
-    name = _ENDED + job
+    name = _ENDED + command
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    empty = {"job": job, "run_epoch": 0, "started_at": now, "flushed_at": now, "ended_at": now, "counts": "{}"}
+    empty = {"command": command, "run_epoch": 0, "started_at": now, "flushed_at": now, "ended_at": now, "counts": "{}"}
     connection.execute(make(worker_metric).values(process=name, **empty).on_conflict_do_nothing())
     sums = _parsed(connection.execute(select(c.counts).where(c.process == name).with_for_update()).scalar_one())
     gone = connection.execute(
         select(c.process, c.counts)
-        .where(c.job == job, c.process != name, c.flushed_at < now - GONE_AFTER_US)
+        .where(c.command == command, c.process != name, c.flushed_at < now - GONE_AFTER_US)
         .order_by(c.process)
         .with_for_update()
     ).all()

@@ -44,7 +44,7 @@ TOPIC = "voc.survey"
 EXPOSED = Exposed("0.1", frozenset({TOPIC, "voc.ticket"}), frozenset({"shop"}), by_partition=True)
 WORKER = WorkerRow(
     gone=False,
-    job="run",
+    command="run",
     run_epoch=3,
     flushed_at=NOW - 1,
     ended_at=None,
@@ -142,11 +142,11 @@ def test_families__figures() -> None:
     assert value(shown, "vocbeam_recent_events", event_type="survey", tag_method="rule") == 5
     assert value(shown, "vocbeam_taxonomy_info", version="4") == 1
     assert value(shown, "vocbeam_model_info", version="none") == 1
-    assert value(shown, "vocbeam_sink_retries_total", job="run", cause="outage") == 4
-    assert value(shown, "vocbeam_sink_write_seconds_bucket", job="run", le="0.25") == 0
-    assert value(shown, "vocbeam_sink_write_seconds_bucket", job="run", le="60.0") == 2
-    assert value(shown, "vocbeam_sink_write_seconds_count", job="run") == 3
-    assert value(shown, "vocbeam_sink_write_seconds_sum", job="run") == 90.5
+    assert value(shown, "vocbeam_sink_retries_total", command="run", cause="outage") == 4
+    assert value(shown, "vocbeam_sink_write_seconds_bucket", command="run", le="0.25") == 0
+    assert value(shown, "vocbeam_sink_write_seconds_bucket", command="run", le="60.0") == 2
+    assert value(shown, "vocbeam_sink_write_seconds_count", command="run") == 3
+    assert value(shown, "vocbeam_sink_write_seconds_sum", command="run") == 90.5
     # |5 - 3| + |1 - 2|
     assert value(shown, "vocbeam_reconcile_difference") == 3
     assert value(shown, "vocbeam_reconcile_failed_comparisons") == 2
@@ -222,7 +222,7 @@ def test_families__lag_that_is_not_known() -> None:
         (None, [WORKER], None),
         (None, [replace(WORKER, flushed_at=NOW - SILENT_US)], "silent"),
         (NOW, [replace(WORKER, ended_at=NOW)], "ended"),
-        (None, [replace(WORKER, job="backfill")], "silent"),
+        (None, [replace(WORKER, command="backfill")], "silent"),
         (None, [replace(WORKER, gone=True)], "silent"),
         (NOW, [], "ended"),
         # One of two was killed, the other is at work.
