@@ -16,7 +16,7 @@ import pytest
 from kafka import KafkaProducer
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine, delete, func, insert, select, text, update
+from sqlalchemy import delete, insert, text, update
 from sqlalchemy.engine import make_url
 
 from tests.support import postgres, prometheus
@@ -35,7 +35,9 @@ from vocbeam.schemas.timebase import DAY_US, HOUR_US, LocalCalendar
 from vocbeam.sinks import tables
 from vocbeam.sinks.catalog import VERSION_TABLE, migrate
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.exposition import SILENT_US
 from vocbeam.sinks.monitor import START_OVER_US, Unusable, WarehouseMonitor, look_at_books
+from vocbeam.sinks.retries import with_retries
 from vocbeam.sinks.roles import role_names
 from vocbeam.sinks.target_windows import Place, last_closed, usual_lengths
 from vocbeam.sinks.worker_metric import GONE_AFTER_US, Reporter, add_counts, read_workers
@@ -221,6 +223,22 @@ def test_reporter__sums_survive_the_processes(warehouse_url: str) -> None:
     assert total() == {"records_read": 17}
 
 
+@pytest.mark.parametrize(("state", "cause"), [("40001", "contention"), ("40P01", "contention"), ("57P01", "outage")])
+def test_with_retries__tells_the_cause(postgres_url: str, state: str, cause: str) -> None:
+    engine = open_engine(postgres_url)
+    told: list[str] = []
+
+    def attempt() -> str:
+        if told:
+            return "done"
+        with engine.begin() as connection:
+            connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"))
+        raise AssertionError("the statement fails")
+
+    assert with_retries("it", attempt, retried=told.append) == "done"
+    assert told == [cause]
+
+
 def test_look__auditors_rights_suffice(postgres_url: str) -> None:
     governance = mini()
     with accounts(postgres_url) as made:
@@ -393,11 +411,6 @@ def scraped(
         assert running.process.wait(30) == 0, running.said()
 
 
-def counted(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return connection.execute(select(func.count()).select_from(tables.event)).scalar_one()
-
-
 def test_exporter__is_scraped_by_prometheus_while_a_pipeline_runs_ends_and_its_warehouse_goes(
     kafka_topics: Topics, sqlite_url: str, tmp_path: Path, prometheus_binaries: prometheus.Binaries
 ) -> None:
@@ -424,6 +437,15 @@ def test_exporter__is_scraped_by_prometheus_while_a_pipeline_runs_ends_and_its_w
         server.wait_for('vocbeam_worker_step_seconds_total{step="decode"} > 0')
         with urlopen(address, timeout=10) as answer:
             assert prometheus_binaries.check_metrics(answer.read().decode()) == ""
+        with vocbeam.started("run") as running:
+            server.wait_for('vocbeam_up{component="pipeline"} == 1 and on() vocbeam_workers{command="run"} == 1')
+            running.process.kill()
+        # Nobody tells that it was killed, but it falls silent.
+        source = SourceConfig(topics=(names[0],), bootstrap=NOBODY, consumer={"bootstrap_timeout_ms": 100})
+        settings = Settings(warehouse_url=sqlite_url, source=source, refresh_seconds=15, reconcile_seconds=0)
+        later = shown(Exporter(settings, now=lambda: time.time_ns() // 1000 + SILENT_US))
+        assert later[key("vocbeam_problem", component="pipeline", reason="silent")] == 1
+        assert later[key("vocbeam_worker_records_read_total", command="run")] == 7
         warehouse = Path(make_url(sqlite_url).database or "")
         warehouse.rename(tmp_path / "away.db")
         server.wait_for('vocbeam_problem{component="warehouse", reason="missing"}')
