@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
@@ -35,7 +35,7 @@ from vocbeam.schemas.errors import ConfigError, SourceError
 from vocbeam.schemas.records import EVENT_TYPES
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.exposition import Exposed, KafkaLook, Known, Looked, Waiting, families
-from vocbeam.sinks.monitor import BooksLook, Unusable, WarehouseLook, WarehouseMonitor, look_at_books
+from vocbeam.sinks.monitor import BooksLook, Unusable, WarehouseLook, WarehouseMonitor, look_at_books, read_positions
 from vocbeam.transforms.backlog import find_backlog
 from vocbeam.transforms.kafka_settings import SourceConfig
 from vocbeam.transforms.progress import PROGRESS
@@ -171,9 +171,10 @@ class Exporter(Collector):
         return []
 
     def _look_at_kafka(self) -> KafkaLook:
-        warehouse = self.warehouse.last()
-        rows = warehouse.found.ledger if warehouse is not None and warehouse.found is not None else ()
-        positions = {(row.topic, row.partition): row.next_offset for row in rows}
+        # Read here, right before Kafka is asked: against older positions a lag would be overstated.
+        positions = None
+        with suppress(Unusable):
+            positions = read_positions(open_engine(self._settings.warehouse_url, answer_s=ANSWER_SECONDS))
         found = find_backlog(self._settings.source, positions)
         return {key: Waiting(backlog.waiting, backlog.oldest_at) for key, backlog in found.items()}
 

@@ -76,7 +76,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "vocbeam_up", "gauge", ("component",),
         "1 if the warehouse or Kafka (component) answered the last look, or if a process of `vocbeam run` told of "
         "itself within 45 s (pipeline); else 0.",
-        "pipeline: while the warehouse can't be read",
+        "before the first look; pipeline: while the warehouse can't be read",
     ),
     Definition(
         "vocbeam_problem", "gauge", ("component", "reason"), "1 for what keeps a component down, in a word.",
@@ -336,10 +336,10 @@ def _histogram(definition: Definition, counts_of_commands: Mapping[str, Mapping[
 
 
 def _add_component(samples: _Samples, component: str, looked: Looked[Any] | None) -> None:
-    if component != "books":
-        samples.add("vocbeam_up", looked is not None and looked.found is not None, component)
     if looked is None:
         return
+    if component != "books":
+        samples.add("vocbeam_up", looked.found is not None, component)
     if looked.problem is not None:
         samples.add("vocbeam_problem", 1, component, looked.problem)
     if looked.good_at is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import psycopg
 from sqlalchemy import Connection, Engine, func, literal_column, select
@@ -17,7 +17,7 @@ from vocbeam.sinks import read, tables
 from vocbeam.sinks.catalog import schema_state
 from vocbeam.sinks.engine import driver_error, is_forbidden, is_transient
 from vocbeam.sinks.reconcile import Check, reconcile
-from vocbeam.sinks.target_windows import Place, TargetRow, target_rows, usual_lengths
+from vocbeam.sinks.target_windows import Length, Place, TargetRow, target_rows, usual_lengths
 from vocbeam.sinks.worker_metric import WorkerRow, read_workers
 
 RECENT_US = DAY_US
@@ -25,6 +25,12 @@ RECENT_US = DAY_US
 
 START_OVER_US = HOUR_US
 """How often all events are read again and windows chosen anew: what was healed, re-tagged or deleted shows by then."""
+
+OFFSETS_A_STATEMENT = 500_000
+"""Offsets that one statement reads the events of: a second or two, far below the limits on statements and answers."""
+
+OFFSETS_A_LOOK = 2_000_000
+"""Offsets read anew in one look, so that none of them takes long; until all are, the former figures are shown."""
 
 Problem = Literal["unreachable", "refused", "missing", "older_schema", "newer_schema", "no_governance", "unreadable"]
 PROBLEMS: tuple[Problem, ...] = (
@@ -98,27 +104,36 @@ class _Events:
     loaded: dict[int, Counter[tuple[str, str]]] = field(default_factory=dict)
     """Minute of loading → events by (event type, tag method)."""
 
-    def add(self, connection: Connection, ledger: Sequence[read.LedgerRow], now: int) -> bool:
-        """Takes in the events beyond the known offsets; false, and nothing, where the ledger was set back."""
-        if any(row.next_offset < self.next_offset.get(row.ledger_id, 0) for row in ledger):
-            return False
+    def beyond(self, ledger: Sequence[read.LedgerRow]) -> bool:
+        """Whether more is known than the ledger says: it was set back."""
+        return any(row.next_offset < self.next_offset.get(row.ledger_id, 0) for row in ledger)
+
+    def advance(
+        self, connection: Connection, ledger: Sequence[read.LedgerRow], now: int, offsets: int | None = None
+    ) -> bool:
+        """Takes in events beyond the known offsets, of at most so many offsets; whether all are known now."""
+        left = offsets
         for row in ledger:
-            known = self.next_offset.get(row.ledger_id)
-            if known != row.next_offset:
-                self._add_partition(connection, row.ledger_id, known)
-                self.next_offset[row.ledger_id] = row.next_offset
+            start = self.next_offset.get(row.ledger_id, row.first_offset)
+            while start < row.next_offset:
+                if left is not None and left <= 0:
+                    return False
+                end = min(row.next_offset, start + OFFSETS_A_STATEMENT)
+                self._add(connection, row.ledger_id, start, end)
+                left = None if left is None else left - (end - start)
+                self.next_offset[row.ledger_id] = start = end
         for minute in [minute for minute in self.loaded if (minute + 1) * MINUTE_US <= now - RECENT_US]:
             del self.loaded[minute]
         return True
 
-    def _add_partition(self, connection: Connection, ledger_id: int, known: int | None) -> None:
+    def _add(self, connection: Connection, ledger_id: int, start: int, end: int) -> None:
         c = tables.event.c
         # A literal: PostgreSQL would take two parameters for two expressions, and group by another than it selects.
         minute = c.loaded_at.op("/")(literal_column(str(MINUTE_US))).label("minute")
         groups = (c.event_type, c.source, c.tag_method, minute)
-        query = select(*groups, func.count(), func.max(c.event_time)).where(c.ledger_id == ledger_id)
-        if known is not None:
-            query = query.where(c.kafka_offset >= known)
+        query = select(*groups, func.count(), func.max(c.event_time)).where(
+            c.ledger_id == ledger_id, c.kafka_offset >= start, c.kafka_offset < end
+        )
         for event_type, source, method, at, n, newest in connection.execute(query.group_by(*groups)):
             place = (event_type, source)
             self.newest[place] = max(newest, self.newest.get(place, newest))
@@ -137,12 +152,10 @@ class WarehouseMonitor:
     def __init__(self, engine: Engine, now: Callable[[], int]) -> None:
         self._engine = engine
         self._now = now
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self._events = _Events()
-        self._lengths: dict[Place, Any] | None = None
-        self._begun_at = self._now()
+        self._events: _Events | None = None
+        self._anew: _Events | None = _Events()
+        self._lengths: dict[Place, Length] | None = None
+        self._renewed_at = now()
 
     def look(self) -> WarehouseLook:
         """One snapshot. Raises Unusable where the warehouse can't be read; the next look begins with a new connection.
@@ -166,12 +179,12 @@ class WarehouseMonitor:
             raise Unusable(problem, f"the warehouse's schema is {state} than that of this release; {remedy}")
         now = self._now()
         taxonomy, ledger = read.taxonomy(connection), read.ledger(connection)
-        if now - self._begun_at >= START_OVER_US or not self._events.add(connection, ledger, now):
-            self._start_over()
-            self._events.add(connection, ledger, now)
         calendar = LocalCalendar(read.timezone(connection))
-        if self._lengths is None:
+        if self._lengths is None or now - self._renewed_at >= START_OVER_US:
             self._lengths = usual_lengths(connection, calendar, now)
+            self._anew = self._anew or _Events()
+            self._renewed_at = now
+        self._read_events(connection, ledger, now)
         return WarehouseLook(
             names=_names(connection, taxonomy.governance_text),
             taxonomy_version=taxonomy.taxonomy_version,
@@ -180,10 +193,30 @@ class WarehouseMonitor:
             letters=read.dead_letters(connection),
             runs=read.last_runs(connection, 1),
             workers=read_workers(connection),
-            newest=dict(self._events.newest),
-            recent=self._events.recent(),
+            newest=dict(self._events.newest) if self._events else {},
+            recent=self._events.recent() if self._events else Counter(),
             targets=target_rows(connection, calendar, self._lengths, now),
         )
+
+    def _read_events(self, connection: Connection, ledger: Sequence[read.LedgerRow], now: int) -> None:
+        """Takes in new events; beside that, and piece by piece, reads all of them anew where that is due."""
+        if any(events is not None and events.beyond(ledger) for events in (self._events, self._anew)):
+            self._events, self._anew = None, _Events()
+        if self._events is not None:
+            self._events.advance(connection, ledger, now)
+        if self._anew is not None and self._anew.advance(connection, ledger, now, OFFSETS_A_LOOK):
+            self._events, self._anew = self._anew, None
+
+
+def read_positions(engine: Engine) -> dict[tuple[str, int], int]:
+    """(topic, partition) → offset at which reading goes on. Raises Unusable where the warehouse can't be read."""
+    try:
+        with read.snapshot(engine) as connection:
+            return {(row.topic, row.partition): row.next_offset for row in read.ledger(connection)}
+    except VocbeamError as error:
+        raise unusable(error) from error
+    finally:
+        engine.dispose()
 
 
 def look_at_books(engine: Engine) -> BooksLook:

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.schemas.timebase import HOUR_US
+from vocbeam.sinks import tables
 from vocbeam.sinks.engine import driver_error, is_transient, open_engine
 from vocbeam.sinks.tables import worker_metric
 
@@ -91,7 +92,10 @@ def count_retry(cause: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A process as it last told of itself; of those that are gone, one row a command, and `gone` is true."""
+    """A process as it last told of itself; of those that are gone, one row a command, and `gone` is true.
+
+    `ended_at` is when it ended, or its whole run if it couldn't tell: Flink doesn't let its workers say goodbye.
+    """
 
     gone: bool
     command: str
@@ -103,8 +107,13 @@ class WorkerRow:
 
 def read_workers(connection: Connection) -> list[WorkerRow]:
     """All rows."""
-    c = worker_metric.c
-    query = select(c.process, c.command, c.run_epoch, c.flushed_at, c.ended_at, c.counts).order_by(c.process)
+    c, runs = worker_metric.c, tables.run_epoch.c
+    ended_at = func.coalesce(c.ended_at, runs.ended_at).label("ended_at")
+    query = (
+        select(c.process, c.command, c.run_epoch, c.flushed_at, ended_at, c.counts)
+        .outerjoin_from(worker_metric, tables.run_epoch, runs.run_epoch == c.run_epoch)
+        .order_by(c.process)
+    )
     return [
         WorkerRow(
             row.process.startswith(_ENDED), row.command, row.run_epoch, row.flushed_at, row.ended_at, _parsed(row[5])

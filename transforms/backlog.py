@@ -38,8 +38,10 @@ class Backlog(NamedTuple):
     oldest_at: int | None
 
 
-def find_backlog(config: SourceConfig, positions: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Backlog]:
-    """(topic, partition) → what waits beyond `positions`, for all partitions that exist now.
+def find_backlog(
+    config: SourceConfig, positions: Mapping[tuple[str, int], int] | None
+) -> dict[tuple[str, int], Backlog]:
+    """(topic, partition) → what waits beyond `positions`, for all partitions that exist now; none without positions.
 
     A partition without a position waits from its beginning. Reads one record of each partition that has something
     waiting, and keeps nothing of it but its timestamp. Raises SourceError when no broker answers or refuses.
@@ -51,7 +53,7 @@ def find_backlog(config: SourceConfig, positions: Mapping[tuple[str, int], int])
             partitions = list(discover(admin, config.topics))
         finally:
             admin.close()
-        if not partitions:
+        if not partitions or positions is None:
             return {}
         consumer = connect_consumer(config)
         try:

@@ -215,6 +215,11 @@ def test_reporter__sums_survive_the_processes(warehouse_url: str) -> None:
     # Its row is gone: it begins another one, with what came since.
     paused.flush()
     assert total() == {"records_read": 17}
+    with engine.begin() as connection:
+        ended = {"run_epoch": 1, "ended_at": NOW, "runner": "", "host": "", "vocbeam_version": "", "started_at": NOW}
+        connection.execute(insert(tables.run_epoch).values(ended))
+        # A process that could not tell its end has ended with its run.
+        assert [row.ended_at for row in read_workers(connection) if not row.gone] == [NOW, NOW]
     for _ in range(20):
         clock[0] += GONE_AFTER_US + 1
         reporter().flush(ended=True)
