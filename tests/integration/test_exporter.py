@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 
 from tests.support import postgres, prometheus
 from tests.support.accounts import accounts
-from tests.support.command import Vocbeam
+from tests.support.command import ENDS_WITHIN_S, Vocbeam
 from tests.support.invoke import invoke
 from tests.support.kafka import Topics
 from tests.support.proxy import Proxy
@@ -29,8 +29,9 @@ from tests.support.tls import Authority
 from tests.support.waiting import wait_until
 from tests.support.warehouse import MINI, chunk, mini, new_warehouse, writer
 from vocbeam.deploy.broker import HOST, Broker, free_port
-from vocbeam.pipelines.exporter import Exporter, Settings
+from vocbeam.pipelines.exporter import Exporter, Settings, serving
 from vocbeam.pipelines.ingest import run
+from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, LocalCalendar
 from vocbeam.sinks import tables
 from vocbeam.sinks.catalog import VERSION_TABLE, migrate
@@ -399,6 +400,42 @@ def test_exporter__lag_and_a_broker_that_is_gone(kafka_broker: Broker, kafka_top
     settings = replace(settings, source=replace(source, bootstrap=kafka_topics.bootstrap))
     cut = shown(Exporter(settings))
     assert cut[key("vocbeam_problem", component="kafka", reason="log_behind_ledger")] == 1
+
+
+def test_exporter__scrapes_do_not_wait_for_a_database_that_is_silent(
+    postgres_server: postgres.PostgresServer, postgres_url: str
+) -> None:
+    new_warehouse(postgres_url, mini()).dispose()
+    with Proxy(postgres_server.port).serving() as network:
+        through = make_url(postgres_url).set(port=network.port).render_as_string()
+        source = SourceConfig(topics=("voc.survey",), bootstrap=NOBODY, consumer={"bootstrap_timeout_ms": 100})
+        settings = Settings(warehouse_url=through, source=source, refresh_seconds=1, reconcile_seconds=0)
+        with serving(Exporter(settings), HOST, 0) as port:
+
+            def scrape() -> str:
+                with urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as answer:
+                    body: str = answer.read().decode()
+                return body
+
+            def wait_for(line: str) -> None:
+                until = time.monotonic() + ENDS_WITHIN_S
+                while line not in scrape():
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+
+            wait_for('vocbeam_up{component="warehouse"} 1.0')
+            network.fall_silent()
+            # A look hangs now, within a second.
+            time.sleep(1.5)
+            started = time.monotonic()
+            assert "vocbeam_build_info" in scrape()
+            assert time.monotonic() - started < 1
+            network.cut()
+            wait_for('vocbeam_problem{component="warehouse",reason="unreachable"} 1.0')
+            network.heal()
+            wait_for('vocbeam_up{component="warehouse"} 1.0')
+            with pytest.raises(ConfigError, match="choose another --port"), serving(Exporter(settings), HOST, port):
+                pass
 
 
 @contextmanager
