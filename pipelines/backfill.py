@@ -40,6 +40,7 @@ from vocbeam.sinks import read
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import LedgerFactory, WarehouseLedger, draw_run_epoch
 from vocbeam.sinks.rehearsal import Outcome, Rehearsal
+from vocbeam.sinks.worker_metric import stop_reporting
 from vocbeam.transforms.archives import (
     Archive,
     ArchiveConfig,
@@ -218,6 +219,7 @@ def _run(
             warehouse_url=url,
             key_fingerprint=key_fingerprint,
             run_epoch=epoch,
+            command="backfill",
         ),
     )
     outcome, restarts = "failed", 0
@@ -234,6 +236,7 @@ def _run(
         outcome = type(error).__name__
         raise
     finally:
+        stop_reporting()
         record_end(engine, epoch, outcome)
         records, seconds = PROGRESS.snapshot().records, time.monotonic() - started
         click.echo(f"run {epoch} {outcome}: {records:,} records in {seconds:.1f} s", err=True)

@@ -44,6 +44,7 @@ from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.retries import RETRY_LIMIT_S
+from vocbeam.sinks.worker_metric import stop_reporting
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
 from vocbeam.transforms.progress import PROGRESS
@@ -92,13 +93,16 @@ class Job:
 
 def work(job: Job) -> Total:
     """Runs a job in this process, restarting its pipeline as often as allowed; raises what ends it."""
-    with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
-        restarts = supervise(
-            lambda: job.runner.run(job.compose),
-            RestartPolicy(max_restarts=job.max_restarts),
-            stop_requested=PROGRESS.stop_requested,
-            sleep=PROGRESS.sleep,
-        )
+    try:
+        with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
+            restarts = supervise(
+                lambda: job.runner.run(job.compose),
+                RestartPolicy(max_restarts=job.max_restarts),
+                stop_requested=PROGRESS.stop_requested,
+                sleep=PROGRESS.sleep,
+            )
+    finally:
+        stop_reporting()
     snapshot = PROGRESS.snapshot()
     return Total(snapshot.records, snapshot.lag, restarts)
 

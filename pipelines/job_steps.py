@@ -19,8 +19,9 @@ from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
+from vocbeam.sinks.worker_metric import Command, count_step
 from vocbeam.transforms.decode import SchemaById
-from vocbeam.transforms.progress import report_committed, report_model_changed
+from vocbeam.transforms.progress import records_read, report_committed, report_model_changed
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.subject_rules import subject_rules
 
@@ -86,6 +87,7 @@ class JobSteps:
     key_fingerprint: str
     run_epoch: int
     retry_seconds: float = RETRY_LIMIT_S
+    command: Command = "run"
 
     def decode(self, open_schemas: Callable[[], SchemaById] | None = None) -> DecodeChunks:
         """RawGroup → DecodedGroup; with schemas from the registry unless others are given."""
@@ -95,6 +97,7 @@ class JobSteps:
                 event_types=self.event_types,
                 open_registry=open_schemas or partial(open_registry, self.registry, self.home / "registry"),
                 now=now_us,
+                took=count_step,
             )
         )
 
@@ -106,6 +109,7 @@ class JobSteps:
                 pseudonym_key=pseudonym_source(self.home),
                 key_fingerprint=self.key_fingerprint,
                 open_models=ModelsFactory(self.warehouse_url, self.retry_seconds),
+                took=count_step,
             )
         )
 
@@ -125,4 +129,6 @@ class JobSteps:
             committed=report_committed,
             model_changed=report_model_changed,
             retry_limit_s=self.retry_seconds,
+            command=self.command,
+            also_counted=records_read,
         )

@@ -119,6 +119,22 @@ class DeadLetter:
     raw: bytes
 
 
+STEPS = ("decode", "validate", "deduplicate", "write")
+"""Steps that may refuse a record."""
+
+ERROR_CLASSES = frozenset(
+    {
+        "bad_utf8", "broken_header", "conflicting_duplicate", "empty_value", "key_too_long", "lone_surrogate",
+        "missing_field", "not_finite", "nul_character", "number_out_of_range", "refused_by_warehouse",
+        "score_out_of_range", "text_too_long", "time_out_of_range", "trailing_bytes", "truncated", "undecodable",
+        "unknown_actor", "unknown_currency", "unknown_flag_kind", "unknown_metric", "unknown_schema",
+        "unknown_severity", "unknown_status", "unusable_record", "unusable_schema", "weight_out_of_range",
+        "wrong_event_type", "wrong_magic_byte",
+    }
+)  # fmt: skip
+"""Causes of dead letters, as short names."""
+
+
 @dataclass(slots=True)
 class DecodedChunk:
     """Valid events of one chunk as columns, plus what was not valid.

@@ -7,9 +7,10 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tenacity
 from alembic import command
@@ -181,11 +182,27 @@ def _digest(connection: Connection, governance: Governance, bins: Bins) -> str:
     return hashlib.sha256(json.dumps([*made, granted]).encode()).hexdigest()
 
 
+SchemaState = Literal["current", "older", "newer"]
+
+
+def schema_state(connection: Connection) -> SchemaState:
+    """Whether the schema is that of this release, one that this release can migrate, or that of another release."""
+    revisions, head = _known_revisions()
+    found = _revision(connection)
+    return "current" if found == head else "older" if found is None or found in revisions else "newer"
+
+
+@cache
+def _known_revisions() -> tuple[frozenset[str], str | None]:
+    scripts = ScriptDirectory.from_config(_alembic())
+    return frozenset(script.revision for script in scripts.walk_revisions()), scripts.get_current_head()
+
+
 def require_current(engine: Engine) -> None:
     """Raises ConfigError unless the warehouse has this release's schema."""
     with engine.connect() as connection:
-        found = _revision(connection)
-    if found != ScriptDirectory.from_config(_alembic()).get_current_head():
+        found, state = _revision(connection), schema_state(connection)
+    if state != "current":
         raise ConfigError(
             f"the warehouse's schema is at revision {found or 'none'}, not that of this release; bring it up to date "
             "with `vocbeam apply`"

@@ -163,6 +163,7 @@ class ResolutionRow:
 class LedgerRow:
     """The books of one topic-partition."""
 
+    ledger_id: int
     topic: str
     partition: int
     first_offset: int
@@ -278,7 +279,7 @@ def taxonomy(connection: Connection) -> TaxonomyRow:
         )
     ).one_or_none()
     if row is None:
-        raise ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
+        raise _no_governance()
     return TaxonomyRow(*row)
 
 
@@ -287,8 +288,12 @@ def key_fingerprint(connection: Connection) -> str:
     c = tables.warehouse_setting.c
     found = connection.execute(select(c.value).where(c.name == tables.KEY_FINGERPRINT)).scalar_one_or_none()
     if found is None:
-        raise ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
+        raise _no_governance()
     return str(found)
+
+
+def _no_governance() -> ConfigError:
+    return ConfigError("no governance file is in force in this warehouse; apply one: vocbeam apply")
 
 
 def stages(connection: Connection) -> list[StageRow]:
@@ -451,6 +456,15 @@ def last_runs(connection: Connection, count: int) -> list[RunRow]:
     c = tables.run_epoch.c
     query = select(*(c[name] for name in RunRow.__dataclass_fields__)).order_by(c.run_epoch.desc()).limit(count)
     return [RunRow(*row) for row in connection.execute(query)]
+
+
+def timezone(connection: Connection) -> str:
+    """IANA name of the warehouse's time zone; raises ConfigError where no governance file has been applied."""
+    c = tables.warehouse_setting.c
+    found = connection.execute(select(c.value).where(c.name == tables.TIMEZONE)).scalar_one_or_none()
+    if found is None:
+        raise _no_governance()
+    return str(found)
 
 
 def event_types(connection: Connection) -> list[EventTypeRow]:

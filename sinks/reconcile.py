@@ -18,7 +18,7 @@ from vocbeam.sinks.contributions import (
     add_contributions,
     contributions_from_json,
 )
-from vocbeam.sinks.read import snapshot
+from vocbeam.sinks.read import LedgerRow, snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
     dead_letter,
@@ -64,6 +64,12 @@ def reconcile(engine: Engine) -> list[Check]:
     """
     with snapshot(engine) as connection:
         return [*_ledger_checks(connection), *_measure_checks(connection)]
+
+
+def unaccounted(row: LedgerRow) -> int:
+    """Offsets of a topic-partition that were read and are in none of the counters, or in several (then below 0)."""
+    accounted: int = sum(getattr(row, name) for name in COUNTERS)
+    return row.next_offset - row.first_offset - accounted
 
 
 def _ledger_checks(connection: Connection) -> list[Check]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import tenacity
 
 from vocbeam.schemas.errors import SinkUnavailable
-from vocbeam.sinks.engine import driver_error, is_transient
+from vocbeam.sinks.engine import driver_error, is_contention, is_transient
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +20,33 @@ RETRY_LIMIT_S = 60.0
 
 LONGEST_WAIT_S = 5.0
 
+RETRY_CAUSES = ("contention", "outage")
+"""Why an attempt is repeated: others work on the same rows, or the database can't be used at all."""
 
-def with_retries(what: str, attempt: Callable[[], T], limit_s: float = RETRY_LIMIT_S) -> T:
+
+def with_retries(
+    what: str,
+    attempt: Callable[[], T],
+    limit_s: float = RETRY_LIMIT_S,
+    retried: Callable[[str], None] = lambda _cause: None,
+) -> T:
     """Calls `attempt`, which is one whole transaction, until it succeeds; what it returns.
 
     Transient failures (connection, contention, room, shutdown) are repeated for `limit_s` seconds, counted from the
-    first; others are raised as they are. Raises SinkUnavailable when the limit is reached; `what` names the work in
-    that message.
+    first; others are raised as they are. `retried` is told the cause of each repetition, one of RETRY_CAUSES. Raises
+    SinkUnavailable when the limit is reached; `what` names the work in that message.
     """
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        retried("contention" if error is not None and is_contention(error) else "outage")
+        log.warning("the warehouse refused %s (%s); attempt %d follows", what, _kind(error), state.attempt_number + 1)
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.05, max=LONGEST_WAIT_S),
         stop=tenacity.stop_after_delay(limit_s),
-        before_sleep=lambda state: log.warning(
-            "the warehouse refused %s (%s); attempt %d follows",
-            what,
-            _kind(state.outcome.exception() if state.outcome else None),
-            state.attempt_number + 1,
-        ),
+        before_sleep=before_sleep,
     )
     try:
         return retrying(attempt)

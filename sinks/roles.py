@@ -62,14 +62,16 @@ TABLE_ACCESS: Mapping[str, Access] = {
         writer=_READ, auditor={"SELECT": ("model_version", "card", "taxonomy_version", "stored_at")}
     ),
     "run_epoch": Access(writer={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at", "outcome")}, auditor=_READ),
+    # Deleted are rows of processes that are gone, after they were added to the sum.
+    "worker_metric": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "ingest_ledger": Access(writer=_KEEP, auditor=_READ),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),
     "event": Access(
         writer={"INSERT": ()},
         auditor={
             "SELECT": (
-                "ledger_id", "kafka_offset", "event_type", "event_time", "stage", "department", "topic", "tag_method",
-                "tag_confidence", "taxonomy_version", "model_version", "sentiment", "reported_stage",
+                "ledger_id", "kafka_offset", "event_type", "source", "event_time", "stage", "department", "topic",
+                "tag_method", "tag_confidence", "taxonomy_version", "model_version", "sentiment", "reported_stage",
                 "reported_department", "reported_topic", "contributions", "restated", "loaded_at",
             )
         },
@@ -153,7 +155,7 @@ def creation_statements(prefix: str) -> dict[str, str]:
     purpose = {
         "writer": "loads events (vocbeam run)",
         "reader": "reads published views and dimensions",
-        "auditor": "reads the books (vocbeam reconcile, status, report)",
+        "auditor": "reads the books (vocbeam reconcile, status, report, exporter)",
     }
     return {
         name: f"CREATE ROLE {_quoted(name)} NOLOGIN; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -12,6 +14,7 @@ from vocbeam.schemas.secrets import DeadLetterCipher, SecretSource
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.retries import RETRY_LIMIT_S
+from vocbeam.sinks.worker_metric import Command, count_retry, count_write, reporting
 from vocbeam.sinks.writer import ChunkWriter
 
 
@@ -30,6 +33,10 @@ class WriterConfig:
     model_changed: Callable[[], None]
     """Told that a group was refused because another model is published: the tagger of the same process loads it."""
     retry_limit_s: float = RETRY_LIMIT_S
+    command: Command = "run"
+    """What this process's row in `worker_metric` says it belongs to."""
+    also_counted: Callable[[], Mapping[str, float]] = dict
+    """Sums of this process that are counted elsewhere, for that row."""
 
     def open_writer(self) -> ChunkWriter:
         """A writer with its own connections and secrets, for the process that calls this."""
@@ -42,6 +49,13 @@ class WriterConfig:
             now=self.now,
             retry_limit_s=self.retry_limit_s,
             model_changed=self.model_changed,
+            retried=count_retry,
+        )
+
+    def reporting(self) -> AbstractContextManager[None]:
+        """Writes what this process counts into the warehouse, while it is open."""
+        return reporting(
+            self.warehouse_url, command=self.command, run_epoch=self.run_epoch, now=self.now, also=self.also_counted
         )
 
 
@@ -51,15 +65,21 @@ class WriteChunks(beam.DoFn):
     def __init__(self, config: WriterConfig) -> None:
         self._config = config
         self._writer: ChunkWriter | None = None
+        self._reporting: ExitStack | None = None
 
     def setup(self) -> None:
-        """Opens the warehouse once a worker."""
+        """Opens the warehouse once a worker, and begins to report what is counted."""
         self._writer = self._config.open_writer()
+        self._reporting = ExitStack()
+        self._reporting.enter_context(self._config.reporting())
 
     def process(self, element: TaggedGroup) -> Iterator[Committed]:
         """Writes one group; raises what ChunkWriter.write raises."""
         assert self._writer is not None, "setup() opens the writer"
-        for committed in self._writer.write(element):
+        started = time.monotonic()
+        written = self._writer.write(element)
+        count_write(time.monotonic() - started)
+        for committed in written:
             self._config.committed(committed.partition, committed.next_offset)
             yield committed
 
@@ -68,3 +88,6 @@ class WriteChunks(beam.DoFn):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._reporting is not None:
+            self._reporting.close()
+            self._reporting = None

@@ -5,7 +5,8 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
-`retired_subject`, `settle_position`, `settle_again`, `settle_event`. Views for reading are in `sinks/views.py`.
+`retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`. Views for reading are in
+`sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -133,6 +134,24 @@ run_epoch = Table(
     _text("outcome", "How it ended.", nullable=True),
     sqlite_autoincrement=True,
     comment="Submissions of the pipeline.",
+)
+
+worker_metric = Table(
+    "worker_metric",
+    metadata,
+    _text(
+        "process",
+        "Random id of the process; 'ended:' and a command for the sum of those that are gone.",
+        primary_key=True,
+    ),
+    _text("command", "Command it belongs to: run or backfill."),
+    _big("run_epoch", "Run that it belongs to."),
+    _big("started_at", "When it began to count."),
+    _big("flushed_at", "When it last wrote this row: its heartbeat."),
+    _big("ended_at", "When it ended; NULL while it runs or if killed.", nullable=True),
+    _text("counts", "Name → sum since its start, JSON."),
+    sqlite_with_rowid=False,
+    comment="One row a process that writes: heartbeat and counts, written every few seconds; read by the exporter.",
 )
 
 ingest_ledger = Table(

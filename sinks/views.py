@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
 from statistics import NormalDist
@@ -209,13 +210,38 @@ Span = tuple[date, date]
 """Local dates from the first to the last, both included."""
 
 
-def _booked(period: Period | Span, restated: bool) -> tuple[Any, Expression, Expression, list[Expression]]:
+Grain = Literal["bucket", "hour", "day"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One period of some metrics, found by the primary key of `measure`: buckets from `start` up to, not including,
+    `end` in UTC microseconds, of these grains. Targets are those of the local date `day`.
+    """
+
+    metrics: tuple[str, ...]
+    grains: tuple[Grain, ...]
+    start: int
+    end: int
+    day: date
+
+
+def _booked(period: Period | Span | Window, restated: bool) -> tuple[Any, Expression, Expression, list[Expression]]:
     """Where the histogram's rows of a period are: (source, start of the period, its local date, conditions).
 
-    A span of dates is one period, which begins on its first date.
+    A span of dates is one period, which begins on its first date; so is a window.
     """
     m, calendar = tables.measure.c, tables.calendar_date.c
     conditions: list[Expression] = [] if restated else [m.basis == "as_reported"]
+    if isinstance(period, Window):
+        first = literal(period.day, Date)
+        within = (m.metric.in_(period.metrics), m.grain.in_(period.grains))
+        return (
+            tables.measure,
+            first,
+            first,
+            [*conditions, *within, m.bucket_start >= period.start, m.bucket_start < period.end],
+        )
     if isinstance(period, tuple):
         first = literal(period[0], Date)
         return tables.measure, first, first, [*conditions, m.date.between(*period)]
@@ -236,14 +262,14 @@ _TABLE = ("start", "metric", "unit")
 _SUMS = ("n", "weight", "weight_sq", "total")
 
 
-def _protected(period: Period | Span, restated: bool) -> CTE:
+def _protected(period: Period | Span | Window, restated: bool) -> CTE:
     """Cells of the histogram summed to period × stage × department × metric × unit × bin, without those that were taken
     back; with the flags that say which of their figures stay hidden.
     """
     m, k, p = tables.measure.c, tables.metric.c, tables.privacy.c
     source, start, day, conditions = _booked(period, restated)
     # A date that is the same for all rows is no column that could be grouped by.
-    dates = [] if isinstance(period, tuple) else [start] if day is start else [start, day]
+    dates = [] if isinstance(period, tuple | Window) else [start] if day is start else [start, day]
     place = (m.stage, m.department, m.metric, m.unit, m.bin)
     sums = (
         select(start.label("start"), day.label("day"), *place, *(_sum(m[name]).label(name) for name in _SUMS))
@@ -262,7 +288,7 @@ def _protected(period: Period | Span, restated: bool) -> CTE:
     return protect(with_sizes(rows, _TABLE, "bin"), _TABLE)
 
 
-def _cells(period: Period, by: frozenset[Place], restated: bool) -> Subquery:
+def _cells(period: Period | Window, by: frozenset[Place], restated: bool) -> Subquery:
     """Cells of the histogram summed to period × place × metric × unit × bin, each with `suppressed`."""
     c = _protected(period, restated).c
     groups = (c.start, c.day, *(c[place] for place in _places(by)), c.metric, c.unit, c.bin)
@@ -471,7 +497,7 @@ def _margins(means: Subquery) -> Subquery:
     ).subquery("margins")
 
 
-def _estimates(margins: Subquery, period: Period) -> Subquery:
+def _estimates(margins: Subquery, period: Period | Window) -> Subquery:
     """Value and intervals of both readings, and the target."""
     m = margins.c
     in_sums = m.kind.in_(["amount", "count"])
@@ -546,12 +572,12 @@ _OPEN = ("period_start", "day", "stage", "department", "metric", *_DEFINITION)
 """Columns that tell nothing of answers, and are shown for hidden figures too."""
 
 
-def metric_select(period: Period, by: frozenset[Place], *, restated: bool = False) -> Select[Any]:
+def metric_select(period: Period | Window, by: frozenset[Place], *, restated: bool = False) -> Select[Any]:
     """One row per period × place × metric × unit: value, interval, target and status.
 
     `by` says which of stage and department keep their own rows; the others hold '*'. Day, week and month start on a
-    local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. `restated` adds
-    the differences that later tags made.
+    local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. A window is one
+    period, which starts on its local date. `restated` adds the differences that later tags made.
     """
     e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated))))), period).c
     higher = e.direction == "higher"

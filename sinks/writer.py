@@ -175,9 +175,10 @@ class ChunkWriter:
         failpoint: Failpoint = NO_FAILPOINT,
         retry_limit_s: float = RETRY_LIMIT_S,
         model_changed: Callable[[], None] = lambda: None,
+        retried: Callable[[str], None] = lambda _cause: None,
     ) -> None:
         """`encrypt` seals a dead letter's raw bytes; `now` gives UTC microseconds; `model_changed` is told of a group
-        that was refused for its model.
+        that was refused for its model, `retried` of each repetition of a transaction.
         """
         self._engine = engine
         self._rules = {rule.table: rule for rule in rules}
@@ -188,6 +189,7 @@ class ChunkWriter:
         self._failpoint = failpoint
         self._retry_limit_s = retry_limit_s
         self._model_changed = model_changed
+        self._retried = retried
         subjects = [metadata.tables[rule.table] for rule in rules]
         self._staging = Staging([event_key, customer_day, measure, retired_subject, *subjects], engine.dialect.name)
         self._markers = Markers()
@@ -232,7 +234,7 @@ class ChunkWriter:
     def _run(self, transaction: Callable[[TaggedGroup], list[T]], group: TaggedGroup) -> list[T]:
         """What the transaction gives; a group with a record that the database refuses is taken in parts."""
         try:
-            return with_retries("a transaction", partial(transaction, group), self._retry_limit_s)
+            return with_retries("a transaction", partial(transaction, group), self._retry_limit_s, self._retried)
         except Exception as error:
             if not is_data_error(error):
                 raise

@@ -117,6 +117,11 @@ def report_model_changed() -> None:
     PROGRESS.model_changed()
 
 
+def records_read() -> dict[str, float]:
+    """Records that readers of the process that this is called in have emitted, under the name of that count."""
+    return {"records_read": PROGRESS.snapshot().records}
+
+
 def model_changes() -> int:
     """`Progress.model_changes` of the process that this is called in."""
     return PROGRESS.model_changes()

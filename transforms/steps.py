@@ -49,18 +49,27 @@ SUBJECT_VERSIONS: Mapping[EventType, Callable[[Columns], list[list[SubjectVersio
 }
 """What each event says about its subjects; the other event types have none."""
 
+Took = Callable[[str, float], None]
+"""Told of a step's name and the seconds that it took for one group."""
+
+
+def _nobody_counts(_step: str, _seconds: float) -> None:
+    """What a step takes is not counted."""
+
+
 _NO_DEFAULT = object()
 """Stands for the default of a required field: equal to no value, so the field always enters the digest."""
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """What a worker needs to decode. `event_types` maps topics; `now` gives UTC microseconds."""
+    """What a worker needs to decode. `event_types` maps topics, `now` gives UTC microseconds, `took` is told times."""
 
     governance_text: str
     event_types: Mapping[str, EventType]
     open_registry: Callable[[], SchemaById]
     now: Callable[[], int]
+    took: Took = _nobody_counts
 
 
 class DecodeChunks(beam.DoFn):
@@ -77,10 +86,13 @@ class DecodeChunks(beam.DoFn):
     def process(self, element: RawGroup) -> Iterator[DecodedGroup]:
         """Decodes and validates one group."""
         config = self._config
-        yield tuple(
+        started = time.monotonic()
+        decoded = tuple(
             decode_chunk(chunk, config.event_types[chunk.partition.topic], self._schemas, self._limits, config.now)
             for chunk in element
         )
+        config.took("decode", time.monotonic() - started)
+        yield decoded
 
 
 class ChunkTagger:
@@ -159,7 +171,7 @@ class TagConfig:
 
     `key_fingerprint` is that of the key under which the warehouse holds pseudonyms. `open_models` is called in the
     worker; None tags without a model. `model_changes` counts how often this process was told that another model is
-    published; `monotonic` gives seconds of a clock that never goes back.
+    published; `monotonic` gives seconds of a clock that never goes back; `took` is told of time.
     """
 
     governance_text: str
@@ -168,6 +180,7 @@ class TagConfig:
     open_models: Callable[[], Models] | None = None
     model_changes: Callable[[], int] = model_changes
     monotonic: Callable[[], float] = time.monotonic
+    took: Took = _nobody_counts
 
 
 class RedactAndTag(beam.DoFn):
@@ -203,12 +216,14 @@ class RedactAndTag(beam.DoFn):
         config = self._config
         if config.model_changes() != self._changes_seen or config.monotonic() >= self._look_due:
             self._look_at_model()
+        started = config.monotonic()
         tagged = []
         for chunk in element:
             result, ignored_hints = self._tagger.tag(chunk)
             tagged.append(result)
             if ignored_hints:
                 self._ignored_hints.inc(ignored_hints)
+        config.took("tag", config.monotonic() - started)
         yield tuple(tagged)
 
     def _look_at_model(self) -> None:

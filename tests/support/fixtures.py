@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import postgres
+from tests.support import postgres, prometheus
 from tests.support.kafka import Topics
 from tests.support.reaper import Reaper
 from vocbeam.deploy.broker import Broker, BrokerOptions, start_broker, stop_broker
@@ -58,6 +58,18 @@ def flink_options(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> I
         reaper.watch(pid)
     yield options
     stop_flink(options.home)
+
+
+@pytest.fixture(scope="session")
+def prometheus_binaries(request: pytest.FixtureRequest) -> prometheus.Binaries:
+    """Prometheus and promtool, fetched into the cache the first time; skips where that can't be, except in CI."""
+    try:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            return prometheus.find_or_fetch()
+    except prometheus.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture

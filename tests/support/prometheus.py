@@ -1,0 +1,140 @@
+"""A Prometheus server of one test: Debian's package unpacked into the cache, on loopback, in a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+from vocbeam.deploy.broker import HOST, free_port
+from vocbeam.deploy.jars import cache_folder, locked
+
+_READY_TIMEOUT_S = 60
+_STOP_TIMEOUT_S = 15
+_PACKAGE = "prometheus"
+
+
+class Unavailable(Exception):
+    """Prometheus is not installed and can't be fetched here."""
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """The programs of one release."""
+
+    prometheus: Path
+    promtool: Path
+
+    def check_metrics(self, exposition: str) -> str:
+        """What `promtool check metrics` has to say of an exposition; empty where all is well."""
+        command = [self.promtool, "check", "metrics"]
+        result = subprocess.run(command, input=exposition, capture_output=True, text=True, check=False)
+        return (result.stdout + result.stderr).strip()
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running server that scrapes one target every second."""
+
+    port: int
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Samples that an instant query gives now: each with `metric` (labels) and `value` (time, text)."""
+        url = f"http://{HOST}:{self.port}/api/v1/query?query={quote(expression)}"
+        with urlopen(url, timeout=10) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        return result
+
+    def wait_for(self, expression: str) -> list[dict[str, Any]]:
+        """The samples of a query, as soon as there are any."""
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not (found := self.query(expression)):
+            assert time.monotonic() < deadline, f"{expression} gave nothing"
+            time.sleep(0.2)
+        return found
+
+
+def find_or_fetch() -> Binaries:
+    """Programs on PATH, else in the cache, where Debian's package is unpacked without being installed."""
+    on_path = [shutil.which(name) for name in ("prometheus", "promtool")]
+    if all(on_path):
+        return Binaries(*(Path(path) for path in on_path if path))
+    folder = cache_folder() / "prometheus"
+    binaries = Binaries(folder / "usr/bin/prometheus", folder / "usr/bin/promtool")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Test processes side by side: one fetches, the others find what it brought.
+    with locked(cache_folder() / "prometheus.lock"):
+        if not binaries.promtool.is_file():
+            _fetch(folder)
+    return binaries
+
+
+def _fetch(folder: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise Unavailable("Prometheus is not installed (apt-get install prometheus)")
+    print("\nPrometheus is missing: fetching Debian's package into the cache", flush=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        # apt's own download account can't write into root's folder, and says so.
+        download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", _PACKAGE]
+        if subprocess.run(download, cwd=scratch, capture_output=True, check=False).returncode:
+            subprocess.run(["apt-get", "-qq", "update"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(download, cwd=scratch, check=True)
+        (package,) = Path(scratch).glob("*.deb")
+        unpacked = Path(scratch) / "unpacked"
+        subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        unpacked.rename(folder)
+
+
+@contextmanager
+def running(binaries: Binaries, folder: Path, target: str) -> Iterator[Prometheus]:
+    """A server that scrapes `target` (host:port); it is ended, by its process id, when the context ends."""
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "vocbeam", "static_configs": [{"targets": [target]}]}],
+    }
+    # JSON is YAML too.
+    (folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
+    port = free_port()
+    command = [
+        binaries.prometheus,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={HOST}:{port}",
+        "--log.level=warn",
+    ]
+    with (folder / "prometheus.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        _wait_until_ready(process, port, folder / "prometheus.log")
+        yield Prometheus(port)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while True:
+        try:
+            with urlopen(f"http://{HOST}:{port}/-/ready", timeout=5):
+                return
+        except (URLError, OSError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("Prometheus did not start:\n" + log.read_text(errors="replace")) from None
+            time.sleep(0.1)
