@@ -61,6 +61,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "text_model": Access(
         writer=_READ, auditor={"SELECT": ("model_version", "card", "taxonomy_version", "stored_at")}
     ),
+    "model_stage": Access(auditor=_READ),
     "run_epoch": Access(writer={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at", "outcome")}, auditor=_READ),
     "ingest_ledger": Access(writer=_KEEP, auditor=_READ),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),

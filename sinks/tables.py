@@ -3,8 +3,8 @@
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. Dimensions: `department`, `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
-State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
-`retired_subject`. Views for reading are in `sinks/views.py`.
+State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
+`erasure_marker`, `retired_subject`. Views for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -118,6 +118,19 @@ text_model = Table(
     Column("taxonomy_version", Integer, nullable=False, comment="Governance version whose stages it learned."),
     _big("stored_at", "When it was stored."),
     comment="Trained text models; the published one is named in `active_tagging`.",
+)
+
+model_stage = Table(
+    "model_stage",
+    metadata,
+    _text("model_version", "Text model.", primary_key=True),
+    _text("stage", "Stage that it can give.", primary_key=True),
+    _big("given", "Texts of the cross-validation that it was sure enough to give this stage."),
+    _big("right_given", "Of these, right."),
+    Column(
+        "precision_low", Double, nullable=False, comment="Lower end of the 95 % interval (Wilson) of their share."
+    ),
+    comment="How often a stage that a text model gives is right, measured on texts it had not seen.",
 )
 
 run_epoch = Table(
