@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
         "vocbeam.pipelines.simulate:simulate_command", "Make the events of a company with a planted truth."
     ),
     "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
+    "tag": Entry("vocbeam.pipelines.tag:tag", "Watch how events are tagged."),
     "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
 }

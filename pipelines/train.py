@@ -210,7 +210,9 @@ def describe(trained: Trained, governance: Governance, rng: np.random.Generator)
             {**asdict_of(pair), "share": _figure(pair.share)}
             for pair in overlaps(stages.classes, stages.truth, stages.predicted)
         ],
-        "reference": None if reference is None else {
+        "reference": None
+        if reference is None
+        else {
             "texts": reference.texts,
             "confidence": list(reference.confidence),
             "stages": dict(reference.stages),

@@ -127,9 +127,7 @@ model_stage = Table(
     _text("stage", "Stage that it can give.", primary_key=True),
     _big("given", "Texts of the cross-validation that it was sure enough to give this stage."),
     _big("right_given", "Of these, right."),
-    Column(
-        "precision_low", Double, nullable=False, comment="Lower end of the 95 % interval (Wilson) of their share."
-    ),
+    Column("precision_low", Double, nullable=False, comment="Lower end of the 95 % interval (Wilson) of their share."),
     comment="How often a stage that a text model gives is right, measured on texts it had not seen.",
 )
 

@@ -50,9 +50,7 @@ CHANCE = 0.95
 Verdict = Literal["stable", "moderate", "major", "too few texts"]
 Counts = NDArray[np.int64]
 
-_MARKS = "|".join(
-    re.escape(mark) for mark in (EMAIL, CARD, ACCOUNT, NATIONAL_ID, PHONE, NAME, ADDRESS, LINK, IP)
-)
+_MARKS = "|".join(re.escape(mark) for mark in (EMAIL, CARD, ACCOUNT, NATIONAL_ID, PHONE, NAME, ADDRESS, LINK, IP))
 _NO_TERM = re.compile(rf"{_MARKS}|\S*://\S*|@\w+")
 _WORD = re.compile(r"\w+")
 
@@ -61,9 +59,9 @@ _WORD = re.compile(r"\w+")
 class Reference:
     """How the texts looked that a model learned from, as models see them that had not seen them.
 
-    `confidence` counts texts by bin of `CONFIDENCE_EDGES`, `stages` by the predicted stage, sure or not. `terms` are the
-    most frequent words and pairs of words with the texts they are in, none of fewer than the least number of people;
-    one that is missing is in at most `unlisted` texts. `profile` counts the words of all texts: those of
+    `confidence` counts texts by bin of `CONFIDENCE_EDGES`, `stages` by the predicted stage, sure or not. `terms` are
+    the most frequent words and pairs of words with the texts they are in, none of fewer than the least number of
+    people; one that is missing is in at most `unlisted` texts. `profile` counts the words of all texts: those of
     `profiled_terms` one by one, then other listed ones, then the rest. Between two samples of n and m such texts the
     stability index of terms is `scatter` · (1/n + 1/m) by chance, and below `scatter_high` · (1/n + 1/m) in 95 %.
     """
@@ -202,8 +200,8 @@ def profile_rows(documents: Sequence[Collection[str]], terms: Mapping[str, int])
 
 
 def stability_index(expected: Sequence[int] | Counts, found: Sequence[int] | Counts) -> float:
-    """Population stability index Σ (f − e) · ln(f / e) over the shares of aligned counts (Siddiqi 2006, "Credit
-    Risk Scorecards", Wiley): the symmetric divergence of Jeffreys. Half a count more in each bin keeps empty ones finite. 0 without counts.
+    """Population stability index Σ (f − e) · ln(f / e) over the shares of aligned counts (Siddiqi 2006, "Credit Risk
+    Scorecards", Wiley): the symmetric divergence of Jeffreys. Half a count more in each bin keeps empty ones finite.
     """
     e, f = np.asarray(expected) + 0.5, np.asarray(found) + 0.5
     e, f = e / e.sum(), f / f.sum()
