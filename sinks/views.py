@@ -968,28 +968,34 @@ def _tagged(period: Period | Span) -> CTE:
         ends = select(calendar.ends_at).where(calendar.date == literal(period[1], Date)).scalar_subquery()
         span = [e.event_time >= starts, e.event_time < ends]
     # No bucket spans two local dates; a million events have far fewer buckets, and each is looked up once a place.
-    bucket = literal(0, BigInteger) if span else e.event_time - e.event_time % BUCKET_US
-    by = {
-        "bucket": bucket,
-        "stage": e.stage,
-        "department": e.department,
-        "tag_method": e.tag_method,
-        "model_version": case((by_model, e.model_version)),
-        "bin": case(
-            (~by_model, -1),
-            *((e.tag_confidence < edge, number) for number, edge in enumerate(CONFIDENCE_EDGES)),
-            else_=len(CONFIDENCE_EDGES),
-        ),
-    }
-    confidence = _whole(func.round(func.sum(case((by_model, e.tag_confidence), else_=0.0)) * _MILLION))
-    fine = (
+    bucket = literal(0, BigInteger) if span else e.event_time // BUCKET_US * BUCKET_US
+    confidence_bin = case(
+        (~by_model, -1),
+        *((e.tag_confidence < edge, number) for number, edge in enumerate(CONFIDENCE_EDGES)),
+        else_=len(CONFIDENCE_EDGES),
+    )
+    events = (
         select(
-            *(column.label(name) for name, column in by.items()),
-            _whole(func.count()).label("n"),
-            confidence.label("confidence"),
+            bucket.label("bucket"),
+            e.stage,
+            e.department,
+            e.tag_method,
+            case((by_model, e.model_version)).label("model_version"),
+            confidence_bin.label("bin"),
+            case((by_model, e.tag_confidence), else_=0.0).label("confidence"),
         )
         .where(*span)
-        .group_by(*by.values())
+        .subquery("events")
+        .c
+    )
+    by = [events[name] for name in ("bucket", "stage", "department", "tag_method", "model_version", "bin")]
+    fine = (
+        select(
+            *by,
+            _whole(func.count()).label("n"),
+            _whole(func.round(func.sum(events.confidence) * _MILLION)).label("confidence"),
+        )
+        .group_by(*by)
         .subquery("fine")
     )
     f = fine.c

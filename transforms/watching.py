@@ -128,7 +128,7 @@ def terms_of(text: str) -> frozenset[str]:
     """
     words = [
         word if len(word) > 1 and not any(letter.isdigit() or letter == "_" for letter in word) else ""
-        for word in _WORD.findall(_NO_TERM.sub(" ", fold(text)))
+        for word in _WORD.findall(_NO_TERM.sub(" _ ", fold(text)))
     ]
     pairs = [f"{first} {second}" for first, second in pairwise(words) if first and second]
     return frozenset(filter(None, [*words, *pairs]))

@@ -104,6 +104,24 @@ FINDINGS: dict[str, tuple[str, str, str, str]] = {
         "id: help,", "warning",
         "stage 'help' has neither a rule that can match nor examples; only hints can reach it",
     ),
+    "example with nearly the words of another stage's": (
+        changed("examples: [nobody answers]", "examples: [nobody answers, parcel never came]"), "id: help,", "warning",
+        "example 'parcel never came' of stage 'help' has nearly the words of 'my parcel never came' of 'deliver' "
+        "(line 13); say what tells the two stages apart",
+    ),
+    "example with words of another stage's rule": (
+        changed("[my parcel never came]", "[my parcel never came, did the courier answer]"), "id: deliver", "warning",
+        "example 'did the courier answer' of stage 'deliver' has words of the rule 'answers', which tags 'help'; such "
+        "texts never come to the model",
+    ),
+    "rule of which another stage's takes a part": (
+        with_rule("event: [ticket], words: [no answer, silence]").replace(
+            "silence]}, then: {stage: help}", "silence]}, then: {stage: deliver}"
+        ),
+        "id: extra", "warning",
+        "rule 'extra' overlaps with the earlier 'answers', which takes ticket with 'no answer' for stage 'help'; move it "
+        "up or narrow the other",
+    ),
     "example of two stages": (
         changed("[nobody answers]", "['My parcel never came!']"), "My parcel", "warning",
         "example 'My parcel never came!' of stage 'help' is one of 'deliver' too (line 13)",
