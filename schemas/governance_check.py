@@ -585,7 +585,7 @@ _SIMILAR = 2 / 3
 
 
 def _similar_examples(governance: Governance) -> Iterator[Finding]:
-    """Examples of two stages with nearly the same words, in whatever order: a model can't tell from them which it is."""
+    """Examples of two stages with nearly the same words, in whatever order: a model can't tell the two by them."""
     seen: list[tuple[str, int, str, tuple[str, ...]]] = []
     for i, journey in enumerate(governance.journeys):
         for k, stage in enumerate(journey.stages):
@@ -636,13 +636,13 @@ def _partly_taken_rules(governance: Governance) -> Iterator[Finding]:
         for case in _cases(governance, rule.when):
             taker = next((other for other in governance.rules[:index] if _covers(other.when, case)), None)
             if taker is not None and taker.then.stage != rule.then.stage:
-                conditions = [case.event, *(f"{name} {value!r}" for name, value in case.fields.items())]
-                said = f" with {case.phrase!r}" if case.phrase else ""
+                fields = [f"{name} {value!r}" for name, value in case.fields.items()]
+                taken = ", ".join([case.event, *fields]) + (f" with {case.phrase!r}" if case.phrase else "")
                 yield Finding(
                     governance.line_of("rules", index),
                     "warning",
-                    f"rule {rule.id!r} overlaps with the earlier {taker.id!r}, which takes {', '.join(conditions)}{said} "
-                    f"for stage {taker.then.stage!r}; move it up or narrow the other",
+                    f"rule {rule.id!r} overlaps with the earlier {taker.id!r}, which takes {taken} for "
+                    f"stage {taker.then.stage!r}; move it up or narrow the other",
                 )
                 break
 

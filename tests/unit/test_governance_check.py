@@ -114,13 +114,18 @@ FINDINGS: dict[str, tuple[str, str, str, str]] = {
         "example 'did the courier answer' of stage 'deliver' has words of the rule 'answers', which tags 'help'; such "
         "texts never come to the model",
     ),
+    "one value of two taken for another stage": (
+        with_rule("event: [telemetry], name: [order_delivered, stock_checked]"), "id: extra", "warning",
+        "rule 'extra' overlaps with the earlier 'parcels', which takes telemetry, name 'order_delivered' for stage "
+        "'deliver'; move it up or narrow the other",
+    ),
     "rule of which another stage's takes a part": (
         with_rule("event: [ticket], words: [no answer, silence]").replace(
             "silence]}, then: {stage: help}", "silence]}, then: {stage: deliver}"
         ),
         "id: extra", "warning",
-        "rule 'extra' overlaps with the earlier 'answers', which takes ticket with 'no answer' for stage 'help'; move it "
-        "up or narrow the other",
+        "rule 'extra' overlaps with the earlier 'answers', which takes ticket with 'no answer' for stage 'help'; "
+        "move it up or narrow the other",
     ),
     "example of two stages": (
         changed("[nobody answers]", "['My parcel never came!']"), "My parcel", "warning",
@@ -155,7 +160,6 @@ def test_check__finds_what_is_ungoverned(text: str, on_line: str, severity: str,
     "when",
     [
         "event: [telemetry], error_code: [E1]",  # tests another field than the earlier rule
-        "event: [telemetry], name: [order_delivered, stock_checked]",  # one value is left
         "event: [survey, flag], words: [answer]",  # one event type is left
         "event: [survey], words: [answers]",  # another whole word
         "event: [survey], words: [re_answer]",  # part of a longer word
