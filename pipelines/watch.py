@@ -232,7 +232,7 @@ def watch(
         if major:
             raise TagsDrifted(
                 f"{', '.join(drift.what for drift in major)} of {major[0].texts:,} texts differ from training (PSI "
-                f"{max(drift.index for drift in major):.2f}); look at the new terms, correct tags or add examples, and "
+                f"{max(drift.psi for drift in major):.2f}); look at the new terms, correct tags or add examples, and "
                 "train again with `vocbeam train`"
             )
 
@@ -332,7 +332,7 @@ def _drift_table(drifts: Sequence[Drift]) -> Table:
         table.add_row(
             drift.what,
             f"{drift.texts:,}",
-            f"{drift.index:.3f}",
+            f"{drift.psi:.3f}",
             f"{drift.by_chance:.3f}",
             f"{drift.by_chance_high:.3f}",
             f"[{style}]{drift.verdict}[/]",

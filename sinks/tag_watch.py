@@ -45,7 +45,10 @@ def tag_counts(connection: Connection, since: int, until: int) -> list[TagCount]
         .group_by(*by)
         .order_by(*by)
     )
-    return [TagCount(*row[:3], int(row[3]), float(row[4])) for row in connection.execute(query)]
+    return [
+        TagCount(stage, department, method, int(events), float(confidence))
+        for stage, department, method, events, confidence in connection.execute(query)
+    ]
 
 
 def newest_event_time(connection: Connection, now: int) -> int | None:

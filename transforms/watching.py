@@ -88,22 +88,22 @@ class Reference:
 class Drift(NamedTuple):
     """How far a distribution has moved from training, and how far it would seem to have moved by chance alone.
 
-    `by_chance` is the index to expect of as many texts without any drift, `by_chance_high` what 95 % of such samples
+    `psi` is the stability index, `by_chance` the one to expect of as many texts without any drift, `by_chance_high` what 95 % of such samples
     stay below. An index within chance is stable, unless chance alone reaches MAJOR: then there are too few texts.
     """
 
     what: str
     texts: int
-    index: float
+    psi: float
     by_chance: float
     by_chance_high: float
 
     @property
     def verdict(self) -> Verdict:
         """What it comes to."""
-        if self.index <= self.by_chance_high:
+        if self.psi <= self.by_chance_high:
             return "too few texts" if self.by_chance_high >= MAJOR else "stable"
-        return "stable" if self.index < MODERATE else "moderate" if self.index < MAJOR else "major"
+        return "stable" if self.psi < MODERATE else "moderate" if self.psi < MAJOR else "major"
 
 
 class NewTerm(NamedTuple):

@@ -221,8 +221,8 @@ def test_watch__planted_class_shows_and_without_it_nothing_does(warehouse_url: s
     loud = invoke(tag, vocbeam, "watch", "--json", "--fail-on-drift")
     assert (loud.code, "confidence" in loud.error) == (8, True)
     drift = {one["what"]: one for one in loud.json["drift"]}
-    assert drift["confidence"]["index"] > 0.25 > drift["confidence"]["by_chance_high"]
-    assert drift["terms"]["index"] > 0.1 > drift["terms"]["by_chance_high"]
+    assert drift["confidence"]["psi"] > 0.25 > drift["confidence"]["by_chance_high"]
+    assert drift["terms"]["psi"] > 0.1 > drift["terms"]["by_chance_high"]
     new = {term["term"]: term for term in loud.json["new_terms_unassigned"]}
     assert {"atm", "cash", "withdrawal"} <= new.keys()
     assert new["atm"]["times_before"] > 10

@@ -59,9 +59,9 @@ def test_drift__chance_is_what_samples_without_drift_show() -> None:
     for _ in range(400):
         first, second = (dict(zip(names, rng.multinomial(n, shares).tolist(), strict=True)) for n in (3_000, 500))
         seen.append(drift("stages", first, second))
-    index = [one.index for one in seen]
+    index = [one.psi for one in seen]
     assert np.mean(index) == pytest.approx(seen[0].by_chance, rel=0.1)
-    assert np.mean([one.index < one.by_chance_high for one in seen]) == pytest.approx(0.95, abs=0.03)
+    assert np.mean([one.psi < one.by_chance_high for one in seen]) == pytest.approx(0.95, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_term_drift__new_texts_of_the_same_kind_are_within_chance_and_others_are
     rng = np.random.default_rng(7)
     known = reference(texts(2_000, rng))
     same = [term_drift(known, [terms_of(text) for text in texts(500, rng)]) for _ in range(20)]
-    assert sum(one.index < one.by_chance_high for one in same) >= 17
-    assert np.mean([one.index for one in same]) == pytest.approx(same[0].by_chance, rel=0.25)
+    assert sum(one.psi < one.by_chance_high for one in same) >= 17
+    assert np.mean([one.psi for one in same]) == pytest.approx(same[0].by_chance, rel=0.25)
     other = [terms_of(text) for text in texts(500, rng, ["zap", "zop", "zip", *WORDS[:20]])]
     assert term_drift(known, other).verdict == "major"
 
