@@ -88,8 +88,9 @@ class Reference:
 class Drift(NamedTuple):
     """How far a distribution has moved from training, and how far it would seem to have moved by chance alone.
 
-    `psi` is the stability index, `by_chance` the one to expect of as many texts without any drift, `by_chance_high` what 95 % of such samples
-    stay below. An index within chance is stable, unless chance alone reaches MAJOR: then there are too few texts.
+    `psi` is the stability index, `by_chance` the one to expect of as many texts without any drift, `by_chance_high`
+    what 95 % of such samples stay below. An index within chance is stable, unless chance alone reaches MAJOR: then
+    there are too few texts.
     """
 
     what: str
