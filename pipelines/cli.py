@@ -45,7 +45,7 @@ COMMANDS: dict[str, Entry] = {
         "vocbeam.pipelines.simulate:simulate_command", "Make the events of a company with a planted truth."
     ),
     "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
-    "tag": Entry("vocbeam.pipelines.tag:tag", "Correct tags, and draw samples to judge them by."),
+    "tag": Entry("vocbeam.pipelines.tag:tag", "Correct tags, draw samples to judge them by, watch how they drift."),
     "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
 }

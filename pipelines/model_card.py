@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 SHOWN_CONFUSIONS = 5
+SHOWN_OVERLAPS = 5
 
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:
@@ -52,6 +53,14 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     console.print(classes)
     for mistake in card["heads"]["stage"]["confusions"][:SHOWN_CONFUSIONS]:
         console.print(f"  {mistake['texts']} × {mistake['truth']} taken for {mistake['predicted']}")
+    overlaps = card.get("overlaps", ())[:SHOWN_OVERLAPS]
+    if overlaps:
+        console.print("Stages that are taken for each other:")
+    for pair in overlaps:
+        console.print(
+            f"  {pair['first']} and {pair['second']}: {share(pair['share'])} of {pair['texts']:,} texts "
+            f"({pair['first_as_second']} and {pair['second_as_first']})"
+        )
     if "compared_with" in card:
         other = card["compared_with"]
         console.print(
@@ -65,3 +74,8 @@ def figure(value: Mapping[str, float] | None, *, signed: bool = False) -> str:
         return "–"
     form = "+.3f" if signed else ".3f"
     return f"{value['value']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
+
+
+def share(value: Mapping[str, float]) -> str:
+    """A share with its interval, in per cent."""
+    return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"

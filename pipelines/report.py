@@ -90,6 +90,7 @@ class Report:
     company_lines: Sequence[Line]
     stage_lines: Sequence[Line]
     lines: Sequence[Line]
+    totals: Sequence[read.TotalRow]
     trend_period: Literal["week", "month"]
     trends: Sequence[read.TrendRow]
     funnels: Sequence[read.FunnelRow]
@@ -152,6 +153,7 @@ def build_report(connection: Connection, period: Period | None, now: Callable[[]
         company_lines=_lines(metrics, targets, cells, hidden, lambda cell: (EVERYWHERE, EVERYWHERE)),
         stage_lines=_lines(metrics, targets, cells, hidden, lambda cell: (cell.stage, EVERYWHERE)),
         lines=_lines(metrics, targets, cells, hidden, lambda cell: (cell.stage, cell.department)),
+        totals=read.department_totals(connection, period.first, period.last),
         trend_period=trend_period,
         trends=read.trends(connection, trend_period, period.first - back, period.last),
         funnels=read.funnels(connection, *months),
@@ -242,6 +244,7 @@ def as_json(report: Report) -> dict[str, Any]:
             }
             for line in (*report.company_lines, *report.lines)
         ],
+        "department_totals": [asdict(row) for row in report.totals],
         "response_funnel": [asdict(row) for row in report.funnels],
         "ticket_backlog": [asdict(row) for row in report.backlog],
         "service_levels": [asdict(row) for row in report.service_levels],
@@ -266,6 +269,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"[bold]{report.company}[/], {report.period.label} ({report.timezone})")
     console.print(_table("Whole company", report.company_lines, {}))
     names = {row.department: row.name for row in report.departments}
+    if report.totals:
+        console.print(_totals_table(report.totals, names))
     for stage in report.stages:
         own = [line for line in report.lines if line.stage == stage.stage]
         if own:
@@ -276,6 +281,27 @@ def print_report(report: Report, console: Console) -> None:
         "within it. not enough data: fewer contributions than the metric asks for. hidden: so few answers that it "
         "could be told whose they are, or figures that would give such ones away.[/]"
     )
+
+
+def _totals_table(totals: Sequence[read.TotalRow], departments: dict[str, str]) -> Table:
+    table = Table(title="Events by department", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("department")
+    for heading in ("events", "at least", "at most", "by the model", "without a stage"):
+        table.add_column(heading, justify="right")
+    table.caption = (
+        "at least, at most: what may really be the department's, by the precision that the text model showed in "
+        "cross-validation; at most takes in every event without a department. Never add bounds up."
+    )
+    table.caption_justify = "left"
+    for row in totals:
+        counts = (row.tagged_events, row.lower_bound, row.upper_bound, row.by_model, row.without_stage)
+        table.add_row(departments.get(row.department, row.department), *[count_of(n) for n in counts])
+    return table
+
+
+def count_of(n: int | None) -> str:
+    """A count for people; a dash where it is hidden or says nothing."""
+    return NOTHING if n is None else f"{n:,}"
 
 
 def value_of(line: Line) -> str:

@@ -19,7 +19,17 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vocbeam.pipelines.report import EVERYWHERE, STATUSES, Line, Report, interval_of, overall, size_of, value_of
+from vocbeam.pipelines.report import (
+    EVERYWHERE,
+    STATUSES,
+    Line,
+    Report,
+    count_of,
+    interval_of,
+    overall,
+    size_of,
+    value_of,
+)
 from vocbeam.pipelines.wording import format_target, format_value, minor_digits, step_of
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import SECOND_US, from_micros
@@ -99,6 +109,7 @@ def render_page(report: Report) -> str:
         value=value_of,
         interval=interval_of,
         size=size_of,
+        count=count_of,
         target=lambda line: format_target(line.metric, line.unit, line.target),
         everywhere=EVERYWHERE,
         unassigned=UNASSIGNED,

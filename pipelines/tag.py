@@ -26,6 +26,7 @@ from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.job_steps import WarehouseModels
 from vocbeam.pipelines.retag import MODEL_CHANGES, EventTagger
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
+from vocbeam.pipelines.watch import watch
 from vocbeam.schemas.corrections import Correction, Target
 from vocbeam.schemas.errors import ConfigError, ModelChanged
 from vocbeam.schemas.governance import Governance, parse_governance
@@ -105,11 +106,14 @@ def _open(home: Home, url: str | None) -> Warehouse:
 
 @click.group()
 def tag() -> None:
-    """Correct tags, see what was corrected, draw events at random to judge tags by.
+    """Correct tags, see what was corrected, draw events at random to judge tags by, watch drift.
 
     Corrections win over hints, rules and the model, take effect at once, and stand whatever is retagged. On PostgreSQL
-    all but `rate` take the warehouse's owner.
+    all but `rate` and a part of `watch` take the warehouse's owner.
     """
+
+
+tag.add_command(watch)
 
 
 def _target_options(command: F) -> F:

@@ -29,9 +29,11 @@ from vocbeam.sinks.hints import ToldText, corrected_texts, hinted_texts
 from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.transaction import in_transaction
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
-from vocbeam.transforms.model_evaluation import Evaluation, Figure, evaluate, macro_f1_difference
+from vocbeam.transforms.model_evaluation import Evaluation, Figure, evaluate, macro_f1_difference, overlaps
+from vocbeam.transforms.statistics import wilson_interval
 from vocbeam.transforms.text_model import LinearTextModel
 from vocbeam.transforms.training import Labelled, Trained, Validated, text_digest, train
+from vocbeam.transforms.watching import LEAST_DOCUMENTS
 
 DEFAULT_PRECISION = 0.9
 
@@ -106,7 +108,8 @@ def train_command(
 
     started, at = time.monotonic(), datetime.now(UTC)
     digest = data_digest(labelled)
-    trained = train(labelled, f"{at:%Y%m%dT%H%M%S}-{digest[:8]}", precision=precision, seed=seed)
+    least = max(LEAST_DOCUMENTS, rules.privacy.k)
+    trained = train(labelled, f"{at:%Y%m%dT%H%M%S}-{digest[:8]}", precision=precision, seed=seed, least=least)
     rng = np.random.default_rng(seed)
     card = {
         "version": trained.model.version,
@@ -142,6 +145,7 @@ def train_command(
             card,
             taxonomy_version=rules.version,
             now=now_us(),
+            precisions=stage_precisions(trained),
         )
         if published:
             models.publish(connection, trained.model.version)
@@ -208,13 +212,14 @@ def data_digest(labelled: Labelled) -> str:
 def describe(trained: Trained, governance: Governance, rng: np.random.Generator) -> dict[str, Any]:
     """The part of a model card that follows from cross-validation: settings, thresholds and figures of every head."""
     stages, model = trained.stages, trained.model
-    sure = stages.confidence >= np.array([model.stage_thresholds[name] for name in stages.classes])[stages.predicted]
+    sure = stages.sure(model.stage_thresholds)
     right = stages.predicted == stages.truth
     heads = {"stage": stages, "department": by_department(stages, governance)}
     if any(topic for _, topic in model.classes):
         heads["topic"] = trained.topics
     if trained.sentiment is not None:
         heads["sentiment"] = trained.sentiment
+    reference = model.reference
     return {
         "settings": {
             name: head._asdict()
@@ -234,7 +239,31 @@ def describe(trained: Trained, governance: Governance, rng: np.random.Generator)
             name: evaluation_json(evaluate(head.classes, head.truth, head.predicted, head.probabilities, rng))
             for name, head in heads.items()
         },
+        "overlaps": [
+            {**asdict_of(pair), "share": _figure(pair.share)}
+            for pair in overlaps(stages.classes, stages.truth, stages.predicted)
+        ],
+        "reference": None
+        if reference is None
+        else {
+            "texts": reference.texts,
+            "confidence": list(reference.confidence),
+            "stages": dict(reference.stages),
+            "terms": len(reference.terms),
+        },
     }
+
+
+def stage_precisions(trained: Trained) -> list[models.StagePrecision]:
+    """How often each stage that the model is sure enough to give was right in cross-validation."""
+    stages = trained.stages
+    sure = stages.sure(trained.model.stage_thresholds)
+    found = []
+    for number, stage in enumerate(stages.classes):
+        given = sure & (stages.predicted == number)
+        n, right = int(given.sum()), int((given & (stages.truth == number)).sum())
+        found.append(models.StagePrecision(stage, n, right, wilson_interval(n, right).low or 0.0))
+    return found
 
 
 def by_department(stages: Validated, governance: Governance) -> Validated:

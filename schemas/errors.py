@@ -9,6 +9,7 @@ VocbeamError
 ├── RunnerError            what runs the pipeline can't be started or reached       exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
 │   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
+├── TagsDrifted            texts differ from those the model learned from           exit 8
 ├── ReplayStopped          most dead letters of a batch failed again                exit 7
 └── SinkError              the warehouse can't be written                           exit 1
     ├── SinkUnavailable    retries are used up                                      exit 1
@@ -74,6 +75,12 @@ class ReplayStopped(VocbeamError):
     """More than half of a batch of dead letters failed again: going on would not help before the cause is mended."""
 
     exit_code = 7
+
+
+class TagsDrifted(VocbeamError):
+    """Texts differ from those that the published model learned from, beyond what chance explains."""
+
+    exit_code = 8
 
 
 class SinkError(VocbeamError):

@@ -391,6 +391,9 @@ def check(governance: Governance) -> list[Finding]:
         *_dead_touchpoints(governance),
         *_unreachable_stages(governance),
         *_repeated_examples(governance),
+        *_similar_examples(governance),
+        *_examples_that_rules_take(governance),
+        *_partly_taken_rules(governance),
         *_idle_parts(governance),
     ]
     return sorted(found)
@@ -631,6 +634,73 @@ def _repeated_examples(governance: Governance) -> Iterator[Finding]:
                         "warning",
                         f"example {example!r} of stage {stage.id!r} is one of {owner!r} too (line {seen_at})",
                     )
+
+
+_SIMILAR = 2 / 3
+"""Share of the words of two examples that both have, from which on they say the same."""
+
+
+def _similar_examples(governance: Governance) -> Iterator[Finding]:
+    """Examples of two stages with nearly the same words, in whatever order: a model can't tell the two by them."""
+    seen: list[tuple[str, int, str, tuple[str, ...]]] = []
+    for i, journey in enumerate(governance.journeys):
+        for k, stage in enumerate(journey.stages):
+            for n, example in enumerate(stage.examples):
+                line, words = governance.line_of("journeys", i, "stages", k, "examples", n), _words(example)
+                for owner, seen_at, other, other_words in seen:
+                    both = set(words) & set(other_words)
+                    alike = len(both) >= _SIMILAR * len({*words, *other_words})
+                    if owner != stage.id and words != other_words and len(both) > 1 and alike:
+                        yield Finding(
+                            line,
+                            "warning",
+                            f"example {example!r} of stage {stage.id!r} has nearly the words of {other!r} of {owner!r} "
+                            f"(line {seen_at}); say what tells the two stages apart",
+                        )
+                seen.append((stage.id, line, example, words))
+
+
+def _examples_that_rules_take(governance: Governance) -> Iterator[Finding]:
+    """Examples with the words of a rule that tags another stage in any text: such texts never come to a model."""
+    for i, journey in enumerate(governance.journeys):
+        for k, stage in enumerate(journey.stages):
+            for n, example in enumerate(stage.examples):
+                taker = next(
+                    (
+                        rule
+                        for rule in governance.rules
+                        if not rule.when.fields
+                        and any(_contains(_folded(example), _folded(phrase)) for phrase in rule.when.words or ())
+                    ),
+                    None,
+                )
+                if taker is not None and taker.then.stage != stage.id:
+                    yield Finding(
+                        governance.line_of("journeys", i, "stages", k, "examples", n),
+                        "warning",
+                        f"example {example!r} of stage {stage.id!r} has words of the rule {taker.id!r}, which tags "
+                        f"{taker.then.stage!r}; such texts never come to the model",
+                    )
+
+
+def _partly_taken_rules(governance: Governance) -> Iterator[Finding]:
+    """Rules of which an earlier rule takes some, not all, for another stage."""
+    dead = dict(_never_matching(governance))
+    for index, rule in enumerate(governance.rules):
+        if index in dead:
+            continue
+        for case in _cases(governance, rule.when):
+            taker = next((other for other in governance.rules[:index] if _covers(other.when, case)), None)
+            if taker is not None and taker.then.stage != rule.then.stage:
+                fields = [f"{name} {value!r}" for name, value in case.fields.items()]
+                taken = ", ".join([case.event, *fields]) + (f" with {case.phrase!r}" if case.phrase else "")
+                yield Finding(
+                    governance.line_of("rules", index),
+                    "warning",
+                    f"rule {rule.id!r} overlaps with the earlier {taker.id!r}, which takes {taken} for "
+                    f"stage {taker.then.stage!r}; move it up or narrow the other",
+                )
+                break
 
 
 def _idle_parts(governance: Governance) -> Iterator[Finding]:

@@ -30,6 +30,9 @@ OVERRIDE, HINT, RULE, MODEL, TOUCHPOINT = "override", "hint", "rule", "model", "
 MACHINE_METHODS = (RULE, MODEL, TOUCHPOINT)
 """Methods by which a machine tags; a hint is the word of the source, an override that of a person."""
 
+CONFIDENCE_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Where one bin of a model's confidence ends and the next begins; the first bin begins at 0, the last ends at 1."""
+
 WEIGHT_SCALE = 10_000
 """`weight` is stored in 1/10,000 and `weight_sq` in 1/10^8, so that sums are exact integers."""
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from vocbeam.schemas.errors import ConfigError
-from vocbeam.sinks.tables import active_tagging, text_model
+from vocbeam.sinks.tables import active_tagging, model_stage, text_model
+
+
+class StagePrecision(NamedTuple):
+    """How often a stage that a model gives is right: texts it was given to in cross-validation, the right ones of them,
+    and the lower end of the interval of their share.
+    """
+
+    stage: str
+    given: int
+    right_given: int
+    precision_low: float
 
 
 def add(
@@ -21,10 +32,11 @@ def add(
     *,
     taxonomy_version: int,
     now: int,
+    precisions: Iterable[StagePrecision] = (),
 ) -> None:
     """Stores a model beside its card; it is never changed. Raises ConfigError where the version is there already.
 
-    `now` is in UTC microseconds.
+    `now` is in UTC microseconds. A stage without a precision counts as never right in the bounds of totals.
     """
     try:
         connection.execute(
@@ -40,6 +52,9 @@ def add(
         raise ConfigError(
             f"model {model_version} is stored already, and a stored model is never changed; train under a new version"
         ) from error
+    rows = [{"model_version": model_version, **precision._asdict()} for precision in precisions]
+    if rows:
+        connection.execute(insert(model_stage), rows)
 
 
 def publish(connection: Connection, model_version: str | None) -> None:

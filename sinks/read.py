@@ -160,6 +160,22 @@ class ResolutionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TotalRow:
+    """Events of a department in a period as they are now tagged, with the bounds of its real total (`tagging_by_month`
+    says what they assume); None where too few to show, bounds also for `unassigned`.
+    """
+
+    department: str
+    tagged_events: int | None
+    without_stage: int | None
+    by_model: int | None
+    without_department: int | None
+    lower_bound: int | None
+    upper_bound: int | None
+    suppressed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
     """The books of one topic-partition."""
 
@@ -429,6 +445,15 @@ def override_rates(connection: Connection, period: str) -> list[OverrideRateRow]
     query = select(*(view.c[name] for name in names))
     ordered = query.order_by(view.c.period_start, view.c.department, view.c.tag_method)
     return [OverrideRateRow(*_with_flag(row)) for row in connection.execute(ordered)]
+
+
+def department_totals(connection: Connection, first: date, last: date) -> list[TotalRow]:
+    """Events of two local dates and between them by department, with bounds; the most events first."""
+    query = views.department_totals(first, last)
+    names = tuple(TotalRow.__dataclass_fields__)
+    found = query.subquery("totals")
+    rows = [TotalRow(*_with_flag(row)) for row in connection.execute(select(*(found.c[name] for name in names)))]
+    return sorted(rows, key=lambda row: (-(row.tagged_events or 0), row.department))
 
 
 def ledger(connection: Connection) -> list[LedgerRow]:

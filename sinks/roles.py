@@ -61,6 +61,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "text_model": Access(
         writer=_READ, auditor={"SELECT": ("model_version", "card", "taxonomy_version", "stored_at")}
     ),
+    "model_stage": Access(auditor=_READ),
     "run_epoch": Access(writer={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at", "outcome")}, auditor=_READ),
     # Deleted are rows of processes that are gone, after they were added to the sum.
     "worker_metric": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),

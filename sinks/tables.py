@@ -4,9 +4,9 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `customer_day`. Corrections of tags by people: `tag_override`. Dimensions: `department`, `journey_stage`, `metric`,
 `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
-State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `erasure_marker`,
-`retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`. Views for reading are in
-`sinks/views.py`.
+State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
+`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`. Views for reading
+are in `sinks/views.py`.
 """
 
 from __future__ import annotations
@@ -120,6 +120,17 @@ text_model = Table(
     Column("taxonomy_version", Integer, nullable=False, comment="Governance version whose stages it learned."),
     _big("stored_at", "When it was stored."),
     comment="Trained text models; the published one is named in `active_tagging`.",
+)
+
+model_stage = Table(
+    "model_stage",
+    metadata,
+    _text("model_version", "Text model.", primary_key=True),
+    _text("stage", "Stage that it can give.", primary_key=True),
+    _big("given", "Texts of the cross-validation that it was sure enough to give this stage."),
+    _big("right_given", "Of these, right."),
+    Column("precision_low", Double, nullable=False, comment="Lower end of the 95 % interval (Wilson) of their share."),
+    comment="How often a stage that a text model gives is right, measured on texts it had not seen.",
 )
 
 run_epoch = Table(

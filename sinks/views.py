@@ -49,7 +49,7 @@ from sqlalchemy.schema import CreateView
 from sqlalchemy.sql.functions import FunctionElement
 
 from vocbeam.schemas.errors import SinkError
-from vocbeam.schemas.records import MACHINE_METHODS
+from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
 from vocbeam.schemas.timebase import BUCKET_US
 from vocbeam.sinks import tables
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
@@ -964,6 +964,167 @@ def _hidden_cohorts() -> Subquery:
     ).subquery("hidden_cohorts")
 
 
+# --- Tags -------------------------------------------------------------------------------------------------------------
+
+_MILLION = 1_000_000
+"""Sums of shares are kept in millionths, as whole numbers: addition is then associative."""
+
+_TAG_METHODS = ("hint", "rule", "model", "touchpoint", "override")
+_CONFIDENCE_COLUMNS = {
+    f"confidence_{100 * low:02.0f}": (low, high)
+    for low, high in zip((0.0, *CONFIDENCE_EDGES), (*CONFIDENCE_EDGES, None), strict=True)
+}
+_TAG_COUNTS = (
+    "n",
+    "without_stage",
+    *(f"by_{method}" for method in _TAG_METHODS),
+    *_CONFIDENCE_COLUMNS,
+    "confidence_millionths",
+    "in_doubt_millionths",
+)
+
+
+def _tagged(period: Period | Span) -> CTE:
+    """Events by period, stage and department: how they were tagged, with the flags of small groups."""
+    e, p, q, calendar = tables.event.c, tables.privacy.c, tables.model_stage.c, tables.calendar_date.c
+    by_model = e.tag_method == "model"
+    span: list[Expression] = []
+    if isinstance(period, tuple):
+        starts = select(calendar.starts_at).where(calendar.date == literal(period[0], Date)).scalar_subquery()
+        ends = select(calendar.ends_at).where(calendar.date == literal(period[1], Date)).scalar_subquery()
+        span = [e.event_time >= starts, e.event_time < ends]
+    # No bucket spans two local dates; a million events have far fewer buckets, and each is looked up once a place.
+    bucket = literal(0, BigInteger) if span else e.event_time // BUCKET_US * BUCKET_US
+    confidence_bin = case(
+        (~by_model, -1),
+        *((e.tag_confidence < edge, number) for number, edge in enumerate(CONFIDENCE_EDGES)),
+        else_=len(CONFIDENCE_EDGES),
+    )
+    events = (
+        select(
+            bucket.label("bucket"),
+            e.stage,
+            e.department,
+            e.tag_method,
+            case((by_model, e.model_version)).label("model_version"),
+            confidence_bin.label("bin"),
+            case((by_model, e.tag_confidence), else_=0.0).label("confidence"),
+        )
+        .where(*span)
+        .subquery("events")
+        .c
+    )
+    by = [events[name] for name in ("bucket", "stage", "department", "tag_method", "model_version", "bin")]
+    fine = (
+        select(
+            *by,
+            _whole(func.count()).label("n"),
+            _whole(func.round(func.sum(events.confidence) * _MILLION)).label("confidence"),
+        )
+        .group_by(*by)
+        .subquery("fine")
+    )
+    f = fine.c
+    if isinstance(period, tuple):
+        start: Expression = literal(period[0], Date)
+    else:
+        first = {"day": calendar.date, "week": calendar.week_start, "month": calendar.month_start}[period]
+        start = (
+            select(first)
+            .where(calendar.starts_at <= f.bucket, calendar.ends_at > f.bucket)
+            .order_by(calendar.starts_at.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+    dated = (
+        select(start.label("period_start"), *f, func.coalesce(q.precision_low, 0.0).label("precision_low"))
+        .select_from(fine.outerjoin(tables.model_stage, and_(q.model_version == f.model_version, q.stage == f.stage)))
+        .subquery("dated")
+    )
+    d = dated.c
+    doubt = case((d.tag_method == "model", _whole(func.round(d.n * (1.0 - d.precision_low) * _MILLION))), else_=0)
+    place = (d.period_start, d.stage, d.department, p.k)
+    counts = (
+        select(
+            *place,
+            _sum(d.n).label("n"),
+            _sum_if(d.stage == UNASSIGNED, d.n).label("without_stage"),
+            *(_sum_if(d.tag_method == method, d.n).label(f"by_{method}") for method in _TAG_METHODS),
+            *(_sum_if(d.bin == number, d.n).label(name) for number, name in enumerate(_CONFIDENCE_COLUMNS)),
+            _sum(d.confidence).label("confidence_millionths"),
+            _sum(doubt).label("in_doubt_millionths"),
+        )
+        .join_from(dated, tables.privacy, literal(True))
+        .group_by(*place)
+        .subquery("counts")
+    )
+    return protect(with_sizes(counts, ("period_start",), "k"), ("period_start",))
+
+
+def tagging(period: Period | Span, places: Sequence[frozenset[Place]] = tuple(FLAGS)) -> Select[Any]:
+    """How events were tagged, by period, for each stage and department, each of them alone, and the whole company.
+
+    `places` chooses among these. Rows of a department with all its stages tell between which bounds its real total is.
+    """
+    tagged = _tagged(period)
+    parts = []
+    for by in places:
+        m = _margin(tagged, by, ("period_start",), _TAG_COUNTS)
+        bounds = _bounds(m) if by == _DEPARTMENT else (null(), null(), null())
+        names = ("without_department", "lower_bound", "upper_bound")
+        parts.append(
+            select(
+                m.c.period_start,
+                *_columns_of_place(m.c, by),
+                *(m.c[name] for name in (*_TAG_COUNTS, "hidden")),
+                *(cast(bound, BigInteger).label(name) for name, bound in zip(names, bounds, strict=True)),
+            )
+        )
+    t = union_all(*parts).subquery("places").c
+    low, high = _wilson_of_counts(t.n, t.without_stage)
+    columns = [
+        t.period_start,
+        t.stage,
+        t.department,
+        t.n.label("tagged_events"),
+        t.without_stage,
+        (_real(t.without_stage) / _positive(t.n)).label("unassigned_share"),
+        low.label("interval_low"),
+        high.label("interval_high"),
+        *(t[f"by_{method}"] for method in _TAG_METHODS),
+        (_real(t.confidence_millionths) / _MILLION / _positive(t.by_model)).label("mean_confidence"),
+        *(t[name] for name in _CONFIDENCE_COLUMNS),
+        t.without_department,
+        t.lower_bound,
+        t.upper_bound,
+    ]
+    return select(*_masked(columns, ("period_start", *BOTH), t.hidden))
+
+
+_DEPARTMENT = frozenset[Place]({"department"})
+
+
+def department_totals(first: date, last: date) -> Select[Any]:
+    """How the events of a span of local dates were tagged, by department, with the bounds of its real total."""
+    return tagging((first, last), (_DEPARTMENT,))
+
+
+def _bounds(departments: Subquery) -> tuple[Expression, Expression, Expression]:
+    """Of each department and period: events that no department has, and the bounds of its own real total."""
+    m = departments.c
+
+    def in_period(column: Expression) -> Expression:
+        return _whole(func.coalesce(func.sum(column).over(partition_by=m.period_start), 0))
+
+    nobody = m.department == UNASSIGNED
+    without = in_period(case((nobody, m.n)))
+    told = in_period(case((nobody, m.hidden))) == 0
+    elsewhere = in_period(m.in_doubt_millionths) - m.in_doubt_millionths
+    lower = (m.n * _MILLION - m.in_doubt_millionths) // _MILLION
+    upper = m.n + without + (elsewhere + _MILLION - 1) // _MILLION
+    return case((told, without)), case((~nobody, lower)), case((and_(~nobody, told), upper))
+
+
 # --- Customers, events, books -----------------------------------------------------------------------------------------
 
 
@@ -1228,6 +1389,14 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             "a person corrected. A lower bound of the share of wrong tags, unless events were drawn at random.",
             partial(_override_rate, period),
         )
+    for period in _COARSE:
+        yield (
+            f"tagging_by_{period}",
+            f"How events were tagged per {_LENGTHS[period]}: coverage, methods, confidence, by the tags that the rows "
+            "of events now have; '*' stands for all stages or departments. With bounds of departments' real totals. "
+            "What was erased or has expired is not in it.",
+            partial(tagging, period),
+        )
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
@@ -1303,6 +1472,29 @@ _COLUMNS: dict[str, str] = {
     "percentile": "Which percentile of the time to resolution.",
     "resolved": "Tickets resolved.",
     "hours": "The percentile, in hours.",
+    "tagged_events": "Events, tagged or not.",
+    "without_stage": "Of these, without a stage: no source, rule, model, touchpoint or person placed them.",
+    "unassigned_share": "without_stage / tagged_events.",
+    "by_hint": "Events whose source named the stage, or the department alone.",
+    "by_rule": "Events that a rule of the governance file placed.",
+    "by_model": "Events that the text model placed.",
+    "by_touchpoint": "Events that took the customer's latest touchpoint.",
+    "by_override": "Events that a person placed.",
+    "mean_confidence": "Mean confidence of the text model in the tags that it gave.",
+    **{
+        name: "Events that the text model placed with a confidence "
+        + (f"from {low:g} to below {high:g}." if high is not None else f"of {low:g} or more.")
+        for name, (low, high) in _CONFIDENCE_COLUMNS.items()
+    },
+    "without_department": "Rows of a department: events of the period that no department has; NULL where too few to "
+    "show.",
+    "lower_bound": "Rows of a department: at least so many events are really its own, if the model is as often right "
+    "as in cross-validation: those that source, rule, touchpoint or person gave it, taken as certain, and of those the "
+    "model gave it the lower end of the 95 % interval of its precision for the stage (none where that was never "
+    "measured).",
+    "upper_bound": "Rows of a department: at most so many are, namely all that it has, all events without a "
+    "department, and of those the model gave to other departments all but the lower end of its precision. Two "
+    "departments can't both reach their bounds: never add them up.",
     "customers": "Distinct customers.",
     "events": "Events of these customers.",
     "topic": "Kafka topic.",

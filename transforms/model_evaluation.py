@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ CALIBRATION_BINS = 15
 COVERAGES = (0.6, 0.8, 1.0)
 
 SHOWN_CONFUSIONS = 20
+
+SHOWN_OVERLAPS = 10
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -41,6 +44,19 @@ class ClassFigures(NamedTuple):
     precision: Figure | None
     recall: Figure | None
     f1: float
+
+
+class Overlap(NamedTuple):
+    """Two classes that are taken for each other: the texts of either, how many of the first were taken for the second,
+    how many of the second for the first, and the share of both.
+    """
+
+    first: str
+    second: str
+    texts: int
+    first_as_second: int
+    second_as_first: int
+    share: Figure
 
 
 class Coverage(NamedTuple):
@@ -155,6 +171,23 @@ def class_figures(classes: Sequence[str], truth: Ints, predicted: Ints) -> list[
             )
         )
     return figures
+
+
+def overlaps(classes: Sequence[str], truth: Ints, predicted: Ints) -> list[Overlap]:
+    """The pairs that are taken for each other most, by the lower end of the share's interval, so that a rare class is
+    not first by luck; at most SHOWN_OVERLAPS.
+    """
+    size = len(classes)
+    table = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
+    found = []
+    for a, b in combinations(range(size), 2):
+        mixed = int(table[a, b] + table[b, a])
+        if mixed:
+            texts = int(table[a].sum() + table[b].sum())
+            found.append(
+                Overlap(classes[a], classes[b], texts, int(table[a, b]), int(table[b, a]), _share(texts, mixed))
+            )
+    return sorted(found, key=lambda pair: (-(pair.share.interval.low or 0.0), pair.first, pair.second))[:SHOWN_OVERLAPS]
 
 
 def _share(n: int, hits: int) -> Figure:

@@ -22,6 +22,7 @@ from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.records import NO_TOPIC
 from vocbeam.transforms.tag import Predicted, Prediction
 from vocbeam.transforms.text_features import Features, TextFeatures
+from vocbeam.transforms.watching import Reference
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -100,11 +101,13 @@ class LinearTextModel:
         topic_thresholds: Sequence[float],
         sentiment: Head | None = None,
         seen: Mapping[str, str] | None = None,
+        reference: Reference | None = None,
     ) -> None:
         """`classes` are the (stage, topic) of the tag head's columns, `topic_thresholds` align with them.
 
         `seen` maps the digest of each training text to what cross-validation said of it, so that a later model can be
-        compared on the same texts without asking this one about what it has learned by heart.
+        compared on the same texts without asking this one about what it has learned by heart. `reference` is what later
+        texts are compared with; None in models of releases that kept none.
         """
         self.version = version
         self.features = features
@@ -113,6 +116,7 @@ class LinearTextModel:
         self.stage_calibration = stage_calibration
         self.sentiment = sentiment
         self.seen = dict(seen or {})
+        self.reference = reference
         self.stages = tuple(sorted({stage for stage, _ in self.classes}))
         self.stage_thresholds = dict(stage_thresholds)
         self.topic_thresholds = tuple(topic_thresholds)
@@ -227,6 +231,7 @@ class LinearTextModel:
                 "tags": _head_state(self.tags),
                 "sentiment": None if self.sentiment is None else _head_state(self.sentiment),
                 "seen": json.dumps(self.seen, ensure_ascii=False),
+                "reference": None if self.reference is None else self.reference.to_json(),
             }
         )
         return stored
@@ -246,6 +251,7 @@ class LinearTextModel:
                 topic_thresholds=state["topic_thresholds"],
                 sentiment=None if state["sentiment"] is None else _head(state["sentiment"]),
                 seen=json.loads(state["seen"]),
+                reference=Reference.from_json(state["reference"]) if state.get("reference") else None,
             )
         except Exception as error:
             raise ConfigError(

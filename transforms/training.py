@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from sklearn.svm import LinearSVC
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.transforms.text_features import TextFeatures, fold
 from vocbeam.transforms.text_model import NEVER, TINY, Head, LinearTextModel, Sharpening
+from vocbeam.transforms.watching import LEAST_DOCUMENTS, make_reference
 
 MAX_FEATURES = 100_000
 """Of words and of n-grams each. With 80 classes in 32 bits that is at most 64 MB in memory; real vocabularies of ten
@@ -96,6 +97,10 @@ class Validated:
         """Probability of the predicted class of each row."""
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
+    def sure(self, stage_thresholds: Mapping[str, float]) -> NDArray[np.bool_]:
+        """Of each row, whether a prediction with this confidence is said."""
+        return self.confidence >= np.array([stage_thresholds[name] for name in self.classes])[self.predicted]
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -119,10 +124,12 @@ def train(
     precision: float,
     seed: int = 0,
     grid: Sequence[Settings] = GRID,
+    least: int = LEAST_DOCUMENTS,
 ) -> Trained:
     """Trains on all of `labelled`; settings, calibration, thresholds and figures come from cross-validation within it.
 
-    `precision` is what the tags that are given shall reach. Raises ConfigError where there are fewer than two stages,
+    `precision` is what the tags that are given shall reach; `least` how many people must have used a term for the
+    model's reference to name it. Raises ConfigError where there are fewer than two stages,
     or none with two different texts.
     """
     tagged = [row for row, stage in enumerate(labelled.stages) if stage is not None]
@@ -146,6 +153,15 @@ def train(
     weights = np.array([labelled.weights[row] for row in topics.rows])
     stages, stage_calibration = by_stage(topics, leanings, classes, weights)
     stage_thresholds = thresholds(stages, precision)
+    texts = [labelled.texts[row] for row in stages.rows]
+    reference = make_reference(
+        texts,
+        _groups([fold(text) for text in texts], [labelled.groups[row] for row in stages.rows]),
+        stages.confidence,
+        [stages.classes[stage] for stage in stages.predicted],
+        least=least,
+        rng=np.random.default_rng(seed),
+    )
     model = LinearTextModel(
         version=version,
         features=features,
@@ -159,6 +175,7 @@ def train(
             text_digest(labelled.texts[row]): stages.classes[stage]
             for row, stage in zip(stages.rows, stages.predicted, strict=True)
         },
+        reference=reference,
     )
     return Trained(model, topics, stages, validated_sentiment)
 

@@ -109,6 +109,29 @@ FINDINGS: dict[str, tuple[str, str, str, str]] = {
         "id: help,", "warning",
         "stage 'help' has neither a rule that can match nor examples; only hints can reach it",
     ),
+    "example with nearly the words of another stage's": (
+        changed("examples: [nobody answers]", "examples: [nobody answers, parcel never came]"), "id: help,", "warning",
+        "example 'parcel never came' of stage 'help' has nearly the words of 'my parcel never came' of 'deliver' "
+        "(line 13); say what tells the two stages apart",
+    ),
+    "example with words of another stage's rule": (
+        changed("[my parcel never came]", "[my parcel never came, did the courier answer]"), "id: deliver", "warning",
+        "example 'did the courier answer' of stage 'deliver' has words of the rule 'answers', which tags 'help'; such "
+        "texts never come to the model",
+    ),
+    "one value of two taken for another stage": (
+        with_rule("event: [telemetry], name: [order_delivered, stock_checked]"), "id: extra", "warning",
+        "rule 'extra' overlaps with the earlier 'parcels', which takes telemetry, name 'order_delivered' for stage "
+        "'deliver'; move it up or narrow the other",
+    ),
+    "rule of which another stage's takes a part": (
+        with_rule("event: [ticket], words: [no answer, silence]").replace(
+            "silence]}, then: {stage: help}", "silence]}, then: {stage: deliver}"
+        ),
+        "id: extra", "warning",
+        "rule 'extra' overlaps with the earlier 'answers', which takes ticket with 'no answer' for stage 'help'; "
+        "move it up or narrow the other",
+    ),
     "example of two stages": (
         changed("[nobody answers]", "['My parcel never came!']"), "My parcel", "warning",
         "example 'My parcel never came!' of stage 'help' is one of 'deliver' too (line 13)",
@@ -161,7 +184,6 @@ def test_check__finds_what_is_ungoverned(text: str, on_line: str, severity: str,
     "when",
     [
         "event: [telemetry], error_code: [E1]",  # tests another field than the earlier rule
-        "event: [telemetry], name: [order_delivered, stock_checked]",  # one value is left
         "event: [survey, flag], words: [answer]",  # one event type is left
         "event: [survey], words: [answers]",  # another whole word
         "event: [survey], words: [re_answer]",  # part of a longer word
