@@ -143,8 +143,7 @@ def train(
             labelled, rated, names, labelled.sentiment_weights, matrix, seed, grid
         )
 
-    weights = np.array([labelled.weights[row] for row in topics.rows])
-    stages, stage_calibration = by_stage(topics, leanings, classes, weights)
+    stages, stage_calibration = by_stage(topics, leanings, classes)
     stage_thresholds = thresholds(stages, precision)
     model = LinearTextModel(
         version=version,
@@ -168,9 +167,7 @@ def _pair(name: str) -> tuple[str, str]:
     return stage, topic
 
 
-def by_stage(
-    topics: Validated, leanings: Floats, classes: Sequence[tuple[str, str]], weights: Floats
-) -> tuple[Validated, Sharpening]:
+def by_stage(topics: Validated, leanings: Floats, classes: Sequence[tuple[str, str]]) -> tuple[Validated, Sharpening]:
     """The same predictions with the topics of each stage added up, and calibrated: many small shares of topics that
     were hard to tell apart are little to add up.
     """
@@ -179,7 +176,7 @@ def by_stage(
     sum_by_stage = np.eye(len(stages))[of_class]
     summed = topics.probabilities @ sum_by_stage
     truth = of_class[topics.truth]
-    slope, shifts = calibrate(np.log(summed + TINY), truth, weights)
+    slope, shifts = calibrate(np.log(summed + TINY), truth)
     calibration = Sharpening(slope, tuple(shifts.tolist()))
     predicted = (leanings @ sum_by_stage).argmax(axis=1)
     return Validated(stages, topics.rows, truth, predicted, calibration.of(summed), topics.settings), calibration
@@ -219,7 +216,7 @@ def fit_head(
             best = f1, settings, predicted, scores[predicted]
     assert best is not None, "the grid holds settings"
     _, settings, predicted, scores = best
-    slope, shifts = calibrate(scores, truth[predicted], weights[predicted])
+    slope, shifts = calibrate(scores, truth[predicted])
     scaled = slope * _finite(scores)
 
     present, coefficients, intercept = _fit(own, truth, weights, settings, seed)
@@ -309,14 +306,15 @@ def _finite(scores: Floats) -> Floats:
     return np.where(np.isfinite(scores), scores, lowest - 1)
 
 
-def calibrate(scores: Floats, truth: Ints, weights: Floats) -> tuple[float, Floats]:
+def calibrate(scores: Floats, truth: Ints) -> tuple[float, Floats]:
     """(slope, shift of each class) that make softmax(slope · scores + shifts) the likeliest probabilities of `truth`.
 
     Vector scaling with one common slope (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML), with a
-    ridge on the shifts.
+    ridge on the shifts. Every label counts alike, as in the thresholds and figures: were sure labels to count more, the
+    probabilities would be those of clear texts, and too high for texts as they come.
     """
     scores = _finite(scores)
-    total = weights.sum()
+    total = len(truth)
     rows = np.arange(len(truth))
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
@@ -324,10 +322,10 @@ def calibrate(scores: Floats, truth: Ints, weights: Floats) -> tuple[float, Floa
         logits = slope * scores + shifts
         norm = logsumexp(logits, axis=1)
         probabilities = np.exp(logits - norm[:, None])
-        value = (weights * (norm - logits[rows, truth])).sum() / total + BIAS_RIDGE * (shifts @ shifts)
+        value = (norm - logits[rows, truth]).sum() / total + BIAS_RIDGE * (shifts @ shifts)
         error = probabilities
         error[rows, truth] -= 1
-        error *= weights[:, None] / total
+        error /= total
         return value, np.concatenate([[slope * (error * scores).sum()], error.sum(axis=0) + 2 * BIAS_RIDGE * shifts])
 
     found = minimize(loss, np.zeros(scores.shape[1] + 1), jac=True, method="L-BFGS-B")
