@@ -25,9 +25,10 @@ from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.schemas.timebase import to_micros
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
 from vocbeam.transforms.model_evaluation import Evaluation, evaluate
+from vocbeam.transforms.sentence_embedding import SentenceEmbedding
 from vocbeam.transforms.text_features import TextFeatures
 from vocbeam.transforms.text_model import LinearTextModel
-from vocbeam.transforms.training import GRID, MAX_FEATURES, fit_head, train
+from vocbeam.transforms.training import GRID, MAX_FEATURES, Settings, fit_head, train
 
 PROJECT = Path(__file__).parent.parent
 LABELS = PROJECT / "examples" / "labels"
@@ -150,10 +151,34 @@ def run_olist(data: Path) -> Iterator[Result]:
     yield calibration("olist", "calibration error of sentiment", found, below=0.05)
 
 
+def run_embedding(data: Path) -> Iterator[Result]:
+    """The intents of banking77 once more, by a model with the optional embedding and the settings that suit the set."""
+    mapping = load_label_mapping(LABELS / "banking77.yaml")
+    governance = load_governance(GOVERNANCE / "bank.yaml")
+    learn, test = (list(read_labels(data / "banking77" / f"{part}.csv.gz", mapping)) for part in ("train", "test"))
+    started = time.process_time()
+    model = train(
+        collect(learn, governance), "embedding", precision=PRECISION, seed=SEED, grid=(Settings(),),
+        embedding=SentenceEmbedding(),
+    ).model  # fmt: skip
+    seconds = time.process_time() - started
+    heads = judge(model, test, governance)
+    yield figure("embedding", "macro-F1 over 77 intents of banking77", heads["topic"], at_least=0.90)
+    yield calibration("embedding", "calibration error over intents", heads["topic"], below=0.05)
+    yield figure("embedding", "macro-F1 over 9 stages", heads["stage"])
+    yield figure("embedding", "macro-F1 over 8 departments", heads["department"])
+    yield tagged("embedding", model, test)
+    yield from cost("embedding", model, learn[::50], test, seconds)
+
+
+DEFAULT_SETS = ("banking77", "tweets", "olist")
+"""The fourth needs the extra `embedding`."""
+
 RUNS: Mapping[str, tuple[str, Callable[[Path], Iterator[Result]]]] = {
     "banking77": ("banking77", run_banking),
     "tweets": ("twitter_airline", run_tweets),
     "olist": ("olist", run_olist),
+    "embedding": ("banking77", run_embedding),
 }
 """Set → its folder below the data, and what computes its figures."""
 
@@ -307,7 +332,12 @@ def verify_tagging(data: Path, sets: Sequence[str], say: Callable[[str], None]) 
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with the real data sets.",
 )
-@click.option("--sets", default=",".join(RUNS), show_default=True, help="Data sets, comma separated.")
+@click.option(
+    "--sets",
+    default=",".join(DEFAULT_SETS),
+    show_default=True,
+    help=f"Comma separated, of {', '.join(RUNS)} (the last needs the extra of this name).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def tagging(data: Path, sets: str, as_json: bool) -> None:
     """Train and test the text model on the real texts, and compare with what is demanded of it.

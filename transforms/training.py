@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.transforms.sentence_embedding import SentenceEmbedding
 from vocbeam.transforms.text_features import TextFeatures, fold
 from vocbeam.transforms.text_model import NEVER, TINY, Head, LinearTextModel, Sharpening
 
@@ -119,6 +120,7 @@ def train(
     precision: float,
     seed: int = 0,
     grid: Sequence[Settings] = GRID,
+    embedding: SentenceEmbedding | None = None,
 ) -> Trained:
     """Trains on all of `labelled`; settings, calibration, thresholds and figures come from cross-validation within it.
 
@@ -129,7 +131,7 @@ def train(
     pairs = [(labelled.stages[row] or "", labelled.topics[row]) for row in tagged]
     if len({stage for stage, _ in pairs}) < 2:
         raise ConfigError("a model needs labelled texts of at least two stages; label more, or add example phrases")
-    features = TextFeatures.learn(labelled.texts, max_features=MAX_FEATURES)
+    features = TextFeatures.learn(labelled.texts, max_features=MAX_FEATURES, embedding=embedding)
     matrix = features.of(labelled.texts).matrix
     pair_names = ["\t".join(pair) for pair in pairs]
     tags, topics, leanings = fit_head(labelled, tagged, pair_names, labelled.weights, matrix, seed, grid)
