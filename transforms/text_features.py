@@ -89,7 +89,7 @@ class TextFeatures:
         self.grams = dict(grams)
         self.idf = idf
         self.embedding = embedding
-        self.centre = centre
+        self.centre: Floats = np.zeros(DIMENSIONS, np.float32) if centre is None else centre
         self._known: dict[str, _Word] = {}
 
     @classmethod
