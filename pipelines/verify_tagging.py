@@ -25,9 +25,10 @@ from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.schemas.timebase import to_micros
 from vocbeam.transforms.labels import Label, collect, load_label_mapping, phrases, read_labels
 from vocbeam.transforms.model_evaluation import Evaluation, evaluate
+from vocbeam.transforms.sentence_embedding import SentenceEmbedding
 from vocbeam.transforms.text_features import TextFeatures
 from vocbeam.transforms.text_model import LinearTextModel
-from vocbeam.transforms.training import GRID, MAX_FEATURES, fit_head, train
+from vocbeam.transforms.training import GRID, MAX_FEATURES, Settings, fit_head, train
 
 PROJECT = Path(__file__).parent.parent
 LABELS = PROJECT / "examples" / "labels"
@@ -44,9 +45,6 @@ CORRECTIONS = (10, 50, 200)
 """Corrected texts a stage, on top of the governance file's phrases."""
 
 OUTER_FOLDS = 5
-
-PROBES = 3_000
-"""Texts of the throughput figure."""
 
 
 class TaggingMissedTarget(VocbeamError):
@@ -75,9 +73,9 @@ def run_banking(data: Path) -> Iterator[Result]:
     mapping = load_label_mapping(LABELS / "banking77.yaml")
     governance = load_governance(GOVERNANCE / "bank.yaml")
     learn, test = (list(read_labels(data / "banking77" / f"{part}.csv.gz", mapping)) for part in ("train", "test"))
-    started = time.monotonic()
+    started = time.process_time()
     model = train(collect(learn, governance), "banking77", precision=PRECISION, seed=SEED).model
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     heads = judge(model, test, governance)
     yield figure("banking77", "macro-F1 over 77 intents", heads["topic"], at_least=0.90)
     yield calibration("banking77", "calibration error over intents", heads["topic"], below=0.05)
@@ -85,7 +83,7 @@ def run_banking(data: Path) -> Iterator[Result]:
     yield figure("banking77", "macro-F1 over 8 departments", heads["department"])
     yield calibration("banking77", "calibration error over stages", heads["stage"], below=0.05)
     yield tagged("banking77", model, test)
-    yield from cost("banking77", model, [label.text for label in test], seconds)
+    yield from cost("banking77", model, learn, test, seconds, at_least=10_000)
     yield from cold_start("banking77", governance, learn, test)
 
 
@@ -96,7 +94,9 @@ def run_tweets(data: Path) -> Iterator[Result]:
     labels = list(read_labels(data / "twitter_airline" / "tweets_2015-02-16_to_22.csv.gz", mapping))
     learn = [label for label in labels if label.time is not None and label.time < FIRST_TEST_DAY]
     test = [label for label in labels if label.time is not None and label.time >= FIRST_TEST_DAY]
+    started = time.process_time()
     model = train(collect(learn, governance), "tweets", precision=PRECISION, seed=SEED).model
+    seconds = time.process_time() - started
     reasons = [label for label in test if label.stage is not None]
     heads = judge(model, reasons, governance)
     yield figure("tweets", "macro-F1 over 9 reasons", heads["topic"])
@@ -110,8 +110,11 @@ def run_tweets(data: Path) -> Iterator[Result]:
     yield figure("tweets", "macro-F1 over 8 stages", heads["stage"])
     yield figure("tweets", "macro-F1 over 7 departments", heads["department"])
     yield calibration("tweets", "calibration error over stages", heads["stage"], below=0.10)
-    yield figure("tweets", "macro-F1 of sentiment", sentiment(model, test))
+    feelings = sentiment(model, test)
+    yield figure("tweets", "macro-F1 of sentiment", feelings)
+    yield calibration("tweets", "calibration error of sentiment", feelings, below=0.10)
     yield tagged("tweets", model, reasons)
+    yield from cost("tweets", model, learn, test, seconds)
     yield from cold_start("tweets", governance, [label for label in learn if label.stage is not None], reasons)
 
 
@@ -148,10 +151,34 @@ def run_olist(data: Path) -> Iterator[Result]:
     yield calibration("olist", "calibration error of sentiment", found, below=0.05)
 
 
+def run_embedding(data: Path) -> Iterator[Result]:
+    """The intents of banking77 once more, by a model with the optional embedding and the settings that suit the set."""
+    mapping = load_label_mapping(LABELS / "banking77.yaml")
+    governance = load_governance(GOVERNANCE / "bank.yaml")
+    learn, test = (list(read_labels(data / "banking77" / f"{part}.csv.gz", mapping)) for part in ("train", "test"))
+    started = time.process_time()
+    model = train(
+        collect(learn, governance), "embedding", precision=PRECISION, seed=SEED, grid=(Settings(),),
+        embedding=SentenceEmbedding(),
+    ).model  # fmt: skip
+    seconds = time.process_time() - started
+    heads = judge(model, test, governance)
+    yield figure("embedding", "macro-F1 over 77 intents of banking77", heads["topic"], at_least=0.90)
+    yield calibration("embedding", "calibration error over intents", heads["topic"], below=0.05)
+    yield figure("embedding", "macro-F1 over 9 stages", heads["stage"])
+    yield figure("embedding", "macro-F1 over 8 departments", heads["department"])
+    yield tagged("embedding", model, test)
+    yield from cost("embedding", model, learn[::50], test, seconds)
+
+
+DEFAULT_SETS = ("banking77", "tweets", "olist")
+"""The fourth needs the extra `embedding`."""
+
 RUNS: Mapping[str, tuple[str, Callable[[Path], Iterator[Result]]]] = {
     "banking77": ("banking77", run_banking),
     "tweets": ("twitter_airline", run_tweets),
     "olist": ("olist", run_olist),
+    "embedding": ("banking77", run_embedding),
 }
 """Set → its folder below the data, and what computes its figures."""
 
@@ -225,27 +252,33 @@ def tagged(data_set: str, model: LinearTextModel, test: Sequence[Label]) -> Resu
     )  # fmt: skip
 
 
-def cost(data_set: str, model: LinearTextModel, texts: Sequence[str], seconds: float) -> Iterator[Result]:
-    """Size, loading, training and throughput of the model, the latter in CPU time of one core."""
+def cost(
+    data_set: str,
+    model: LinearTextModel,
+    learn: Sequence[Label],
+    test: Sequence[Label],
+    seconds: float,
+    *,
+    at_least: float | None = None,
+) -> Iterator[Result]:
+    """Size, loading, training and throughput of the model; the latter two in CPU time."""
     stored = model.to_bytes()
     yield demand(Result(data_set, "size of the model, MB", 0, len(stored) / 1e6), below=50)
     started = time.monotonic()
-    LinearTextModel.from_bytes(stored)
+    loaded = LinearTextModel.from_bytes(stored)
     yield demand(Result(data_set, "loading, seconds", 0, time.monotonic() - started), below=2)
-    yield Result(data_set, "training with cross-validation, seconds", 0, seconds)
-    probes = list(texts[:PROBES])
-    model.predict(probes)
+    yield Result(data_set, "training with cross-validation, CPU-seconds", len(learn), seconds)
+    # A process knows the words of earlier texts, but not these texts.
+    loaded.predict([label.text for label in learn])
+    texts = [label.text for label in test]
     started = time.process_time()
-    model.predict(probes)
+    loaded.predict(texts)
     spent = time.process_time() - started
-    characters = sum(map(len, probes))
-    yield demand(
-        Result(
-            data_set, "texts a CPU-second, all heads", len(probes), len(probes) / spent,
-            note=f"{spent / characters * 1e6:.2f} CPU-seconds a million characters",
-        ),
-        at_least=10_000,
-    )  # fmt: skip
+    characters = sum(map(len, texts))
+    heads = "tags" if model.sentiment is None else "tags and sentiment"
+    note = f"{heads}; {spent / characters * 1e6:.2f} CPU-seconds a million characters"
+    result = Result(data_set, "texts a CPU-second, all heads", len(texts), len(texts) / spent, note=note)
+    yield result if at_least is None else demand(result, at_least=at_least)
 
 
 def figure(data_set: str, what: str, found: Evaluation, *, at_least: float | None = None, note: str = "") -> Result:
@@ -299,7 +332,12 @@ def verify_tagging(data: Path, sets: Sequence[str], say: Callable[[str], None]) 
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with the real data sets.",
 )
-@click.option("--sets", default=",".join(RUNS), show_default=True, help="Data sets, comma separated.")
+@click.option(
+    "--sets",
+    default=",".join(DEFAULT_SETS),
+    show_default=True,
+    help=f"Comma separated, of {', '.join(RUNS)} (the last needs the extra of this name).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def tagging(data: Path, sets: str, as_json: bool) -> None:
     """Train and test the text model on the real texts, and compare with what is demanded of it.

@@ -1,4 +1,4 @@
-"""Text as numbers: TF-IDF over words, pairs of words and the character n-grams inside words.
+"""Text as numbers: TF-IDF over words, pairs of words and the character n-grams inside words; optionally an embedding.
 
 scikit-learn learns the vocabulary. Turning texts into features is done here, because a chunk repeats its words: the
 features of a word are looked up once, and what a word adds to a decision can be told. The values are scikit-learn's.
@@ -14,8 +14,10 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer, strip_accents_unicode
+
+from vocbeam.transforms.sentence_embedding import DIMENSIONS, SentenceEmbedding
 
 GRAM_LENGTHS = (2, 4)
 """Character n-grams: endings, stems and misspellings in any language that writes words apart."""
@@ -23,6 +25,9 @@ GRAM_LENGTHS = (2, 4)
 WORD_SHARE = 0.7
 """Length of the word part of a text's vector when that of the n-grams is 1: the best of 0.5, 0.7, 1 and 1.4 in
 cross-validation on banking77's training file."""
+
+CENTRE_TEXTS = 1_000
+"""Texts whose mean embedding is taken off: what all texts of a company have in common tells none of them apart."""
 
 MAX_CHARACTERS = 4_000
 """What a text is about is said before this; the rest is not read."""
@@ -68,15 +73,29 @@ class Features:
 class TextFeatures:
     """Turns texts into rows of features. One instance serves one thread."""
 
-    def __init__(self, words: Mapping[str, int], grams: Mapping[str, int], idf: Floats) -> None:
-        """`grams` number the first features, `words` (single ones and `a b` pairs) those behind; `idf` weighs all."""
+    def __init__(
+        self,
+        words: Mapping[str, int],
+        grams: Mapping[str, int],
+        idf: Floats,
+        embedding: SentenceEmbedding | None = None,
+        centre: Floats | None = None,
+    ) -> None:
+        """`grams` number the first features, `words` (single ones and `a b` pairs) those behind; `idf` weighs both.
+
+        Behind them stand those of the `embedding`, where there is one, less `centre`.
+        """
         self.words = dict(words)
         self.grams = dict(grams)
         self.idf = idf
+        self.embedding = embedding
+        self.centre: Floats = np.zeros(DIMENSIONS, np.float32) if centre is None else centre
         self._known: dict[str, _Word] = {}
 
     @classmethod
-    def learn(cls, texts: Sequence[str], *, max_features: int) -> TextFeatures:
+    def learn(
+        cls, texts: Sequence[str], *, max_features: int, embedding: SentenceEmbedding | None = None
+    ) -> TextFeatures:
         """Learns the vocabulary: n-grams of two texts or more, and words; of each the most frequent `max_features`."""
         folded = [fold(text) for text in texts]
         grams = TfidfVectorizer(
@@ -89,11 +108,15 @@ class TextFeatures:
         first = len(grams.vocabulary_)
         numbered = {word: first + int(number) for word, number in words.vocabulary_.items()}
         idf = np.concatenate([grams.idf_, words.idf_]).astype(np.float32)
-        return cls(numbered, {gram: int(number) for gram, number in grams.vocabulary_.items()}, idf)
+        known = {gram: int(number) for gram, number in grams.vocabulary_.items()}
+        if embedding is None:
+            return cls(numbered, known, idf)
+        some = texts[:: max(1, len(texts) // CENTRE_TEXTS)]
+        return cls(numbered, known, idf, embedding, embedding.of(some).mean(axis=0))
 
     def __len__(self) -> int:
         """How many features there are."""
-        return len(self.idf)
+        return len(self.idf) + (0 if self.embedding is None else DIMENSIONS)
 
     def of(self, texts: Sequence[str]) -> Features:
         """Features of `texts`: (1 + ln count) · idf, each part scaled to its share; unknown words add none."""
@@ -121,7 +144,17 @@ class TextFeatures:
             row_starts.append(len(words))
         occurrences = np.frombuffer(flat, dtype=np.int32).astype(np.int64) if flat else np.zeros(0, np.int64)
         starts, rows = np.array(word_starts, np.int64), np.array(row_starts, np.int64)
-        return Features(self._matrix(occurrences, starts[rows]), words, starts, rows, occurrences)
+        matrix = self._matrix(occurrences, starts[rows])
+        if self.embedding is not None:
+            matrix = hstack([matrix, csr_matrix(self._meanings(self.embedding, texts))], format="csr")
+        return Features(matrix, words, starts, rows, occurrences)
+
+    def _meanings(self, embedding: SentenceEmbedding, texts: Sequence[str]) -> Floats:
+        vectors = embedding.of(texts)
+        told = vectors.any(axis=1)
+        vectors[told] -= self.centre
+        vectors[told] /= np.linalg.norm(vectors[told], axis=1, keepdims=True)
+        return vectors
 
     def _learn_word(self, word: str) -> _Word:
         parts = tuple(_WORD.findall(word))
@@ -133,7 +166,7 @@ class TextFeatures:
     def _matrix(self, occurrences: Ints, row_ends: Ints) -> csr_matrix:
         counts = np.ones(len(occurrences), np.float32)
         # A copy of the numbers: summing sorts them in place.
-        matrix = csr_matrix((counts, occurrences.astype(np.int32), row_ends), shape=(len(row_ends) - 1, len(self)))
+        matrix = csr_matrix((counts, occurrences.astype(np.int32), row_ends), shape=(len(row_ends) - 1, len(self.idf)))
         matrix.sum_duplicates()
         values = (1 + np.log(matrix.data)) * self.idf[matrix.indices]
         is_word = matrix.indices >= len(self.grams)

@@ -20,6 +20,7 @@ from skops.io import dumps, loads
 
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.records import NO_TOPIC
+from vocbeam.transforms.sentence_embedding import NAME, SentenceEmbedding
 from vocbeam.transforms.tag import Predicted, Prediction
 from vocbeam.transforms.text_features import Features, TextFeatures
 from vocbeam.transforms.watching import Reference
@@ -225,6 +226,8 @@ class LinearTextModel:
                 "words": json.dumps(self.features.words, ensure_ascii=False),
                 "grams": json.dumps(self.features.grams, ensure_ascii=False),
                 "idf": self.features.idf,
+                "embedding": None if self.features.embedding is None else NAME,
+                "centre": self.features.centre,
                 "stage_calibration": [self.stage_calibration.slope, *self.stage_calibration.shifts],
                 "stage_thresholds": self.stage_thresholds,
                 "topic_thresholds": list(self.topic_thresholds),
@@ -238,12 +241,18 @@ class LinearTextModel:
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> LinearTextModel:
-        """The model that `to_bytes` wrote. Raises ConfigError where it is something else; nothing of it is executed."""
+        """The model that `to_bytes` wrote; nothing of it is executed.
+
+        Raises ConfigError where it is something else, or was trained with an embedding that is not installed.
+        """
         try:
             state: dict[str, Any] = loads(stored)
+            embedding = _embedding(state.get("embedding"))
             return cls(
                 version=state["version"],
-                features=TextFeatures(json.loads(state["words"]), json.loads(state["grams"]), state["idf"]),
+                features=TextFeatures(
+                    json.loads(state["words"]), json.loads(state["grams"]), state["idf"], embedding, state.get("centre")
+                ),
                 classes=[(stage, topic) for stage, topic in state["classes"]],
                 tags=_head(state["tags"]),
                 stage_calibration=Sharpening(state["stage_calibration"][0], tuple(state["stage_calibration"][1:])),
@@ -253,11 +262,21 @@ class LinearTextModel:
                 seen=json.loads(state["seen"]),
                 reference=Reference.from_json(state["reference"]) if state.get("reference") else None,
             )
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"this is no text model that this release can read ({type(error).__name__}); train it again with "
                 "`vocbeam train`"
             ) from error
+
+
+def _embedding(name: str | None) -> SentenceEmbedding | None:
+    if name is None:
+        return None
+    if name != NAME:
+        raise ConfigError(f"this release has no embedding {name}; train the model again with `vocbeam train`")
+    return SentenceEmbedding()
 
 
 def _head_state(head: Head) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.transforms.sentence_embedding import SentenceEmbedding
 from vocbeam.transforms.text_features import TextFeatures, fold
 from vocbeam.transforms.text_model import NEVER, TINY, Head, LinearTextModel, Sharpening
 from vocbeam.transforms.watching import LEAST_DOCUMENTS, make_reference
@@ -125,6 +126,7 @@ def train(
     seed: int = 0,
     grid: Sequence[Settings] = GRID,
     least: int = LEAST_DOCUMENTS,
+    embedding: SentenceEmbedding | None = None,
 ) -> Trained:
     """Trains on all of `labelled`; settings, calibration, thresholds and figures come from cross-validation within it.
 
@@ -136,7 +138,7 @@ def train(
     pairs = [(labelled.stages[row] or "", labelled.topics[row]) for row in tagged]
     if len({stage for stage, _ in pairs}) < 2:
         raise ConfigError("a model needs labelled texts of at least two stages; label more, or add example phrases")
-    features = TextFeatures.learn(labelled.texts, max_features=MAX_FEATURES)
+    features = TextFeatures.learn(labelled.texts, max_features=MAX_FEATURES, embedding=embedding)
     matrix = features.of(labelled.texts).matrix
     pair_names = ["\t".join(pair) for pair in pairs]
     tags, topics, leanings = fit_head(labelled, tagged, pair_names, labelled.weights, matrix, seed, grid)
@@ -150,8 +152,7 @@ def train(
             labelled, rated, names, labelled.sentiment_weights, matrix, seed, grid
         )
 
-    weights = np.array([labelled.weights[row] for row in topics.rows])
-    stages, stage_calibration = by_stage(topics, leanings, classes, weights)
+    stages, stage_calibration = by_stage(topics, leanings, classes)
     stage_thresholds = thresholds(stages, precision)
     texts = [labelled.texts[row] for row in stages.rows]
     reference = make_reference(
@@ -185,9 +186,7 @@ def _pair(name: str) -> tuple[str, str]:
     return stage, topic
 
 
-def by_stage(
-    topics: Validated, leanings: Floats, classes: Sequence[tuple[str, str]], weights: Floats
-) -> tuple[Validated, Sharpening]:
+def by_stage(topics: Validated, leanings: Floats, classes: Sequence[tuple[str, str]]) -> tuple[Validated, Sharpening]:
     """The same predictions with the topics of each stage added up, and calibrated: many small shares of topics that
     were hard to tell apart are little to add up.
     """
@@ -196,7 +195,7 @@ def by_stage(
     sum_by_stage = np.eye(len(stages))[of_class]
     summed = topics.probabilities @ sum_by_stage
     truth = of_class[topics.truth]
-    slope, shifts = calibrate(np.log(summed + TINY), truth, weights)
+    slope, shifts = calibrate(np.log(summed + TINY), truth)
     calibration = Sharpening(slope, tuple(shifts.tolist()))
     predicted = (leanings @ sum_by_stage).argmax(axis=1)
     return Validated(stages, topics.rows, truth, predicted, calibration.of(summed), topics.settings), calibration
@@ -236,7 +235,7 @@ def fit_head(
             best = f1, settings, predicted, scores[predicted]
     assert best is not None, "the grid holds settings"
     _, settings, predicted, scores = best
-    slope, shifts = calibrate(scores, truth[predicted], weights[predicted])
+    slope, shifts = calibrate(scores, truth[predicted])
     scaled = slope * _finite(scores)
 
     present, coefficients, intercept = _fit(own, truth, weights, settings, seed)
@@ -326,14 +325,15 @@ def _finite(scores: Floats) -> Floats:
     return np.where(np.isfinite(scores), scores, lowest - 1)
 
 
-def calibrate(scores: Floats, truth: Ints, weights: Floats) -> tuple[float, Floats]:
+def calibrate(scores: Floats, truth: Ints) -> tuple[float, Floats]:
     """(slope, shift of each class) that make softmax(slope · scores + shifts) the likeliest probabilities of `truth`.
 
     Vector scaling with one common slope (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML), with a
-    ridge on the shifts.
+    ridge on the shifts. Every label counts alike, as in the thresholds and figures: were sure labels to count more, the
+    probabilities would be those of clear texts, and too high for texts as they come.
     """
     scores = _finite(scores)
-    total = weights.sum()
+    total = len(truth)
     rows = np.arange(len(truth))
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
@@ -341,10 +341,10 @@ def calibrate(scores: Floats, truth: Ints, weights: Floats) -> tuple[float, Floa
         logits = slope * scores + shifts
         norm = logsumexp(logits, axis=1)
         probabilities = np.exp(logits - norm[:, None])
-        value = (weights * (norm - logits[rows, truth])).sum() / total + BIAS_RIDGE * (shifts @ shifts)
+        value = (norm - logits[rows, truth]).sum() / total + BIAS_RIDGE * (shifts @ shifts)
         error = probabilities
         error[rows, truth] -= 1
-        error *= weights[:, None] / total
+        error /= total
         return value, np.concatenate([[slope * (error * scores).sum()], error.sum(axis=0) + 2 * BIAS_RIDGE * shifts])
 
     found = minimize(loss, np.zeros(scores.shape[1] + 1), jac=True, method="L-BFGS-B")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.support.fixtures import PROJECT
 
@@ -38,3 +41,28 @@ def test_throughput__reports_every_figure_of_a_small_run() -> None:
     assert set(report["steps"]) == {"poll", "decode", *tag_parts, "tag", "write sqlite"}
     assert all(len(times["wall_us"]) == len(times["cpu_us"]) == 1 for times in report["steps"].values())
     assert "the books balance" in ended.stderr
+
+
+def test_tagging__reports_every_figure_of_a_small_run(data_dir: Path) -> None:
+    if not (data_dir / "olist").is_dir():
+        pytest.skip(f"no data sets at {data_dir}")
+    script = str(PROJECT / "benchmarks" / "tagging.py")
+    command = [sys.executable, script, "--data", data_dir, "--texts", "100", "--runs", "1", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr
+    sets = json.loads(ended.stdout)["sets"]
+    assert [found["heads"] for found in sets.values()] == [
+        ["stage", "topic", "sentiment"],
+        ["stage", "sentiment"],
+        ["stage", "sentiment"],
+    ]
+    for found in sets.values():
+        assert len(found["runs"]) == 5
+        assert found["texts"] == 100
+        for runs in found["runs"].values():
+            mean_characters = 1e6 / runs[0]["texts a CPU-second"] / runs[0]["CPU-seconds a million characters"]
+            assert mean_characters == pytest.approx(found["characters"] / found["texts"])
+        assert found["ratios"]["vocbeam"] == [1.0]
+        assert found["megabytes"]["vocbeam"] > 0.1
+        assert len(found["loading_s"]) == 1
+    assert sets["Olist, joined to 1,000 characters"]["characters"] >= 100 * 1_000

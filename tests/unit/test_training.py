@@ -149,9 +149,19 @@ def test_calibrate__finds_the_temperature_of_overconfident_scores() -> None:
     logits = rng.normal(size=(20_000, 3))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     truth = (rng.random((len(logits), 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
-    slope, shifts = calibrate(3 * logits, truth, np.ones(len(truth)))
+    slope, shifts = calibrate(3 * logits, truth)
     assert slope == pytest.approx(1 / 3, abs=0.02)
     assert np.abs(shifts - shifts.mean()).max() < 0.1
+
+
+def test_train__probabilities_are_those_of_all_texts_whatever_the_confidence_in_their_labels() -> None:
+    """Sure labels are right, unsure ones are drawn; if only the sure ones counted, the mean would be near 1."""
+    rng = np.random.default_rng(2)
+    rows = [label._replace(topic="", text=f"{label.text} {i}") for i, label in enumerate(labels(600))]
+    rows[::2] = [row._replace(stage=str(rng.choice(["deliver", "pay"])), weight=0.1) for row in rows[::2]]
+    trained_on = train(collect(rows), "v", precision=0.9, grid=GRID)
+    right = trained_on.stages.predicted == trained_on.stages.truth
+    assert trained_on.stages.confidence.mean() == pytest.approx(right.mean(), abs=0.05)
 
 
 def validated(confidence: list[float], right: list[bool]) -> Validated:
