@@ -10,7 +10,7 @@ FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
 # Of one test; 25 kills are 25 starts.
 FAULTS_TIMEOUT_S := 1800
-UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
+UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 .PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-redaction verify-tagging bench audit lock lock-jars clean
 
@@ -84,9 +84,11 @@ audit: setup ## Ask for known vulnerabilities of the locked dependencies
 	@$(BIN)/python requirements/audit.py
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
-	@$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.lock
-	@$(UV_COMPILE) --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
-	@echo "Wrote requirements/dev.lock and requirements/run.lock"
+	@$(UV_COMPILE) setup.py --upgrade --extra dev --output-file requirements/dev.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra postgresql --constraint requirements/dev.lock --output-file requirements/image.lock
+	@echo setuptools | $(UV_COMPILE) - --upgrade --constraint requirements/dev.lock --output-file requirements/build.lock
+	@echo "Wrote requirements/dev.lock, run.lock, image.lock and build.lock"
 
 lock-jars: setup ## Resolve the jars of Kafka and Flink anew into deploy/*-jars.sha256
 	@$(BIN)/python -m vocbeam.deploy.jars

