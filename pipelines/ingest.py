@@ -21,6 +21,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.pipelines.apply import ensure_applied, now_us
+from vocbeam.pipelines.flink_job import FLINK_JOB
+from vocbeam.pipelines.heartbeats import Heartbeats
 from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.runners import Runner, RunnerChoice, runner_options
 from vocbeam.pipelines.settings import (
@@ -43,7 +45,7 @@ from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.retries import RETRY_LIMIT_S
-from vocbeam.transforms.chunking import Bounds
+from vocbeam.transforms.chunking import Bounds, Shard
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
 from vocbeam.transforms.progress import PROGRESS
 from vocbeam.transforms.source import ReadChunks
@@ -74,6 +76,7 @@ class Job:
     steps: JobSteps
     max_restarts: int
     progress_seconds: float
+    heartbeats: Heartbeats | None
 
     def compose(self, pipeline: beam.Pipeline) -> None:
         """Adds the main job to a pipeline."""
@@ -88,6 +91,7 @@ class Job:
 
 def work(job: Job) -> Total:
     """Runs a job in this process, restarting its pipeline as often as allowed; raises what ends it."""
+    PROGRESS.tell_turns(job.heartbeats and job.heartbeats.beat)
     with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
         restarts = supervise(
             lambda: job.runner.run(job.compose),
@@ -154,6 +158,10 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     help="For how long Kafka may give no answer before the pipeline fails.",
 )  # fmt: skip
 @click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
+@click.option(
+    "--heartbeat", envvar="VOCBEAM_HEARTBEAT", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for files that are touched while the run goes round, for probes: hung when one is older than 5 min.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
 def run(
     *,
@@ -177,6 +185,7 @@ def run(
     max_restarts: int,
     outage_seconds: float,
     progress_seconds: float,
+    heartbeat: Path | None,
     as_json: bool,
 ) -> None:
     """Load events from Kafka into the warehouse until SIGTERM or Ctrl-C, which end it cleanly.
@@ -216,6 +225,10 @@ def run(
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
         )
+        heartbeats = Heartbeats(heartbeat.absolute()) if heartbeat else None
+        if heartbeats:
+            readers = [Shard(index, shards * workers).name for index in range(shards * workers)]
+            heartbeats.prepare([FLINK_JOB] if runner.spreads else readers)
         spread = f", {workers} processes" if workers > 1 else ""
         click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}{spread}", err=True)
         job = Job(
@@ -234,6 +247,7 @@ def run(
             ),
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
+            heartbeats=heartbeats,
         )
         outcome = "failed"
         total: Total | None = None
