@@ -50,10 +50,13 @@ unit: setup ## Only the tests that start no server
 faults: setup ## The tests of faults in their long form, with a table of what was done and seen
 	@$(BIN)/python -m pytest tests/faults --faults=long --timeout=$(FAULTS_TIMEOUT_S) --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
-lint: setup ## Style (ruff) and types (mypy, strict)
+lint: setup ## Style (ruff), types (mypy, strict), container and compose files
 	@echo "Checking style"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@echo "Checking container and compose files"
+	@$(BIN)/hadolint deploy/Containerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
 	@echo "Checking types"
 	@mkdir -p $(TYPES)
 	@for folder in $(FOLDERS); do ln -sfn "$(CURDIR)/$$folder" "$(TYPES)/$$folder"; done
