@@ -23,7 +23,6 @@ from ruamel.yaml import YAML
 from vocbeam.pipelines.cli import COMMANDS, vocbeam
 from vocbeam.pipelines.heartbeats import SILENT_SECONDS
 from vocbeam.pipelines.workers import STOP_SECONDS
-from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE
 from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source, pseudonym_key, pseudonym_source
 from vocbeam.transforms.kafka_settings import parse_settings
 
@@ -235,18 +234,14 @@ def parse(line: list[str]) -> None:
 
 
 def variables_read() -> set[str]:
-    def of(command: click.Command) -> Iterator[str]:
-        for option in command.params:
-            if isinstance(option.envvar, str):
-                yield option.envvar
-        if isinstance(command, click.Group):
-            for name in command.list_commands(click.Context(command)):
-                found = command.get_command(click.Context(command), name)
-                assert found is not None
-                yield from of(found)
-
-    secrets = {source.env for source in (pseudonym_source(Path()), dead_letter_source(Path()))}
-    return {*of(vocbeam), *secrets, *(f"{name}_FILE" for name in secrets), USER_VARIABLE, PASSWORD_VARIABLE}
+    """Every variable of ours that the code names, and for each secret the one that names its file."""
+    sources = [
+        path.read_text(encoding="utf-8") for top in ("schemas", "pipelines") for path in (PROJECT / top).rglob("*.py")
+    ]
+    named = {name for source in sources for name in re.findall(r'"(VOCBEAM_\w+)"', source)}
+    secrets = {source(Path()).env for source in (pseudonym_source, dead_letter_source)}
+    assert secrets < named
+    return named | {f"{name}_FILE" for name in secrets}
 
 
 def test_environment__every_variable_is_one_that_is_read() -> None:
