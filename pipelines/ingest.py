@@ -91,7 +91,7 @@ class Job:
 
 def work(job: Job) -> Total:
     """Runs a job in this process, restarting its pipeline as often as allowed; raises what ends it."""
-    PROGRESS.tell_turns(job.heartbeats and job.heartbeats.beat)
+    PROGRESS.tell_turns(job.heartbeats.beat if job.heartbeats else None)
     with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
         restarts = supervise(
             lambda: job.runner.run(job.compose),
@@ -222,13 +222,13 @@ def run(
         if runner.spreads:
             source = replace(source, shards=shards * workers)
         chosen = runner.open(home, workers, source, LedgerFactory(url))
-        epoch = draw_run_epoch(
-            engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
-        )
         heartbeats = Heartbeats(heartbeat.absolute()) if heartbeat else None
         if heartbeats:
             readers = [Shard(index, shards * workers).name for index in range(shards * workers)]
             heartbeats.prepare([FLINK_JOB] if runner.spreads else readers)
+        epoch = draw_run_epoch(
+            engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
+        )
         spread = f", {workers} processes" if workers > 1 else ""
         click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}{spread}", err=True)
         job = Job(
