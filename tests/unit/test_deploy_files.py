@@ -100,7 +100,9 @@ def pods(documents: list[Json]) -> Iterator[tuple[str, Json, Json]]:
                     yield f"{name}/{container['name']}", template, container
 
 
-PODS = {name: (template, container) for folder in FOLDERS for name, template, container in pods(BUILT[folder])}
+ALL_PODS = [(f"{folder} {name}", *pod) for folder in FOLDERS for name, *pod in pods(BUILT[folder])]
+PODS = {name.split(" ")[1]: (template, container) for name, template, container in ALL_PODS}
+"""By name; of what two folders have, the last one's."""
 PIPELINE_POD = next(c for name, _, c in pods(BUILT["pipeline"]) if name == "vocbeam-run/run")
 
 
@@ -253,7 +255,7 @@ def test_environment__every_variable_is_one_that_is_read() -> None:
     given = set(settings) | {name for name in image if name != "VOCBEAM_CACHE"}
     for service in OURS.values():
         given |= set(service.get("environment", {}))
-    for _, container in PODS.values():
+    for _, _, container in ALL_PODS:
         if container["image"] == "vocbeam":
             given |= {variable["name"] for variable in container.get("env", [])}
     assert len(given) > 10
@@ -297,7 +299,7 @@ def test_services__run_in_order() -> None:
 
 
 def test_containers__have_limits_probes_and_no_rights() -> None:
-    for name, (template, container) in PODS.items():
+    for name, template, container in ALL_PODS:
         resources, security = container["resources"], container["securityContext"]
         assert resources["limits"].keys() == resources["requests"].keys() == {"cpu", "memory"}, name
         assert security["allowPrivilegeEscalation"] is False, name
@@ -323,7 +325,7 @@ def test_secrets__are_named_and_never_written() -> None:
     documented = set(re.findall(r"create secret generic ([\w-]+)", (PROJECT / "docs/deployment.md").read_text()))
     used = set()
     assert "Secret" not in {kind for kind, _ in map(key_of, RESOURCES)}
-    for name, (template, container) in PODS.items():
+    for name, template, container in ALL_PODS:
         volumes = [volume["secret"] for volume in template["spec"]["volumes"] if "secret" in volume]
         used |= {volume["secretName"] for volume in volumes}
         # The group may read, as fsGroup needs; a key file open to others is refused.
@@ -350,7 +352,7 @@ def test_roles__each_pod_has_one() -> None:
             reference["name"] for reference in references if reference and reference["name"].startswith("warehouse")
         }
 
-    assert {name.split("/")[1]: role(container) for name, (_, container) in PODS.items()} == {
+    assert {name.split("/")[1]: role(container) for name, _, container in ALL_PODS} == {
         "apply": {"warehouse-owner"},
         "retain": {"warehouse-owner"},
         "run": {"warehouse-writer"},
@@ -365,7 +367,7 @@ def test_roles__each_pod_has_one() -> None:
 def test_network__opens_what_each_pod_asks_for_and_no_more() -> None:
     policies = {key_of(d)[1]: d["spec"] for d in RESOURCES if d["kind"] == "NetworkPolicy"}
     assert policies["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for name, (template, container) in PODS.items():
+    for name, template, container in ALL_PODS:
         labels, given = template["metadata"]["labels"], {variable["name"] for variable in container.get("env", [])}
         assert ("vocbeam/to-warehouse" in labels) == ("PGUSER" in given), name
         assert ("vocbeam/to-kafka" in labels) == ("KAFKA_PASSWORD" in given), name
@@ -380,8 +382,8 @@ def test_network__opens_what_each_pod_asks_for_and_no_more() -> None:
 def test_grace__is_longer_than_a_run_takes_to_end() -> None:
     assert all(
         template["spec"]["terminationGracePeriodSeconds"] > STOP_SECONDS
-        for name, (template, _) in PODS.items()
-        if name.startswith("vocbeam-run")
+        for name, template, _ in ALL_PODS
+        if name.endswith("vocbeam-run/run")
     )
     assert int(SERVICES["pipeline"]["stop_grace_period"].removesuffix("s")) > STOP_SECONDS
     run = next(document for document in RESOURCES if key_of(document) == ("Deployment", "vocbeam-run"))
