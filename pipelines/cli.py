@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
 import sys
 from typing import NamedTuple
 
@@ -99,6 +101,8 @@ def _log_to_stderr() -> None:
 def main() -> None:
     """Entry point: an error of ours is one sentence on stderr and its own exit code, without a traceback."""
     _log_to_stderr()
+    # The default, which the kernel keeps from process 1 of a container; `run` ends in its own way.
+    signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
     try:
         code = vocbeam(standalone_mode=False)
     except VocbeamError as error:

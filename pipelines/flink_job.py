@@ -45,6 +45,8 @@ STALLED_SECONDS = 300.0
 OUTAGE_SECONDS = 60.0
 """How long Flink's REST interface may be gone (a job manager that is started again)."""
 CANCEL_SECONDS = 60.0
+FLINK_JOB = "flink-job"
+"""Name of the loop that follows a job."""
 FLINK_RESTARTS = 30
 """So often Flink itself starts a job again: minutes, in which a task manager or a worker pool comes back."""
 
@@ -195,6 +197,7 @@ class Watch:
         """Returns when the job has done what it should, or a stop was requested; raises what ends it otherwise."""
         moved_at = kafka_seen_at = time.monotonic()
         while not self._progress.stop_requested():
+            self._progress.turn(FLINK_JOB)
             state = rest.state(job)
             self._look_at_failures(rest, job, state)
             if self._source.stop_at is None and time.monotonic() - kafka_seen_at > ENDS_SECONDS:

@@ -21,6 +21,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.pipelines.apply import ensure_applied, now_us
+from vocbeam.pipelines.flink_job import FLINK_JOB
+from vocbeam.pipelines.heartbeats import Heartbeats
 from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.runners import Runner, RunnerChoice, runner_options
 from vocbeam.pipelines.settings import (
@@ -45,7 +47,7 @@ from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.sinks.worker_metric import stop_reporting
-from vocbeam.transforms.chunking import Bounds
+from vocbeam.transforms.chunking import Bounds, Shard
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
 from vocbeam.transforms.progress import PROGRESS
 from vocbeam.transforms.source import ReadChunks
@@ -79,6 +81,7 @@ class Job:
     steps: JobSteps
     max_restarts: int
     progress_seconds: float
+    heartbeats: Heartbeats | None
 
     def compose(self, pipeline: beam.Pipeline) -> None:
         """Adds the main job to a pipeline."""
@@ -93,6 +96,7 @@ class Job:
 
 def work(job: Job) -> Total:
     """Runs a job in this process, restarting its pipeline as often as allowed; raises what ends it."""
+    PROGRESS.tell_turns(job.heartbeats.beat if job.heartbeats else None)
     try:
         with show_progress(PROGRESS, job.progress_seconds, Console(stderr=True)):
             restarts = supervise(
@@ -166,6 +170,10 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
     help="Between two looks for events to attribute to touchpoints, by one process of the run; 0 for none.",
 )  # fmt: skip
 @click.option("--progress-seconds", default=10.0, show_default=True, help="Between two lines of progress.")
+@click.option(
+    "--heartbeat", envvar="VOCBEAM_HEARTBEAT", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for files that are touched while the run goes round, for probes: hung when one is older than 5 min.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON when the run ends.")
 def run(
     *,
@@ -190,6 +198,7 @@ def run(
     outage_seconds: float,
     settle_seconds: float,
     progress_seconds: float,
+    heartbeat: Path | None,
     as_json: bool,
 ) -> None:
     """Load events from Kafka into the warehouse until SIGTERM or Ctrl-C, which end it cleanly.
@@ -226,6 +235,10 @@ def run(
         if runner.spreads:
             source = replace(source, shards=shards * workers)
         chosen = runner.open(home, workers, source, LedgerFactory(url))
+        heartbeats = Heartbeats(heartbeat.absolute()) if heartbeat else None
+        if heartbeats:
+            readers = [Shard(index, shards * workers).name for index in range(shards * workers)]
+            heartbeats.prepare([FLINK_JOB] if runner.spreads else readers)
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
         )
@@ -247,6 +260,7 @@ def run(
             ),
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
+            heartbeats=heartbeats,
         )
         outcome = "failed"
         total: Total | None = None

@@ -18,6 +18,11 @@ class Shard(NamedTuple):
     number: int
     total: int
 
+    @property
+    def name(self) -> str:
+        """What its reader is called (`shard-0`)."""
+        return f"shard-{self.number}"
+
     def owns(self, topics: Sequence[str], topic: str, partition: int) -> bool:
         """Whether this shard reads the topic-partition.
 

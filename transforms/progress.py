@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vocbeam.schemas.records import PartitionKey
@@ -27,6 +28,7 @@ class Progress:
         self._records = 0
         self._lag: dict[PartitionKey, int] = {}
         self._model_changes = 0
+        self._on_turn: Callable[[str], None] | None = None
 
     def committed(self, partition: PartitionKey, next_offset: int) -> None:
         """The writer says, after its transaction, where the ledger stands; also for a chunk that it refused."""
@@ -65,6 +67,15 @@ class Progress:
         with self._lock:
             return self._model_changes
 
+    def tell_turns(self, on_turn: Callable[[str], None] | None) -> None:
+        """From now on `on_turn` is called with a loop's name at each of its turns."""
+        self._on_turn = on_turn
+
+    def turn(self, loop: str) -> None:
+        """A loop (`shard-3`, `flink-job`) has gone round, whether or not there was anything to do."""
+        if self._on_turn is not None:
+            self._on_turn(loop)
+
     def read(self, records: int) -> None:
         """A reader has emitted so many records more."""
         with self._lock:
@@ -101,6 +112,7 @@ class Progress:
             self._lag.clear()
             self._records = 0
             self._model_changes = 0
+            self._on_turn = None
 
 
 PROGRESS = Progress()

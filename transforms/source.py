@@ -138,6 +138,7 @@ class ShardReader:
         Waits at most `idle_wait_seconds` for a first record. The caller must have had a group written when it asks for
         the next: then the writer's answer is compared, and what it refused is read again.
         """
+        self._progress.turn(self._shard.name)
         self._refresh_if_due()
         self._publish_if_due()
         self._reopen_stale()

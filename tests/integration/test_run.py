@@ -34,6 +34,11 @@ def undecodable(topics: Topics, count: int) -> None:
         producer.flush()
 
 
+def beats(folder: Path) -> dict[str, int]:
+    """Heartbeat → when it was touched last, in ns."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
 def test_run__until_caught_up_loads_what_was_there_and_goes_on_from_it(kafka_topics: Topics, tmp_path: Path) -> None:
     kafka_topics.create_all(partitions=2)
     undecodable(kafka_topics, 300)
@@ -56,6 +61,7 @@ def test_run__sigterm_ends_it_with_exit_code_0(kafka_topics: Topics, tmp_path: P
     kafka_topics.create_all()
     undecodable(kafka_topics, 50)
     arguments = command(tmp_path, kafka_topics.bootstrap, kafka_topics.prefix, "--progress-seconds", "0.5", "--json")
+    arguments += ["--heartbeat", str(tmp_path / "beats")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -63,6 +69,12 @@ def test_run__sigterm_ends_it_with_exit_code_0(kafka_topics: Topics, tmp_path: P
             while not process.stderr.readline().startswith("50 records"):
                 assert time.monotonic() < deadline
                 assert process.poll() is None
+            # Nothing more comes, and yet the reader goes round.
+            seen = beats(tmp_path / "beats")
+            assert seen.keys() == {"shard-0"}
+            while beats(tmp_path / "beats") == seen:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
             told = time.monotonic()
             process.send_signal(signal.SIGTERM)
             stdout, _ = process.communicate(timeout=STOPS_WITHIN_S)

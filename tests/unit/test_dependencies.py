@@ -25,7 +25,7 @@ def requirements(name: str) -> dict[str, str]:
     return {re.split(r"[=\[<>!~ @]", entry, maxsplit=1)[0]: entry for entry in entries}
 
 
-@pytest.mark.parametrize("lock", ["run.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", ["run.lock", "image.lock", "dev.lock"])
 def test_locks__each_package_has_one_version_and_hashes(lock: str) -> None:
     entries = requirements(lock)
     assert len(entries) > 50
@@ -33,12 +33,13 @@ def test_locks__each_package_has_one_version_and_hashes(lock: str) -> None:
     assert [name for name, entry in entries.items() if not pinned.match(entry)] == []
 
 
-def test_locks__what_runs_is_what_is_tested() -> None:
-    def versions(lock: str) -> dict[str, str]:
-        return {name: re.split(r"[ ;\\]", entry, maxsplit=1)[0] for name, entry in requirements(lock).items()}
+@pytest.mark.parametrize("lock", ["run.lock", "image.lock", "build.lock"])
+def test_locks__what_runs_is_what_is_tested(lock: str) -> None:
+    def versions(name: str) -> dict[str, str]:
+        return {name: re.split(r"[ ;\\]", entry, maxsplit=1)[0] for name, entry in requirements(name).items()}
 
     tested = versions("dev.lock")
-    assert {name: version for name, version in versions("run.lock").items() if tested.get(name) != version} == {}
+    assert {name: version for name, version in versions(lock).items() if tested.get(name) != version} == {}
 
 
 def test_licences__of_what_runs() -> None:
