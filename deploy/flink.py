@@ -140,17 +140,15 @@ def start_flink(options: FlinkOptions, progress: Progress | None = None) -> Flin
         cluster = _read_state(home) or FlinkCluster(
             home, jars[-1], free_port(), free_port(), free_port(), free_port(), pids={}
         )
-        cluster = _choose_availability(cluster, options)
+        cluster = _choose_availability(_running(cluster), options)
         _write_configuration(cluster, options)
         names = [JOB_MANAGER, JOB_SERVER, WORKER_POOL, *(f"task-manager-{i + 1}" for i in range(options.task_managers))]
         if cluster.zookeeper_port is not None:
             names.insert(0, ZOOKEEPER)
-        pids = {}
         for name in names:
-            pid = cluster.pids.get(name)
-            pids[name] = pid if pid is not None and _runs(home, name, pid) else _start(cluster, name, jars)
-            cluster = replace(cluster, pids={**cluster.pids, **pids})
-            _write_state(cluster)
+            if name not in cluster.pids:
+                cluster = replace(cluster, pids={**cluster.pids, name: _start(cluster, name, jars)})
+                _write_state(cluster)
         _wait_until_ready(cluster, options)
     return cluster
 
@@ -160,8 +158,8 @@ def find_flink(home: Path) -> FlinkCluster | None:
     cluster = _read_state(home.absolute())
     if cluster is None:
         return None
-    pids = {name: pid for name, pid in cluster.pids.items() if _runs(cluster.home, name, pid)}
-    return replace(cluster, pids=pids) if pids else None
+    cluster = _running(cluster)
+    return cluster if cluster.pids else None
 
 
 def stop_flink(home: Path) -> list[str]:
@@ -184,8 +182,7 @@ def stop_flink(home: Path) -> list[str]:
 
 
 def _choose_availability(cluster: FlinkCluster, options: FlinkOptions) -> FlinkCluster:
-    runs = any(_runs(cluster.home, name, pid) for name, pid in cluster.pids.items())
-    if not runs:
+    if not cluster.pids:
         return replace(cluster, zookeeper_port=free_port() if options.high_availability else None)
     if options.high_availability and cluster.zookeeper_port is None:
         raise RunnerError(
@@ -307,6 +304,12 @@ def _answers(cluster: FlinkCluster, task_managers: int) -> bool:
 
 def _marker(home: Path, name: str) -> str:
     return str(home / "logs" / name)
+
+
+def _running(cluster: FlinkCluster) -> FlinkCluster:
+    """The cluster with those of its processes that run."""
+    pids = {name: pid for name, pid in cluster.pids.items() if _runs(cluster.home, name, pid)}
+    return replace(cluster, pids=pids)
 
 
 def _runs(home: Path, name: str, pid: int) -> bool:

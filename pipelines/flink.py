@@ -33,9 +33,7 @@ def flink() -> None:
 )
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait until all of it answers.")
 @json_option
-def start(
-    home: Home, task_managers: int, slots: int, high_availability: bool, timeout: float, as_json: bool
-) -> None:
+def start(home: Home, task_managers: int, slots: int, high_availability: bool, timeout: float, as_json: bool) -> None:
     """Start the cluster, or what of it isn't running; the first time its jars (153 MB) are fetched and checked.
 
     The Python workers inherit the environment of this command, secrets included.
@@ -70,7 +68,9 @@ def status(home: Home, as_json: bool) -> None:
 
 @flink.command()
 @home_option
-@click.option("--flink-rest", envvar="VOCBEAM_FLINK_REST", help="URL of Flink's REST interface.  [default: the local one]")
+@click.option(
+    "--flink-rest", envvar="VOCBEAM_FLINK_REST", help="URL of Flink's REST interface.  [default: the local one]"
+)
 @click.argument("job")
 def cancel(home: Home, flink_rest: str | None, job: str) -> None:
     """End the JOB with this id; what it has committed stays, and a new run goes on from there."""

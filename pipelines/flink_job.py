@@ -206,7 +206,9 @@ class FlinkRest:
             try:
                 return self._client.get(path).raise_for_status().json()
             except httpx.HTTPError as error:
-                unknown = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.NOT_FOUND
+                unknown = (
+                    isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.NOT_FOUND
+                )
                 if time.monotonic() - began > (UNKNOWN_SECONDS if unknown else OUTAGE_SECONDS):
                     what = (
                         f"Flink at {self._url} does not know {path}; its job manager was started again without high "

@@ -163,7 +163,9 @@ class RunnerChoice:
         if self.detach and self.name != "flink":
             raise ConfigError("only a job on Flink goes on by itself; leave --detach out, or use --runner flink")
         if self.detach and source.stop_at is not None:
-            raise ConfigError("a job that is left to itself has nobody to end it; leave --detach or --until-caught-up out")
+            raise ConfigError(
+                "a job that is left to itself has nobody to end it; leave --detach or --until-caught-up out"
+            )
         if self.name == "inprocess":
             return InProcess()
         if self.name == "flink":

@@ -1,10 +1,13 @@
-"""`vocbeam run --runner flink` on a real cluster: pool and task manager killed, the database set back, overtaken."""
+"""`vocbeam run --runner flink` on a real cluster: pool, task and job manager killed, database set back, overtaken."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,28 @@ import psycopg
 import pytest
 from kafka import KafkaProducer
 from psycopg import sql
-from sqlalchemy import make_url
+from sqlalchemy import func, make_url, select
 
 from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Running, Vocbeam
 from tests.support.figures import Figures
+from tests.support.frail import Sent, send
 from tests.support.kafka import Topics
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from tests.support.postgres import PostgresServer
-from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_flink
+from vocbeam.deploy.flink import (
+    JOB_MANAGER,
+    WORKER_POOL,
+    FlinkCluster,
+    FlinkOptions,
+    start_flink,
+)
 from vocbeam.schemas.errors import Fenced
+from vocbeam.schemas.records import EVENT_TYPES
+from vocbeam.sinks.tables import ingest_ledger
 
 STEPS = ("ReadChunks", "DecodeChunks", "RedactAndTag", "WriteChunks")
 RECOVERS_WITHIN_S = 200
+PARTITIONS = 3
 
 
 @pytest.fixture
@@ -62,6 +75,41 @@ def checkpoint_after(cluster: FlinkCluster, job: str, then_ms: float) -> bool:
     """Whether a checkpoint that was begun after that time is complete."""
     latest = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["completed"]
     return latest is not None and latest["trigger_timestamp"] > then_ms
+
+
+def end(pid: int) -> None:
+    """Ends a process by SIGKILL, and waits for that."""
+    process = psutil.Process(pid)
+    process.kill()
+    process.wait()
+
+
+def readers(cluster: FlinkCluster) -> dict[str, str]:
+    """Topic-partition → the task manager whose worker opened it last: the workers' log names its port."""
+    listening = {
+        connection.laddr.port: name
+        for name, pid in cluster.pids.items()
+        if name.startswith("task-manager")
+        for connection in psutil.Process(pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    log = (cluster.home / "logs" / WORKER_POOL / "workers.log").read_text(encoding="utf-8")
+    opened = re.findall(r"(\d+) \S+ INFO vocbeam\.transforms\.source: shard \d+ of \d+ reads (\S+) from", log)
+    return {partition: listening[int(port)] for port, partition in opened if int(port) in listening}
+
+
+def workers(cluster: FlinkCluster) -> list[psutil.Process]:
+    """The Python workers that the pool has running, without the processes that tie them to it."""
+    children = psutil.Process(cluster.pids[WORKER_POOL]).children(recursive=True)
+    return [process for process in children if "--worker" in process.cmdline() and "-I" not in process.cmdline()]
+
+
+def behind_ledger(cluster: FlinkCluster, job: str, books: Books) -> int | None:
+    """Id of the newest checkpoint, where the ledger has moved since that was taken."""
+    latest = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["completed"]
+    with books.engine.connect() as connection:
+        written = connection.execute(select(func.max(ingest_ledger.c.updated_at))).scalar()
+    return latest["id"] if latest and written and written > latest["trigger_timestamp"] * 1_000 else None
 
 
 def set_back(server: PostgresServer, url: str, backup: str) -> None:
@@ -146,6 +194,78 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
         database="postgresql",
         records=loaded.records,
         restarts=failures,
+    )
+
+
+# Three starts of Python workers and two of a job manager: on a busy machine minutes.
+@pytest.mark.timeout(900)
+def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_two(
+    loaded: Loaded,
+    sent: list[Sent],
+    kafka_topics: Topics,
+    warehouse_url: str,
+    flink_options: FlinkOptions,
+    cluster: FlinkCluster,
+    figures: Figures,
+) -> None:
+    kafka_topics.create_all(partitions=PARTITIONS)
+    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, warehouse_url)
+    books = Books(warehouse_url)
+    half = len(sent) // 2
+    end(cluster.pids["task-manager-2"])
+    alone = replace(flink_options, task_managers=1)
+
+    with (
+        KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
+        vocbeam.started("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS) as running,
+    ):
+        send(out, kafka_topics.prefix, sent[: half // 4])
+        wait_until(lambda: books.records() == half // 4, running, "the first records")
+        job = running_job(cluster)
+        wait_until(lambda: checkpoint_after(cluster, job, 0), running, "a checkpoint")
+        send(out, kafka_topics.prefix, sent[half // 4 : half])
+        wait_until(lambda: behind_ledger(cluster, job, books) is not None, running, "a ledger ahead of the checkpoint")
+        checkpoint = behind_ledger(cluster, job, books)
+        end(cluster.pids[JOB_MANAGER])
+        at_kill = books.records()
+        cluster = start_flink(alone)
+        wait_until(lambda: books.records() == half, running, "all that was sent after the job manager was killed")
+        wait_until(lambda: running_job(cluster) == job, running, "the same job")
+        restored = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["restored"]
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert restored["id"] == checkpoint
+    assert "is started again in" not in running.said()
+    assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
+    assert set(readers(cluster).values()) == {"task-manager-1"}
+    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
+    assert workers(cluster) == []
+
+    cluster = start_flink(flink_options)
+    with (
+        KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
+        vocbeam.started("run", "--runner", "flink", "--workers", "2", "--shards", "3", *MANY_TRANSACTIONS) as running,
+    ):
+        send(out, kafka_topics.prefix, sent[half:])
+        wait_until(lambda: books.records() > half, running, "the first records of two")
+        wait_until(lambda: len(set(readers(cluster).values())) == 2, running, "partitions of both")
+        wait_until(lambda: books.records() == len(sent), running, "all records")
+        shared = Counter(readers(cluster).values())
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert shared.total() == len(EVENT_TYPES) * PARTITIONS
+    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
+    assert workers(cluster) == []
+    vocbeam.reconcile()
+    loaded.assert_same_rows(books)
+    spread = " and ".join(str(count) for _, count in sorted(shared.items()))
+    figures.add(
+        "Flink: job manager killed, rescaled from one task manager to two",
+        f"killed at {at_kill}, went on from checkpoint {checkpoint}, behind the ledger; then two task managers read "
+        f"{spread} partitions",
+        database=books.engine.dialect.name,
+        records=len(sent),
+        restarts=2,
     )
 
 
