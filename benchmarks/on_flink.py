@@ -121,6 +121,8 @@ def measure(bench: Bench, arguments: Sequence[str], pids: Pids) -> Measured:
         if loaded != bench.events:
             raise SystemExit(f"{loaded:,} of {bench.events:,} events were loaded")
         bench.vocbeam("reconcile", warehouse=url)
+    if len(transactions) < 2:
+        raise SystemExit("all events fell into one transaction, which tells no rate; give more --events")
     (first_at, first), (last_at, last) = transactions[0], transactions[-1]
     # All events of a transaction bear the time at which it inserted them.
     steady = bench.events - (first + last) / 2

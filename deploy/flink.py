@@ -176,9 +176,15 @@ def stop_flink(home: Path) -> list[str]:
     for process in psutil.wait_procs(running, _STOP_TIMEOUT_S)[1]:
         process.kill()
         process.wait()
-    for folder in ("jobs", "zookeeper"):
-        shutil.rmtree(cluster.home / folder)
+    forget_jobs(cluster.home)
     return list(cluster.pids)
+
+
+def forget_jobs(home: Path) -> None:
+    """Remove what high availability has noted of the jobs of a cluster that doesn't run."""
+    for folder in ("jobs", "zookeeper"):
+        if (home / folder).is_dir():
+            shutil.rmtree(home / folder)
 
 
 def _choose_availability(cluster: FlinkCluster, options: FlinkOptions) -> FlinkCluster:

@@ -75,7 +75,7 @@ def status(home: Home, as_json: bool) -> None:
 def cancel(home: Home, flink_rest: str | None, job: str) -> None:
     """End the JOB with this id; what it has committed stays, and a new run goes on from there."""
     local = find_flink(home.flink)
-    rest = flink_rest or (local and local.rest)
+    rest = flink_rest or (local.rest if local is not None else None)
     if rest is None:
         raise RunnerError("no Flink cluster runs in the home folder; name yours with --flink-rest")
     FlinkRest(rest).cancel(job)

@@ -28,8 +28,10 @@ from tests.support.postgres import PostgresServer
 from vocbeam.deploy.flink import (
     JOB_MANAGER,
     WORKER_POOL,
+    ZOOKEEPER,
     FlinkCluster,
     FlinkOptions,
+    forget_jobs,
     start_flink,
 )
 from vocbeam.schemas.errors import Fenced
@@ -203,14 +205,14 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
     loaded: Loaded,
     sent: list[Sent],
     kafka_topics: Topics,
-    warehouse_url: str,
+    postgres_url: str,
     flink_options: FlinkOptions,
     cluster: FlinkCluster,
     figures: Figures,
 ) -> None:
     kafka_topics.create_all(partitions=PARTITIONS)
-    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, warehouse_url)
-    books = Books(warehouse_url)
+    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, postgres_url)
+    books = Books(postgres_url)
     half = len(sent) // 2
     end(cluster.pids["task-manager-2"])
     alone = replace(flink_options, task_managers=1)
@@ -263,7 +265,64 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
         "Flink: job manager killed, rescaled from one task manager to two",
         f"killed at {at_kill}, went on from checkpoint {checkpoint}, behind the ledger; then two task managers read "
         f"{spread} partitions",
-        database=books.engine.dialect.name,
+        database="postgresql",
+        records=len(sent),
+        restarts=2,
+    )
+
+
+@pytest.mark.timeout(900)
+def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
+    loaded: Loaded,
+    sent: list[Sent],
+    kafka_topics: Topics,
+    sqlite_url: str,
+    flink_options: FlinkOptions,
+    cluster: FlinkCluster,
+    figures: Figures,
+    long_form: bool,
+) -> None:
+    if not long_form:
+        pytest.skip("only in the long form: three submissions")
+    kafka_topics.create_all(partitions=PARTITIONS)
+    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, sqlite_url)
+    books = Books(sqlite_url)
+    third = len(sent) // 3
+    on_flink = ("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS)
+    with KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out:
+        vocbeam.call(*on_flink, "--detach")
+        job = running_job(cluster)
+        send(out, kafka_topics.prefix, sent[:third])
+        deadline = time.monotonic() + RECOVERS_WITHIN_S
+        while books.records() < third:
+            assert time.monotonic() < deadline, books.records()
+            time.sleep(0.1)
+        vocbeam.call("flink", "cancel", job)
+        assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
+
+        with vocbeam.started(*on_flink) as running:
+            send(out, kafka_topics.prefix, sent[third : 2 * third])
+            wait_until(lambda: books.records() > third, running, "the first records of another job")
+            # Its memory is gone, as that of a job manager without high availability.
+            for name in (JOB_MANAGER, ZOOKEEPER):
+                end(cluster.pids[name])
+            at_kill = books.records()
+            forget_jobs(cluster.home)
+            cluster = start_flink(flink_options)
+            send(out, kafka_topics.prefix, sent[2 * third :])
+            wait_until(lambda: books.records() == len(sent), running, "all records")
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert running.said().count("does not know /jobs/") == 1
+    assert running.said().count("is started again in") == 1
+    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
+    assert workers(cluster) == []
+    vocbeam.reconcile()
+    loaded.assert_same_rows(books)
+    figures.add(
+        "Flink: a job left to itself, then one lost with its job manager",
+        f"left at {third} and ended by hand; lost at {at_kill} and submitted again by the run",
+        database="sqlite",
         records=len(sent),
         restarts=2,
     )
