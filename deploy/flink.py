@@ -249,6 +249,7 @@ def _configuration(cluster: FlinkCluster, options: FlinkOptions) -> str:
             "high-availability.storageDir": f"file://{cluster.home / 'jobs'}",
             "high-availability.zookeeper.quorum": f"{HOST}:{cluster.zookeeper_port}",
             "high-availability.zookeeper.client.session-timeout": _SESSION_MS,
+            "zookeeper.sasl.disable": "true",
         }
     return "".join(f"{key}: {value}\n" for key, value in settings.items())
 

@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,8 @@ FLINK_RESTARTS = 30
 
 _SUBMIT_TIMEOUT_S = 120
 _ENDED = {"FINISHED", "CANCELED", "FAILED", "SUSPENDED"}
+_UNKNOWN = (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST)
+"""What Flink answers about a job that it doesn't have, and about what can't be a job's id."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,9 @@ class FlinkRest:
         """Cancels a job that still runs, and waits until it has ended."""
         deadline = time.monotonic() + CANCEL_SECONDS
         if self.state(job) not in _ENDED:
-            self._client.patch(f"/jobs/{job}", params={"mode": "cancel"})
+            # Whether it was heard, its state tells.
+            with suppress(httpx.TransportError):
+                self._client.patch(f"/jobs/{job}", params={"mode": "cancel"})
             while self.state(job) not in _ENDED:
                 if time.monotonic() > deadline:
                     raise RunnerError(f"Flink does not cancel job {job}; cancel it at {self._url}")
@@ -206,13 +210,11 @@ class FlinkRest:
             try:
                 return self._client.get(path).raise_for_status().json()
             except httpx.HTTPError as error:
-                unknown = (
-                    isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.NOT_FOUND
-                )
+                unknown = isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _UNKNOWN
                 if time.monotonic() - began > (UNKNOWN_SECONDS if unknown else OUTAGE_SECONDS):
                     what = (
-                        f"Flink at {self._url} does not know {path}; its job manager was started again without high "
-                        "availability"
+                        f"Flink at {self._url} does not know {path}: without high availability a job manager that is "
+                        "started again has no jobs"
                         if unknown
                         else f"Flink's REST interface at {self._url} does not answer ({type(error).__name__})"
                     )

@@ -102,8 +102,21 @@ def readers(cluster: FlinkCluster) -> dict[str, str]:
 
 def workers(cluster: FlinkCluster) -> list[psutil.Process]:
     """The Python workers that the pool has running, without the processes that tie them to it."""
-    children = psutil.Process(cluster.pids[WORKER_POOL]).children(recursive=True)
-    return [process for process in children if "--worker" in process.cmdline() and "-I" not in process.cmdline()]
+
+    def works(process: psutil.Process) -> bool:
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            return False
+        return "--worker" in words and "-I" not in words
+
+    return [child for child in psutil.Process(cluster.pids[WORKER_POOL]).children(recursive=True) if works(child)]
+
+
+def wait_for_no_worker(cluster: FlinkCluster) -> None:
+    """Fails unless the workers of a job that has ended end, too."""
+    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
+    assert workers(cluster) == []
 
 
 def behind_ledger(cluster: FlinkCluster, job: str, books: Books) -> int | None:
@@ -175,7 +188,7 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
         set_back(postgres_server, postgres_url, backup)
         assert books.records() == at_backup
         psutil.Process(cluster.pids["task-manager-1"]).kill()
-        start_flink(flink_options)
+        cluster = start_flink(flink_options)
         wait_until(lambda: books.records() == loaded.records, running, "all records after the set-back")
         failures = len(get(cluster, f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"])
 
@@ -188,6 +201,7 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
     assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
     # Shards were spread over both task managers.
     assert len({subtask["endpoint"] for subtask in subtasks}) == 2
+    wait_for_no_worker(cluster)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     figures.add(
@@ -240,8 +254,7 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
     assert "is started again in" not in running.said()
     assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
     assert set(readers(cluster).values()) == {"task-manager-1"}
-    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
-    assert workers(cluster) == []
+    wait_for_no_worker(cluster)
 
     cluster = start_flink(flink_options)
     with (
@@ -256,8 +269,7 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
     assert shared.total() == len(EVENT_TYPES) * PARTITIONS
-    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
-    assert workers(cluster) == []
+    wait_for_no_worker(cluster)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     spread = " and ".join(str(count) for _, count in sorted(shared.items()))
@@ -315,8 +327,7 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
             assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
     assert running.said().count("does not know /jobs/") == 1
     assert running.said().count("is started again in") == 1
-    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
-    assert workers(cluster) == []
+    wait_for_no_worker(cluster)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     figures.add(
