@@ -59,6 +59,14 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def is_run(process: psutil.Process) -> bool:
+    """Whether that is a command of vocbeam."""
+    try:
+        return "vocbeam.pipelines.cli" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Sampler:
     """Notes the CPU seconds of each group every SAMPLE_S, while the context lasts."""
@@ -155,9 +163,7 @@ def main(events: int, runs: int, partitions: int, seed: int) -> None:
 
         def record(name: str, arguments: Sequence[str], cluster: FlinkCluster | None) -> None:
             def pids() -> dict[str, list[int]]:
-                own = [
-                    child.pid for child in psutil.Process().children() if "pipelines.cli" in " ".join(child.cmdline())
-                ]
+                own = [child.pid for child in psutil.Process().children() if is_run(child)]
                 java = [] if cluster is None else [pid for name, pid in cluster.pids.items() if name != WORKER_POOL]
                 workers = own if cluster is None else [cluster.pids[WORKER_POOL]]
                 return dict(zip(GROUPS, (workers, java, [server.process.pid], [broker.pid]), strict=True))
