@@ -208,9 +208,10 @@ def table(results: Mapping[str, Sequence[Measured]], title: str) -> Table:
 
     row("events/s, first to last transaction", lambda run: run.rate, 0)
     row("seconds to the first transaction", lambda run: run.first_after_s, 1)
-    row("cores in use", lambda run: sum(run.cores.values()), 2)
+    row("cores in use meanwhile", lambda run: sum(run.cores.values()), 2)
+    row("CPU-s per million events", lambda run: sum(run.cores.values()) / run.rate * 1e6, 0)
     for group in GROUPS:
-        row(f"  {group}", lambda run, group=group: run.cores.get(group, 0.0), 2)  # type: ignore[misc]
+        row(f"  {group}", lambda run, group=group: run.cores.get(group, 0.0) / run.rate * 1e6, 0)  # type: ignore[misc]
     return drawn
 
 
