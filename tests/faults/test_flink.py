@@ -64,6 +64,11 @@ def running_job(cluster: FlinkCluster) -> str:
     return str(job)
 
 
+def runs(cluster: FlinkCluster, job: str) -> bool:
+    """Whether the job runs; False, too, while the job manager doesn't know it yet."""
+    return any(known["jid"] == job and known["state"] == "RUNNING" for known in get(cluster, "/jobs/overview")["jobs"])
+
+
 def wait_until(reached: Callable[[], bool], running: Running, what: str) -> None:
     """Returns as soon as `reached`, while a command goes on running."""
     deadline = time.monotonic() + RECOVERS_WITHIN_S
@@ -79,10 +84,10 @@ def checkpoint_after(cluster: FlinkCluster, job: str, then_ms: float) -> bool:
     return latest is not None and latest["trigger_timestamp"] > then_ms
 
 
-def end(pid: int) -> None:
-    """Ends a process by SIGKILL, and waits for that."""
+def end(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """Ends a process, and waits for that."""
     process = psutil.Process(pid)
-    process.kill()
+    process.send_signal(how)
     process.wait()
 
 
@@ -227,27 +232,33 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
     kafka_topics.create_all(partitions=PARTITIONS)
     vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, postgres_url)
     books = Books(postgres_url)
-    half = len(sent) // 2
-    end(cluster.pids["task-manager-2"])
+    quarter = len(sent) // 4
+    end(cluster.pids["task-manager-2"], signal.SIGTERM)
     alone = replace(flink_options, task_managers=1)
+    checkpoint = None
+
+    def ledger_is_ahead() -> bool:
+        nonlocal checkpoint
+        checkpoint = behind_ledger(cluster, job, books)
+        return checkpoint is not None
 
     with (
         KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
         vocbeam.started("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS) as running,
     ):
-        send(out, kafka_topics.prefix, sent[: half // 4])
-        wait_until(lambda: books.records() == half // 4, running, "the first records")
+        send(out, kafka_topics.prefix, sent[:quarter])
+        wait_until(lambda: books.records() == quarter, running, "the first records")
         job = running_job(cluster)
         wait_until(lambda: checkpoint_after(cluster, job, 0), running, "a checkpoint")
-        send(out, kafka_topics.prefix, sent[half // 4 : half])
-        wait_until(lambda: behind_ledger(cluster, job, books) is not None, running, "a ledger ahead of the checkpoint")
-        checkpoint = behind_ledger(cluster, job, books)
+        send(out, kafka_topics.prefix, sent[quarter : 2 * quarter])
+        wait_until(ledger_is_ahead, running, "a ledger ahead of the checkpoint")
         end(cluster.pids[JOB_MANAGER])
         at_kill = books.records()
         cluster = start_flink(alone)
-        wait_until(lambda: books.records() == half, running, "all that was sent after the job manager was killed")
-        wait_until(lambda: running_job(cluster) == job, running, "the same job")
+        wait_until(lambda: runs(cluster, job), running, "the same job")
         restored = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["restored"]
+        send(out, kafka_topics.prefix, sent[2 * quarter : 3 * quarter])
+        wait_until(lambda: books.records() == 3 * quarter, running, "what was sent since the job manager was killed")
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
     assert restored["id"] == checkpoint
@@ -261,8 +272,7 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
         KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
         vocbeam.started("run", "--runner", "flink", "--workers", "2", "--shards", "3", *MANY_TRANSACTIONS) as running,
     ):
-        send(out, kafka_topics.prefix, sent[half:])
-        wait_until(lambda: books.records() > half, running, "the first records of two")
+        send(out, kafka_topics.prefix, sent[3 * quarter :])
         wait_until(lambda: len(set(readers(cluster).values())) == 2, running, "partitions of both")
         wait_until(lambda: books.records() == len(sent), running, "all records")
         shared = Counter(readers(cluster).values())
@@ -321,6 +331,7 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
             at_kill = books.records()
             forget_jobs(cluster.home)
             cluster = start_flink(flink_options)
+            wait_until(lambda: "is started again in" in running.said(), running, "given up as lost")
             send(out, kafka_topics.prefix, sent[2 * third :])
             wait_until(lambda: books.records() == len(sent), running, "all records")
             running.process.send_signal(signal.SIGTERM)
