@@ -92,7 +92,9 @@ def work(control_address: str, worker_id: str) -> None:
     """Body of a worker process: does what the runner at `control_address` asks for, until that is gone."""
     # The address tells the task manager: ids of workers may come twice.
     origin = f"{control_address} {worker_id}"
-    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {origin} %(levelname)s %(name)s: %(message)s")
+    # Beam has set the logging up by now, in passing, with a warning of its own.
+    form = f"%(asctime)s {origin} %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, force=True)
     # Which partitions it reads.
     logging.getLogger("vocbeam.transforms.source").setLevel(logging.INFO)
     logging.getLogger("kafka").setLevel(logging.ERROR)

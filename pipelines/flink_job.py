@@ -44,7 +44,7 @@ ENDS_SECONDS = 5.0
 """How often Kafka is asked for end offsets while a job streams; only the lag shown depends on it."""
 STALLED_SECONDS = 300.0
 """A job is given up when records wait and the ledger stands still for so long, longer than any time-out within it."""
-OUTAGE_SECONDS = 60.0
+OUTAGE_SECONDS = 180.0
 """How long Flink's REST interface may be gone (a job manager that is started again)."""
 UNKNOWN_SECONDS = 10.0
 """How long Flink may not know a job before it counts as lost: a job manager that leads again finds its jobs first."""
