@@ -272,8 +272,8 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
     spread = " and ".join(str(count) for _, count in sorted(shared.items()))
     figures.add(
         "Flink: job manager killed, rescaled from one task manager to two",
-        f"killed at {at_kill}, {at_kill - quarter} ahead of the restored checkpoint; then two task managers read {spread} "
-        "partitions",
+        f"killed at {at_kill}, {at_kill - quarter} records ahead of the checkpoint; then two task managers read "
+        f"{spread} partitions",
         database="postgresql",
         records=len(sent),
         restarts=2,
