@@ -1,13 +1,16 @@
 """A Flink cluster on this machine (loopback only) for trials and tests; not a production set-up.
 
-A job manager, task managers, Beam's job server and a pool of Python workers. Everything they keep is below one folder:
-`conf/`, `checkpoints/`, `logs/`, `tmp/`, `state.json` (who is running). They outlive the process that starts them.
+A job manager, task managers, Beam's job server and a pool of Python workers; with high availability a ZooKeeper, too,
+where the job manager notes its jobs and their checkpoints, so that one that is killed and started again goes on with
+them. Everything they keep is below one folder: `conf/`, `checkpoints/`, `jobs/` and `zookeeper/` (both with high
+availability), `logs/`, `tmp/`, `state.json` (who is running). They outlive the process that starts them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,11 +34,14 @@ from vocbeam.deploy.jars import (
 from vocbeam.deploy.java import find_java
 from vocbeam.schemas.errors import RunnerError
 
+ZOOKEEPER = "zookeeper"
 JOB_MANAGER = "job-manager"
 JOB_SERVER = "job-server"
 WORKER_POOL = "worker-pool"
 
 _CLASSES = {
+    # Of the ZooKeeper client that Flink depends on anyway; the jar holds the server as well.
+    ZOOKEEPER: "org.apache.flink.shaded.zookeeper3.org.apache.zookeeper.server.ZooKeeperServerMain",
     JOB_MANAGER: "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     JOB_SERVER: "org.apache.beam.runners.flink.FlinkJobServerDriver",
     "task-manager": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
@@ -65,25 +71,32 @@ _OPENED = (
 )
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 20.0
+_SESSION_MS = 8_000
+"""How long ZooKeeper waits for a job manager that is gone before another may lead."""
 
 
 @dataclass(frozen=True)
 class FlinkOptions:
     """How to run the cluster in the folder `home`: so many task managers, each with so many slots.
 
-    `timeout_s` bounds the wait until all answer; `cache` holds the jars (None: the user's cache).
+    `high_availability` is for a cluster of which nothing runs yet; one that runs stays as it was begun. `timeout_s`
+    bounds the wait until all answer; `cache` holds the jars (None: the user's cache).
     """
 
     home: Path
     task_managers: int = 2
     slots: int = 2
+    high_availability: bool = False
     timeout_s: float = 120.0
     cache: Path | None = None
 
 
 @dataclass(frozen=True)
 class FlinkCluster:
-    """A cluster: its ports on HOST, one jar of its class path, and the pid of each of its processes by name."""
+    """A cluster: its ports on HOST, one jar of its class path, and the pid of each of its processes by name.
+
+    `zookeeper_port` is None without high availability.
+    """
 
     home: Path
     jar: Path
@@ -92,6 +105,7 @@ class FlinkCluster:
     job_port: int
     pool_port: int
     pids: Mapping[str, int]
+    zookeeper_port: int | None = None
 
     @property
     def rest(self) -> str:
@@ -113,10 +127,11 @@ def start_flink(options: FlinkOptions, progress: Progress | None = None) -> Flin
     """Start what of the cluster in `options.home` isn't running; back once all of it answers.
 
     `progress` is called with (jars fetched, jars in all) where the jars aren't cached yet. Raises BrokerError where a
-    jar or Java can't be had, RunnerError where a process ends or doesn't answer in time.
+    jar or Java can't be had, RunnerError where a process ends or doesn't answer in time, or where a cluster that runs
+    without high availability is asked to have it.
     """
     home = options.home.absolute()
-    for folder in ("conf", "checkpoints", "logs", "tmp"):
+    for folder in ("conf", "checkpoints", "jobs", "logs", "tmp", "zookeeper"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     with locked(home / "lock"):
         jars = ensure_jars(
@@ -125,14 +140,15 @@ def start_flink(options: FlinkOptions, progress: Progress | None = None) -> Flin
         cluster = _read_state(home) or FlinkCluster(
             home, jars[-1], free_port(), free_port(), free_port(), free_port(), pids={}
         )
-        (home / "conf" / "flink-conf.yaml").write_text(_configuration(cluster, options), encoding="utf-8")
+        cluster = _choose_availability(_running(cluster), options)
+        _write_configuration(cluster, options)
         names = [JOB_MANAGER, JOB_SERVER, WORKER_POOL, *(f"task-manager-{i + 1}" for i in range(options.task_managers))]
-        pids = {}
+        if cluster.zookeeper_port is not None:
+            names.insert(0, ZOOKEEPER)
         for name in names:
-            pid = cluster.pids.get(name)
-            pids[name] = pid if pid is not None and _runs(home, name, pid) else _start(cluster, name, jars)
-            cluster = replace(cluster, pids={**cluster.pids, **pids})
-            _write_state(cluster)
+            if name not in cluster.pids:
+                cluster = replace(cluster, pids={**cluster.pids, name: _start(cluster, name, jars)})
+                _write_state(cluster)
         _wait_until_ready(cluster, options)
     return cluster
 
@@ -142,12 +158,15 @@ def find_flink(home: Path) -> FlinkCluster | None:
     cluster = _read_state(home.absolute())
     if cluster is None:
         return None
-    pids = {name: pid for name, pid in cluster.pids.items() if _runs(cluster.home, name, pid)}
-    return replace(cluster, pids=pids) if pids else None
+    cluster = _running(cluster)
+    return cluster if cluster.pids else None
 
 
 def stop_flink(home: Path) -> list[str]:
-    """End all processes of the cluster in `home`, with SIGKILL where SIGTERM doesn't help; their names."""
+    """End all processes of the cluster in `home`, with SIGKILL where SIGTERM doesn't help; their names.
+
+    Its jobs end with it: what high availability has noted of them is removed.
+    """
     cluster = find_flink(home)
     if cluster is None:
         return []
@@ -157,11 +176,45 @@ def stop_flink(home: Path) -> list[str]:
     for process in psutil.wait_procs(running, _STOP_TIMEOUT_S)[1]:
         process.kill()
         process.wait()
+    forget_jobs(cluster.home)
     return list(cluster.pids)
 
 
+def forget_jobs(home: Path) -> None:
+    """Remove what high availability has noted of the jobs of a cluster that doesn't run."""
+    for folder in ("jobs", "zookeeper"):
+        if (home / folder).is_dir():
+            shutil.rmtree(home / folder)
+
+
+def _choose_availability(cluster: FlinkCluster, options: FlinkOptions) -> FlinkCluster:
+    if not cluster.pids:
+        return replace(cluster, zookeeper_port=free_port() if options.high_availability else None)
+    if options.high_availability and cluster.zookeeper_port is None:
+        raise RunnerError(
+            f"the Flink cluster in {cluster.home} runs without high availability; stop it (vocbeam flink stop), then "
+            "start it with --high-availability"
+        )
+    return cluster
+
+
+def _write_configuration(cluster: FlinkCluster, options: FlinkOptions) -> None:
+    conf = cluster.home / "conf"
+    (conf / "flink-conf.yaml").write_text(_configuration(cluster, options), encoding="utf-8")
+    if cluster.zookeeper_port is not None:
+        settings = {
+            "dataDir": cluster.home / "zookeeper",
+            "clientPortAddress": HOST,
+            "clientPort": cluster.zookeeper_port,
+            "tickTime": 2_000,
+            "admin.enableServer": "false",
+        }
+        text = "".join(f"{key}={value}\n" for key, value in settings.items())
+        (conf / "zookeeper.cfg").write_text(text, encoding="utf-8")
+
+
 def _configuration(cluster: FlinkCluster, options: FlinkOptions) -> str:
-    settings = {
+    settings: dict[str, object] = {
         "jobmanager.rpc.address": HOST,
         "jobmanager.rpc.port": cluster.rpc_port,
         "jobmanager.bind-host": HOST,
@@ -190,6 +243,14 @@ def _configuration(cluster: FlinkCluster, options: FlinkOptions) -> str:
         "heartbeat.interval": 2_000,
         "heartbeat.timeout": 15_000,
     }
+    if cluster.zookeeper_port is not None:
+        settings |= {
+            "high-availability.type": "zookeeper",
+            "high-availability.storageDir": f"file://{cluster.home / 'jobs'}",
+            "high-availability.zookeeper.quorum": f"{HOST}:{cluster.zookeeper_port}",
+            "high-availability.zookeeper.client.session-timeout": _SESSION_MS,
+            "zookeeper.sasl.disable": "true",
+        }
     return "".join(f"{key}: {value}\n" for key, value in settings.items())
 
 
@@ -209,6 +270,8 @@ def _start(cluster: FlinkCluster, name: str, jars: list[Path]) -> int:
             command += [f"--flink-master={master}", f"--job-host={HOST}", f"--job-port={cluster.job_port}"]
             command += ["--artifact-port=0", "--expansion-port=-1", f"--artifacts-dir={home / 'tmp' / 'artifacts'}"]
             command += [f"--flink-conf-dir={conf}"]
+        elif name == ZOOKEEPER:
+            command += [f"{conf}/zookeeper.cfg"]
         else:
             command += ["--configDir", conf]
     with (home / "logs" / f"{name}.log").open("ab") as output:
@@ -248,6 +311,12 @@ def _answers(cluster: FlinkCluster, task_managers: int) -> bool:
 
 def _marker(home: Path, name: str) -> str:
     return str(home / "logs" / name)
+
+
+def _running(cluster: FlinkCluster) -> FlinkCluster:
+    """The cluster with those of its processes that run."""
+    pids = {name: pid for name, pid in cluster.pids.items() if _runs(cluster.home, name, pid)}
+    return replace(cluster, pids=pids)
 
 
 def _runs(home: Path, name: str, pid: int) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +27,52 @@ from vocbeam.schemas.errors import RunnerError
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """`peer` is who asked for it: each task manager gives its workers numbers of its own, so ids come twice."""
+
+    worker_id: str
+    peer: str
+    process: subprocess.Popen[bytes]
+
+
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Starts one process a worker and ends it when the job does; the workers' output goes to files in `logs`."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._lock = threading.Lock()
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._workers: list[_Worker] = []
 
     def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: N802 - Beam's name
         """Starts a worker that connects to the address of the request."""
         worker_id = request.worker_id
         command = [sys.executable, "-m", __spec__.name, "--worker", request.control_endpoint.url, worker_id]
+        try:
+            process = start_tethered(command, self._logs / "workers.log")
+        except OSError:
+            return beam_fn_api_pb2.StartWorkerResponse(error=traceback.format_exc())
+        worker = _Worker(worker_id, context.peer(), process)
         with self._lock:
-            for known, process in list(self._workers.items()):
-                if process.poll() is not None:
-                    log.info("worker %s ended with %d", known, process.returncode)
-                    release(self._workers.pop(known))
-            try:
-                self._workers[worker_id] = start_tethered(command, self._logs / "workers.log")
-            except OSError:
-                return beam_fn_api_pb2.StartWorkerResponse(error=traceback.format_exc())
+            self._workers.append(worker)
+        threading.Thread(target=self._reap, args=(worker,), daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: N802 - Beam's name
-        """Ends a worker."""
+        """Ends a worker. One that can't be told from another task manager's ends by itself, as its runner is gone."""
         with self._lock:
-            process = self._workers.pop(request.worker_id, None)
-        if process is not None:
-            release(process)
+            named = [worker for worker in self._workers if worker.worker_id == request.worker_id]
+        asked_for = [worker for worker in named if worker.peer == context.peer()] or named
+        if len(asked_for) == 1:
+            release(asked_for[0].process)
         return beam_fn_api_pb2.StopWorkerResponse()
+
+    def _reap(self, worker: _Worker) -> None:
+        code = worker.process.wait()
+        log.info("worker %s ended with %d", worker.worker_id, code)
+        with self._lock:
+            self._workers.remove(worker)
+        release(worker.process)
 
 
 def serve(address: str, logs: Path) -> None:
@@ -73,7 +90,13 @@ def serve(address: str, logs: Path) -> None:
 
 def work(control_address: str, worker_id: str) -> None:
     """Body of a worker process: does what the runner at `control_address` asks for, until that is gone."""
-    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {worker_id} %(levelname)s %(name)s: %(message)s")
+    # The address tells the task manager: ids of workers may come twice.
+    origin = f"{control_address} {worker_id}"
+    # Beam has set the logging up by now, in passing, with a warning of its own.
+    form = f"%(asctime)s {origin} %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, force=True)
+    # Which partitions it reads.
+    logging.getLogger("vocbeam.transforms.source").setLevel(logging.INFO)
     logging.getLogger("kafka").setLevel(logging.ERROR)
     code = 1
     try:

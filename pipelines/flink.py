@@ -10,7 +10,9 @@ import click
 
 from vocbeam.deploy.flink import FlinkCluster, FlinkOptions, find_flink, start_flink, stop_flink
 from vocbeam.deploy.worker_pool import serve
+from vocbeam.pipelines.flink_job import FlinkRest
 from vocbeam.pipelines.settings import Home, home_option
+from vocbeam.schemas.errors import RunnerError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
@@ -24,14 +26,19 @@ def flink() -> None:
 @home_option
 @click.option("--task-managers", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--slots", default=2, show_default=True, type=click.IntRange(1), help="Of each task manager.")
+@click.option(
+    "--high-availability",
+    is_flag=True,
+    help="Also a ZooKeeper: a job manager that is killed and started again goes on with its jobs.",
+)
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait until all of it answers.")
 @json_option
-def start(home: Home, task_managers: int, slots: int, timeout: float, as_json: bool) -> None:
+def start(home: Home, task_managers: int, slots: int, high_availability: bool, timeout: float, as_json: bool) -> None:
     """Start the cluster, or what of it isn't running; the first time its jars (153 MB) are fetched and checked.
 
     The Python workers inherit the environment of this command, secrets included.
     """
-    options = FlinkOptions(home.flink, task_managers, slots, timeout)
+    options = FlinkOptions(home.flink, task_managers, slots, high_availability, timeout)
     _show(start_flink(options, progress=_show_fetch), as_json)
 
 
@@ -39,7 +46,7 @@ def start(home: Home, task_managers: int, slots: int, timeout: float, as_json: b
 @home_option
 @json_option
 def stop(home: Home, as_json: bool) -> None:
-    """End all of its processes; checkpoints and logs stay."""
+    """End all of its processes, and its jobs with them; checkpoints and logs stay."""
     names = stop_flink(home.flink)
     if as_json:
         click.echo(json.dumps({"stopped": names}))
@@ -57,6 +64,22 @@ def status(home: Home, as_json: bool) -> None:
         click.echo(json.dumps({"running": False}) if as_json else "No Flink cluster is running.")
         sys.exit(1)
     _show(cluster, as_json)
+
+
+@flink.command()
+@home_option
+@click.option(
+    "--flink-rest", envvar="VOCBEAM_FLINK_REST", help="URL of Flink's REST interface.  [default: the local one]"
+)
+@click.argument("job")
+def cancel(home: Home, flink_rest: str | None, job: str) -> None:
+    """End the JOB with this id; what it has committed stays, and a new run goes on from there."""
+    local = find_flink(home.flink)
+    rest = flink_rest or (local.rest if local is not None else None)
+    if rest is None:
+        raise RunnerError("no Flink cluster runs in the home folder; name yours with --flink-rest")
+    FlinkRest(rest).cancel(job)
+    click.echo(f"Job {job} has ended.")
 
 
 @flink.command("worker-pool")

@@ -2,6 +2,7 @@
 
 The workers are elsewhere, so this process learns of their progress from the ledger, and ends the job itself: when the
 ledger has reached the end offsets, at a request to stop, and for an error that another attempt would only meet again.
+A job that is gone with its job manager is submitted anew by whoever runs this again: the ledger is all the state.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
+import click
 import grpc
 import httpx
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -23,7 +25,7 @@ from kafka.errors import KafkaError
 from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.pipelines.supervisor import PERMANENT, original_error
-from vocbeam.schemas.errors import RunnerError, SourceError, VocbeamError
+from vocbeam.schemas.errors import JobGone, RunnerError, SourceError, VocbeamError
 from vocbeam.schemas.records import Ledger, PartitionKey
 from vocbeam.sinks.engine import driver_error
 from vocbeam.transforms.kafka_settings import (
@@ -42,8 +44,10 @@ ENDS_SECONDS = 5.0
 """How often Kafka is asked for end offsets while a job streams; only the lag shown depends on it."""
 STALLED_SECONDS = 300.0
 """A job is given up when records wait and the ledger stands still for so long, longer than any time-out within it."""
-OUTAGE_SECONDS = 60.0
+OUTAGE_SECONDS = 180.0
 """How long Flink's REST interface may be gone (a job manager that is started again)."""
+UNKNOWN_SECONDS = 10.0
+"""How long Flink may not know a job before it counts as lost: a job manager that leads again finds its jobs first."""
 CANCEL_SECONDS = 60.0
 FLINK_JOB = "flink-job"
 """Name of the loop that follows a job."""
@@ -52,6 +56,8 @@ FLINK_RESTARTS = 30
 
 _SUBMIT_TIMEOUT_S = 120
 _ENDED = {"FINISHED", "CANCELED", "FAILED", "SUSPENDED"}
+_UNKNOWN = (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST)
+"""What Flink answers about a job that it doesn't have, and about what can't be a job's id."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,17 @@ class FlinkAddresses:
 
 @dataclass(frozen=True, kw_only=True)
 class Flink:
-    """Runs a pipeline on a Flink cluster in `parallelism` subtasks, until `source.stop_at` or, without it, for ever."""
+    """Runs a pipeline on a Flink cluster in `parallelism` subtasks, until `source.stop_at` or, without it, for ever.
+
+    With `detach` only until Flink runs it. All jobs of one `Flink` have names that begin with `name`.
+    """
 
     addresses: FlinkAddresses
     parallelism: int
     source: SourceConfig
     open_ledger: Callable[[], Ledger]
+    detach: bool = False
+    name: str = field(default_factory=lambda: f"vocbeam-{uuid.uuid4().hex[:12]}")
     checkpoint_ms: int = 5_000
     restart_delay_ms: int = 3_000
 
@@ -86,26 +97,42 @@ class Flink:
     def run(self, compose: Callable[[beam.Pipeline], None]) -> None:
         """Submits the pipeline and follows it to its end; cancels it when this ends otherwise.
 
-        Raises the error of ours that ended it, or RunnerError: no cluster, or a job that fails, stalls or is cancelled
-        by others.
+        Raises the error of ours that ended it, or RunnerError: no cluster, or a job that fails, stalls, is cancelled
+        by others or (JobGone) is lost with its job manager.
         """
-        name = f"vocbeam-{uuid.uuid4().hex[:12]}"
-        pipeline = beam.Pipeline(runner=PortableRunner(), options=PipelineOptions(self.options(name)))
-        compose(pipeline)
         rest = FlinkRest(self.addresses.rest)
-        watch = Watch(self.source, self.open_ledger(), PROGRESS)
+        with self._no_job_left(rest):
+            # Of a former attempt: the job server may have handed it in after all.
+            rest.cancel_all(self.name)
+            name = f"{self.name}-{uuid.uuid4().hex[:4]}"
+            pipeline = beam.Pipeline(runner=PortableRunner(), options=PipelineOptions(self.options(name)))
+            compose(pipeline)
+            watch = Watch(self.source, self.open_ledger(), PROGRESS)
+            try:
+                pipeline.run()
+            except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+                raise RunnerError(
+                    f"Beam's job server at {self.addresses.job_endpoint} did not take the job "
+                    f"({type(error).__name__}); is it running (vocbeam flink status)?"
+                ) from error
+            job = rest.wait_for_job(name)
+            watch.follow(rest, job, only_until_running=self.detach)
+        if self.detach and not PROGRESS.stop_requested():
+            click.echo(f"job {job} runs on at {self.addresses.rest}; to end it: vocbeam flink cancel {job}", err=True)
+
+    @contextmanager
+    def _no_job_left(self, rest: FlinkRest) -> Iterator[None]:
+        """Cancels what is left of this runner's jobs when the context ends, but for a job that is to be left."""
         try:
-            pipeline.run()
-        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
-            raise RunnerError(
-                f"Beam's job server at {self.addresses.job_endpoint} did not take the job ({type(error).__name__}); "
-                "is it running (vocbeam flink status)?"
-            ) from error
-        job = rest.wait_for_job(name)
-        try:
-            watch.follow(rest, job)
-        finally:
-            rest.cancel(job)
+            yield
+        except JobGone:
+            # There is nobody to ask; the next attempt cancels what may have come back.
+            raise
+        except BaseException:
+            rest.cancel_all(self.name)
+            raise
+        if not self.detach or PROGRESS.stop_requested():
+            rest.cancel_all(self.name)
 
     def options(self, name: str) -> list[str]:
         """Pipeline options; they hold names and numbers, never a secret."""
@@ -129,17 +156,24 @@ class Flink:
 
 
 class FlinkRest:
-    """What is asked of Flink's REST interface. Raises RunnerError when it has been gone for OUTAGE_SECONDS."""
+    """What is asked of Flink's REST interface.
+
+    Raises JobGone when it has been gone for OUTAGE_SECONDS or has not known the job for UNKNOWN_SECONDS.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._client = httpx.Client(base_url=url, timeout=10, trust_env=False)
 
+    def jobs(self) -> list[Mapping[str, Any]]:
+        """All jobs that it knows: `jid`, `name`, `state` and more."""
+        return list(self._get("/jobs/overview")["jobs"])
+
     def wait_for_job(self, name: str) -> str:
         """Id of the job with this name, which was handed to the job server just now."""
         deadline = time.monotonic() + _SUBMIT_TIMEOUT_S
         while time.monotonic() < deadline:
-            for job in self._get("/jobs/overview")["jobs"]:
+            for job in self.jobs():
                 if job["name"] == name:
                     return str(job["jid"])
             time.sleep(POLL_SECONDS)
@@ -154,30 +188,40 @@ class FlinkRest:
         history = self._get(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]
         return {entry["timestamp"]: str(entry["stacktrace"]) for entry in history}
 
+    def cancel_all(self, prefix: str) -> None:
+        """Cancels the jobs that still run and whose name begins so, and waits until they have ended."""
+        for job in self.jobs():
+            if job["name"].startswith(prefix) and job["state"] not in _ENDED:
+                self.cancel(str(job["jid"]))
+
     def cancel(self, job: str) -> None:
         """Cancels a job that still runs, and waits until it has ended."""
         deadline = time.monotonic() + CANCEL_SECONDS
         if self.state(job) not in _ENDED:
-            self._client.patch(f"/jobs/{job}", params={"mode": "cancel"})
+            # Whether it was heard, its state tells.
+            with suppress(httpx.TransportError):
+                self._client.patch(f"/jobs/{job}", params={"mode": "cancel"})
             while self.state(job) not in _ENDED:
                 if time.monotonic() > deadline:
                     raise RunnerError(f"Flink does not cancel job {job}; cancel it at {self._url}")
                 time.sleep(POLL_SECONDS)
 
     def _get(self, path: str) -> Any:
-        deadline = time.monotonic() + OUTAGE_SECONDS
+        began = time.monotonic()
         while True:
             try:
-                answer = self._client.get(path).raise_for_status()
+                return self._client.get(path).raise_for_status().json()
             except httpx.HTTPError as error:
-                if time.monotonic() > deadline:
-                    raise RunnerError(
-                        f"Flink's REST interface at {self._url} does not answer ({type(error).__name__}); what is "
-                        "committed stays, and the next run goes on from there"
-                    ) from error
+                unknown = isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _UNKNOWN
+                if time.monotonic() - began > (UNKNOWN_SECONDS if unknown else OUTAGE_SECONDS):
+                    what = (
+                        f"Flink at {self._url} does not know {path}: without high availability a job manager that is "
+                        "started again has no jobs"
+                        if unknown
+                        else f"Flink's REST interface at {self._url} does not answer ({type(error).__name__})"
+                    )
+                    raise JobGone(f"{what}; what is committed stays, and the next run goes on from there") from error
                 time.sleep(POLL_SECONDS)
-                continue
-            return answer.json()
 
 
 class Watch:
@@ -193,13 +237,15 @@ class Watch:
         self._look_at_kafka()
         self._look_at_ledger()
 
-    def follow(self, rest: FlinkRest, job: str) -> None:
+    def follow(self, rest: FlinkRest, job: str, *, only_until_running: bool = False) -> None:
         """Returns when the job has done what it should, or a stop was requested; raises what ends it otherwise."""
         moved_at = kafka_seen_at = time.monotonic()
         while not self._progress.stop_requested():
             self._progress.turn(FLINK_JOB)
             state = rest.state(job)
             self._look_at_failures(rest, job, state)
+            if only_until_running and state == "RUNNING":
+                return
             if self._source.stop_at is None and time.monotonic() - kafka_seen_at > ENDS_SECONDS:
                 kafka_seen_at = time.monotonic()
                 self._look_at_kafka_again()

@@ -271,12 +271,13 @@ def run(
                     if workers == 1 or runner.spreads
                     else run_workers(partial(work_as, job, workers), workers, RestartPolicy(max_restarts=max_restarts))
                 )
-            outcome = "stopped" if PROGRESS.stop_requested() else "caught up"
+            outcome = "stopped" if PROGRESS.stop_requested() else "detached" if runner.detach else "caught up"
         except VocbeamError as error:
             outcome = type(error).__name__
             raise
         finally:
-            record_end(engine, epoch, outcome)
+            if outcome != "detached":
+                record_end(engine, epoch, outcome)
             engine.dispose()
             seconds = time.monotonic() - started
             if as_json:

@@ -147,6 +147,7 @@ class RunnerChoice:
     flink_rest: str | None
     flink_job_endpoint: str | None
     flink_worker_pool: str | None
+    detach: bool = False
 
     @property
     def spreads(self) -> bool:
@@ -156,8 +157,15 @@ class RunnerChoice:
     def open(self, home: Home, workers: int, source: SourceConfig, open_ledger: Callable[[], Ledger]) -> Runner:
         """The runner, ready to run; its logs go below `home`.
 
-        Raises ConfigError where it can't do with so many workers, RunnerError where there is no Prism or no cluster.
+        Raises ConfigError where it can't do with so many workers, can't detach or has nobody to end it, RunnerError
+        where there is no Prism or no cluster.
         """
+        if self.detach and self.name != "flink":
+            raise ConfigError("only a job on Flink goes on by itself; leave --detach out, or use --runner flink")
+        if self.detach and source.stop_at is not None:
+            raise ConfigError(
+                "a job that is left to itself has nobody to end it; leave --detach or --until-caught-up out"
+            )
         if self.name == "inprocess":
             return InProcess()
         if self.name == "flink":
@@ -166,6 +174,7 @@ class RunnerChoice:
                 parallelism=workers,
                 source=source,
                 open_ledger=open_ledger,
+                detach=self.detach,
             )
         if workers > 1:
             raise ConfigError("Prism runs the job as one worker; leave --workers out, or use another --runner")
@@ -199,13 +208,15 @@ def runner_options(command: F) -> F:
         flink_rest: str | None,
         flink_job_endpoint: str | None,
         flink_worker_pool: str | None,
+        detach: bool,
         **others: Any,
     ) -> Any:
-        choice = RunnerChoice(runner, prism_location, flink_rest, flink_job_endpoint, flink_worker_pool)
+        choice = RunnerChoice(runner, prism_location, flink_rest, flink_job_endpoint, flink_worker_pool, detach)
         return command(runner=choice, **others)
 
     local = "[default: that of the local cluster, see vocbeam flink start]"
     for option in (
+        click.option("--detach", is_flag=True, help="End as soon as Flink runs the job, and leave it to Flink."),
         click.option(
             "--flink-worker-pool",
             envvar="VOCBEAM_FLINK_WORKER_POOL",

@@ -61,6 +61,10 @@ class RunnerError(VocbeamError):
     """What runs the pipeline (Prism, a Flink cluster) could not be built, started or reached."""
 
 
+class JobGone(RunnerError):
+    """A cluster that can't be asked about a job: it doesn't answer, or it no longer knows the job."""
+
+
 class SourceError(VocbeamError):
     """Kafka can't be read."""
 

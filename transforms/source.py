@@ -324,6 +324,7 @@ class ShardReader:
         self._consumer.assign(list(self._partitions))
         for tp, start in starts.items():
             self._consumer.seek(tp, start.seek_to)
+            log.info("shard %d of %d reads %s from %d on", *self._shard, opening[tp], start.seek_to)
             if self._partitions[tp].finished():
                 self._consumer.pause(tp)
             else:

@@ -1,10 +1,13 @@
-"""`vocbeam run --runner flink` on a real cluster: pool and task manager killed, the database set back, overtaken."""
+"""`vocbeam run --runner flink` on a real cluster: pool, task and job manager killed, database set back, overtaken."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,25 @@ from sqlalchemy import make_url
 
 from tests.support.command import ENDS_WITHIN_S, STOPS_WITHIN_S, Books, Running, Vocbeam
 from tests.support.figures import Figures
+from tests.support.frail import Sent, send
 from tests.support.kafka import Topics
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from tests.support.postgres import PostgresServer
-from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_flink
+from vocbeam.deploy.flink import (
+    JOB_MANAGER,
+    WORKER_POOL,
+    ZOOKEEPER,
+    FlinkCluster,
+    FlinkOptions,
+    forget_jobs,
+    start_flink,
+)
 from vocbeam.schemas.errors import Fenced
+from vocbeam.schemas.records import EVENT_TYPES
 
 STEPS = ("ReadChunks", "DecodeChunks", "RedactAndTag", "WriteChunks")
 RECOVERS_WITHIN_S = 200
+PARTITIONS = 3
 
 
 @pytest.fixture
@@ -49,6 +63,11 @@ def running_job(cluster: FlinkCluster) -> str:
     return str(job)
 
 
+def runs(cluster: FlinkCluster, job: str) -> bool:
+    """Whether the job runs; False, too, while the job manager doesn't know it yet."""
+    return any(known["jid"] == job and known["state"] == "RUNNING" for known in get(cluster, "/jobs/overview")["jobs"])
+
+
 def wait_until(reached: Callable[[], bool], running: Running, what: str) -> None:
     """Returns as soon as `reached`, while a command goes on running."""
     deadline = time.monotonic() + RECOVERS_WITHIN_S
@@ -62,6 +81,46 @@ def checkpoint_after(cluster: FlinkCluster, job: str, then_ms: float) -> bool:
     """Whether a checkpoint that was begun after that time is complete."""
     latest = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["completed"]
     return latest is not None and latest["trigger_timestamp"] > then_ms
+
+
+def end(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """Ends a process, and waits for that."""
+    process = psutil.Process(pid)
+    process.send_signal(how)
+    process.wait()
+
+
+def readers(cluster: FlinkCluster) -> dict[str, str]:
+    """Topic-partition → the task manager whose worker opened it last: the workers' log names its port."""
+    listening = {
+        connection.laddr.port: name
+        for name, pid in cluster.pids.items()
+        if name.startswith("task-manager")
+        for connection in psutil.Process(pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    log = (cluster.home / "logs" / WORKER_POOL / "workers.log").read_text(encoding="utf-8")
+    opened = re.findall(r"(\d+) \S+ INFO vocbeam\.transforms\.source: shard \d+ of \d+ reads (\S+) from", log)
+    return {partition: listening[int(port)] for port, partition in opened if int(port) in listening}
+
+
+def workers(cluster: FlinkCluster) -> list[psutil.Process]:
+    """The Python workers that the pool has running, without the processes that tie them to it."""
+
+    def works(process: psutil.Process) -> bool:
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            return False
+        return "--worker" in words and "-I" not in words
+
+    return [child for child in psutil.Process(cluster.pids[WORKER_POOL]).children(recursive=True) if works(child)]
+
+
+def wait_for_no_worker(cluster: FlinkCluster) -> None:
+    """Fails unless the workers of a job that has ended end, too."""
+    psutil.wait_procs(workers(cluster), STOPS_WITHIN_S)
+    assert workers(cluster) == []
 
 
 def set_back(server: PostgresServer, url: str, backup: str) -> None:
@@ -125,7 +184,7 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
         set_back(postgres_server, postgres_url, backup)
         assert books.records() == at_backup
         psutil.Process(cluster.pids["task-manager-1"]).kill()
-        start_flink(flink_options)
+        cluster = start_flink(flink_options)
         wait_until(lambda: books.records() == loaded.records, running, "all records after the set-back")
         failures = len(get(cluster, f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"])
 
@@ -138,6 +197,7 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
     assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
     # Shards were spread over both task managers.
     assert len({subtask["endpoint"] for subtask in subtasks}) == 2
+    wait_for_no_worker(cluster)
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     figures.add(
@@ -146,6 +206,134 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
         database="postgresql",
         records=loaded.records,
         restarts=failures,
+    )
+
+
+# Three starts of Python workers and two of a job manager: on a busy machine minutes.
+@pytest.mark.timeout(900)
+def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_two(
+    loaded: Loaded,
+    sent: list[Sent],
+    kafka_topics: Topics,
+    postgres_url: str,
+    flink_options: FlinkOptions,
+    cluster: FlinkCluster,
+    figures: Figures,
+) -> None:
+    kafka_topics.create_all(partitions=PARTITIONS)
+    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, postgres_url)
+    books = Books(postgres_url)
+    quarter = len(sent) // 4
+    end(cluster.pids["task-manager-2"], signal.SIGTERM)
+    alone = replace(flink_options, task_managers=1)
+
+    with (
+        KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
+        vocbeam.started("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS) as running,
+    ):
+        send(out, kafka_topics.prefix, sent[:quarter])
+        wait_until(lambda: books.records() == quarter, running, "the first records")
+        job = running_job(cluster)
+        wait_until(lambda: checkpoint_after(cluster, job, 0), running, "a checkpoint")
+        # It takes no checkpoint any more, so what is loaded now is ahead of the one that will be restored.
+        psutil.Process(cluster.pids[JOB_MANAGER]).suspend()
+        send(out, kafka_topics.prefix, sent[quarter : 2 * quarter])
+        wait_until(lambda: books.records() > quarter, running, "a ledger ahead of the checkpoint")
+        end(cluster.pids[JOB_MANAGER])
+        at_kill = books.records()
+        cluster = start_flink(alone)
+        wait_until(lambda: runs(cluster, job), running, "the same job")
+        restored = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["restored"]
+        send(out, kafka_topics.prefix, sent[2 * quarter : 3 * quarter])
+        wait_until(lambda: books.records() == 3 * quarter, running, "what was sent since the job manager was killed")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert restored is not None
+    assert "is started again in" not in running.said()
+    assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
+    assert set(readers(cluster).values()) == {"task-manager-1"}
+    wait_for_no_worker(cluster)
+
+    cluster = start_flink(flink_options)
+    with (
+        KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
+        vocbeam.started("run", "--runner", "flink", "--workers", "2", "--shards", "3", *MANY_TRANSACTIONS) as running,
+    ):
+        send(out, kafka_topics.prefix, sent[3 * quarter :])
+        wait_until(lambda: len(set(readers(cluster).values())) == 2, running, "partitions of both")
+        wait_until(lambda: books.records() == len(sent), running, "all records")
+        shared = Counter(readers(cluster).values())
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert shared.total() == len(EVENT_TYPES) * PARTITIONS
+    wait_for_no_worker(cluster)
+    vocbeam.reconcile()
+    loaded.assert_same_rows(books)
+    spread = " and ".join(str(count) for _, count in sorted(shared.items()))
+    figures.add(
+        "Flink: job manager killed, rescaled from one task manager to two",
+        f"killed at {at_kill}, {at_kill - quarter} records ahead of the checkpoint; then two task managers read "
+        f"{spread} partitions",
+        database="postgresql",
+        records=len(sent),
+        restarts=2,
+    )
+
+
+@pytest.mark.timeout(900)
+def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
+    loaded: Loaded,
+    sent: list[Sent],
+    kafka_topics: Topics,
+    sqlite_url: str,
+    flink_options: FlinkOptions,
+    cluster: FlinkCluster,
+    figures: Figures,
+    long_form: bool,
+) -> None:
+    if not long_form:
+        pytest.skip("only in the long form: three submissions")
+    kafka_topics.create_all(partitions=PARTITIONS)
+    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, sqlite_url)
+    books = Books(sqlite_url)
+    third = len(sent) // 3
+    on_flink = ("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS)
+    with KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out:
+        vocbeam.call(*on_flink, "--detach")
+        job = running_job(cluster)
+        send(out, kafka_topics.prefix, sent[:third])
+        deadline = time.monotonic() + RECOVERS_WITHIN_S
+        while books.records() < third:
+            assert time.monotonic() < deadline, books.records()
+            time.sleep(0.1)
+        vocbeam.call("flink", "cancel", job)
+        assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
+
+        with vocbeam.started(*on_flink) as running:
+            send(out, kafka_topics.prefix, sent[third : 2 * third])
+            wait_until(lambda: books.records() > third, running, "the first records of another job")
+            # Its memory is gone, as that of a job manager without high availability.
+            for name in (JOB_MANAGER, ZOOKEEPER):
+                end(cluster.pids[name])
+            at_kill = books.records()
+            forget_jobs(cluster.home)
+            cluster = start_flink(flink_options)
+            wait_until(lambda: "is started again in" in running.said(), running, "given up as lost")
+            send(out, kafka_topics.prefix, sent[2 * third :])
+            wait_until(lambda: books.records() == len(sent), running, "all records")
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
+    assert running.said().count("does not know /jobs/") == 1
+    assert running.said().count("is started again in") == 1
+    wait_for_no_worker(cluster)
+    vocbeam.reconcile()
+    loaded.assert_same_rows(books)
+    figures.add(
+        "Flink: a job left to itself, then one lost with its job manager",
+        f"left at {third} and ended by hand; lost at {at_kill} and submitted again by the run",
+        database="sqlite",
+        records=len(sent),
+        restarts=2,
     )
 
 

@@ -53,7 +53,7 @@ def prism() -> Path:
 @pytest.fixture(scope="session")
 def flink_options(tmp_path_factory: pytest.TempPathFactory, reaper: Reaper) -> Iterator[FlinkOptions]:
     """A real Flink cluster for the session: two task managers, on free ports; what was killed, start_flink starts."""
-    options = FlinkOptions(tmp_path_factory.mktemp("home") / "flink", timeout_s=240)
+    options = FlinkOptions(tmp_path_factory.mktemp("home") / "flink", high_availability=True, timeout_s=240)
     for pid in start_flink(options).pids.values():
         reaper.watch(pid)
     yield options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_open__named_addresses_upload_all_jars(tmp_path: Path) -> None:
 def test_open__several_workers_on_prism_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Prism runs the job as one worker"):
         RunnerChoice("prism", None, None, None, None).open(Home(tmp_path), 2, SOURCE, LEDGER)
+
+
+def test_open__only_a_job_on_flink_that_runs_for_ever_is_left_to_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave --detach out, or use --runner flink"):
+        RunnerChoice("inprocess", None, None, None, None, detach=True).open(Home(tmp_path), 1, SOURCE, LEDGER)
+    ends = replace(SOURCE, stop_at={("voc.survey", 0): 7})
+    with pytest.raises(ConfigError, match="leave --detach or --until-caught-up out"):
+        replace(choice("http://flink:8081"), detach=True).open(Home(tmp_path), 1, ends, LEDGER)
 
 
 def test_find_flink__damaged_state_is_named(tmp_path: Path) -> None:
