@@ -55,7 +55,7 @@ def latency_table(speed: float, kind: str, results: Sequence[tuple[float, Result
 @click.option(
     "--share", "shares", multiple=True, default=(0.25, 0.5, 0.75), show_default=True, type=click.FloatRange(0.01, 1)
 )
-@click.option("--events", default=60_000, show_default=True, type=click.IntRange(50_000), help="In one pass of the load.")
+@click.option("--events", default=60_000, show_default=True, type=click.IntRange(50_000), help="In one pass.")
 @click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
 @click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")

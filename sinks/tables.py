@@ -5,8 +5,8 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
-`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`. Views for reading
-are in `sinks/views.py`.
+`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`.
+Views for reading are in `sinks/views.py`.
 """
 
 from __future__ import annotations

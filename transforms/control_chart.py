@@ -90,7 +90,7 @@ def signals(series: Series, direction: str) -> Signals:
     beyond, run, trend = quiet.copy(), quiet.copy(), quiet.copy()
     beyond[NEEDED - 1 :] = latest > centre + LIMIT_SIGMAS * sigma / np.sqrt(series.n[NEEDED - 1 :])
     run[NEEDED - 1 :] = (sliding_window_view(worse, RUN)[BASELINE:] > centre[:, None]).all(axis=1)
-    falling = sliding_window_view(np.diff(worse) > 0, TREND - 1).all(axis=1)
+    falling = np.logical_and.reduce(sliding_window_view(np.diff(worse) > 0, TREND - 1), axis=1)
     trend[NEEDED - 1 :] = falling[NEEDED - TREND :]
     return Signals(beyond, run, trend)
 
