@@ -146,10 +146,11 @@ class Restater:
     ) -> Restated:
         """Decides the tags of these events anew, and restates what changes, in one transaction.
 
-        `places` that hold no event are passed over, and events that fall under an erasure. `tickets` are subject keys
-        of tickets that are looked at whether or not an event of theirs is among the places: their corrections are read
-        again. `tagging` is what `decide` tags under: it is stored with each event that it decided about, and must be in
-        force. Without it the stored versions stay, and a later retagging looks at these events again.
+        `places` (BATCH_EVENTS of them are a good number) that hold no event are passed over, and events that fall under
+        an erasure. `tickets` are subject keys of tickets that are looked at whether or not an event of theirs is among
+        the places: their corrections are read again. `tagging` is what `decide` tags under: it is stored with each
+        event that it decided about, and must be in force. Without it the stored versions stay, and a later retagging
+        looks at these events again.
 
         Of the corrections that stand, an event's own wins over its ticket's, and the latest of each counts; the ticket
         itself stands as corrected whatever its events say. Done again it changes nothing. Raises TaxonomyChanged or

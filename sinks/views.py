@@ -1156,10 +1156,9 @@ _RATE_PERIODS: tuple[Period, ...] = ("week", "month")
 def _definitions() -> Iterator[tuple[str, str, Query]]:
     """(name, comment, maker of the query) of every view."""
     for prefix, (place, by) in _PLACES.items():
-        # A new tag moves events between stages and departments; the company's figures stay.
-        bases = (False, True) if by else (False,)
         for period in (*_FINE, *_COARSE) if prefix == "metric" else _COARSE:
-            for restated in bases if period in _COARSE else (False,):
+            # Also the company's: with the department goes the calendar on which a ticket's times are measured.
+            for restated in (False, True) if period in _COARSE else (False,):
                 yield (
                     f"{prefix}_by_{period}" + ("_restated" if restated else ""),
                     f"Metrics per {_LENGTHS[period]} and {place}: value, 95 % interval, target, status. "

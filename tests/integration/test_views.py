@@ -226,7 +226,7 @@ EVERY_METRIC_VIEW = [
     (prefix, period, restated)
     for prefix in ("metric", "stage_metric", "department_metric", "company_metric")
     for period in (("bucket", "hour", "day", "week", "month") if prefix == "metric" else ("day", "week", "month"))
-    for restated in ((False, True) if period in ("day", "week", "month") and prefix != "company_metric" else (False,))
+    for restated in ((False, True) if period in ("day", "week", "month") else (False,))
 ]
 
 

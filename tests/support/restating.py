@@ -15,7 +15,18 @@ from vocbeam.schemas.records import EventType, Tag
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.restate import EventRow, Place, Restated, Restater
-from vocbeam.sinks.tables import event, event_key, ingest_ledger, measure, tag_override, ticket
+from vocbeam.sinks.tables import (
+    erasure_marker,
+    event,
+    event_key,
+    ingest_ledger,
+    measure,
+    measure_retired,
+    retired_row,
+    retired_subject,
+    tag_override,
+    ticket,
+)
 from vocbeam.sinks.writer import Failpoint
 from vocbeam.transforms.subject_rules import subject_rules
 from vocbeam.transforms.subjects import subject_key
@@ -30,6 +41,10 @@ TAGS = (
     Tag("unassigned", "unassigned", "", "unassigned", None),
     Tag("unassigned", "logistics", "", "hint", 1.0),
 )
+
+BOOKS = (
+    event_key, ingest_ledger, tag_override, erasure_marker, retired_subject, retired_row, measure_retired,
+)  # fmt: skip
 
 Sent = tuple[EventType, dict[str, Any]]
 Tags = Mapping[str, Tag]
@@ -125,7 +140,7 @@ class Company:
     def empty(self) -> None:
         """Forgets all that was loaded."""
         with self.engine.begin() as connection:
-            for table in (*CONTENT, event_key, ingest_ledger, tag_override):
+            for table in (*CONTENT, *BOOKS):
                 connection.execute(delete(table))
         self.next_offset.clear()
 

@@ -31,6 +31,9 @@ SUBJECT_COMMENTS = {
     ),
     "contributions": ("What this row added to `measure`, JSON.", "What this row added to `measure` as reported, JSON."),
 }
+STEP_OFFSETS = 200_000
+"""Offsets whose events one statement goes through: some seconds."""
+
 METHOD_COMMENTS = {
     "event": (
         "hint, rule, model, touchpoint or unassigned.",
@@ -96,13 +99,7 @@ def upgrade() -> None:
         for name, comment in SUBJECT_COLUMNS.items():
             op.add_column(table, sa.Column(name, sa.Text(), nullable=True, comment=comment))
     _comment(1)
-    # Who was first to say so is known of these; a department hinted beside a rule or model was not kept.
-    op.execute("UPDATE event SET hint_stage = stage WHERE tag_method = 'hint' AND stage <> 'unassigned'")
-    op.execute(
-        "UPDATE event SET hint_department = department WHERE tag_method = 'hint' AND NOT EXISTS "
-        "(SELECT 1 FROM journey_stage WHERE journey_stage.stage = event.stage "
-        "AND journey_stage.owner = event.department)"
-    )
+    _recover_hints()
 
 
 def downgrade() -> None:
@@ -125,3 +122,35 @@ def _comment(which: int) -> None:
     for table in SUBJECTS:
         for name, both in SUBJECT_COMMENTS.items():
             op.alter_column(table, name, comment=both[which])
+
+
+def _recover_hints() -> None:
+    """What sources named where that gave the tag; a department that they named beside a rule or the model is lost.
+
+    In steps: a statement has a limit of time.
+    """
+    event, ledger, stage = (
+        sa.table(name, *map(sa.column, columns))
+        for name, columns in (
+            ("event", ("ledger_id", "kafka_offset", "stage", "department", "tag_method", *EVENT_COLUMNS)),
+            ("ingest_ledger", ("ledger_id", "first_offset", "next_offset")),
+            ("journey_stage", ("stage", "owner")),
+        )
+    )
+    owned = sa.exists().where(stage.c.stage == event.c.stage, stage.c.owner == event.c.department)
+    connection = op.get_bind()
+    for ledger_id, first, end in connection.execute(sa.select(*ledger.c)).all():
+        for start in range(first, end, STEP_OFFSETS):
+            connection.execute(
+                sa.update(event)
+                .where(
+                    event.c.ledger_id == ledger_id,
+                    event.c.kafka_offset >= start,
+                    event.c.kafka_offset < start + STEP_OFFSETS,
+                    event.c.tag_method == "hint",
+                )
+                .values(
+                    hint_stage=sa.case((event.c.stage != "unassigned", event.c.stage)),
+                    hint_department=sa.case((~owned, event.c.department)),
+                )
+            )
