@@ -453,7 +453,7 @@ def scattered(shop: Shop, events: Sequence[tuple[EventType, dict[str, Any]]], ch
 
 
 def test_settle__whatever_the_order_the_tables_are_the_same(shop: Shop) -> None:
-    events = random_events(random.Random(5), 12)
+    events = random_events(random.Random(5), 8)
     expected = None
     for seed in range(2):
         shop.empty()
@@ -488,7 +488,7 @@ def test_settle__killed_at_any_moment_the_next_one_goes_on(shop: Shop) -> None:
 
 
 def test_settle__two_at_once_beside_a_writer(shop: Shop) -> None:
-    events = random_events(random.Random(7), 15)
+    events = random_events(random.Random(7), 8)
     random.Random(8).shuffle(events)
     errors: list[BaseException] = []
     ended = threading.Event()
@@ -496,7 +496,7 @@ def test_settle__two_at_once_beside_a_writer(shop: Shop) -> None:
     def work() -> None:
         settler = shop.settler()
         try:
-            while not ended.is_set():
+            while not ended.wait(0.05):
                 settler.settle()
         except BaseException as error:  # noqa: BLE001 - raised by the main thread
             errors.append(error)
@@ -535,7 +535,7 @@ def test_settle__everything_again_is_not_lost_to_a_settle_under_way(shop: Shop) 
 def test_settling__settles_while_it_lasts_and_once_more_at_its_end(shop: Shop) -> None:
     shop.send("telemetry", delivered(1, 0))
     shop.send("survey", answer(1, 1))
-    with settling(shop.url, GOVERNANCE, 0.05, lambda: False):
+    with settling(shop.url, GOVERNANCE, 0.2, lambda: False):
         wait_for(lambda: shop.tags()["s1"] == DELIVERED)
         shop.send("survey", answer(2, 2))
     assert shop.tags()["s2"] == DELIVERED
@@ -564,7 +564,7 @@ def test_settling__the_writers_account_may_not_and_says_so_once(
     with accounts(postgres_url) as made:
         new_warehouse(made.owner, GOVERNANCE).dispose()
         url = made.join("loader", f"{made.database}_writer")
-        with caplog.at_level(logging.WARNING), settling(url, GOVERNANCE, 0.05, lambda: False):
+        with caplog.at_level(logging.WARNING), settling(url, GOVERNANCE, 0.2, lambda: False):
             wait_for(lambda: "this account may load events but not change their tags" in caplog.text)
             time.sleep(0.2)
         assert len(caplog.records) == 1
@@ -580,7 +580,7 @@ def test_settling__a_failure_is_told_in_one_sentence_and_tried_again(
     shop.send("survey", answer(1, 1))
     with shop.engine.begin() as connection:
         connection.execute(text("ALTER TABLE settle_position RENAME TO elsewhere"))
-    with caplog.at_level(logging.WARNING), settling(shop.url, GOVERNANCE, 0.05, lambda: False):
+    with caplog.at_level(logging.WARNING), settling(shop.url, GOVERNANCE, 0.2, lambda: False):
         wait_for(lambda: "the next turn tries again" in caplog.text)
         with shop.engine.begin() as connection:
             connection.execute(text("ALTER TABLE elsewhere RENAME TO settle_position"))
