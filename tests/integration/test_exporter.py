@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -304,6 +305,21 @@ def test_look__sqlite_file(tmp_path: Path) -> None:
     assert broken.value.problem == "unreadable"
     file.unlink()
     new_warehouse(f"sqlite:///{file}", mini()).dispose()
+    assert looking.look().ledger == []
+
+
+def test_look__sqlite_file_that_somebody_keeps_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vocbeam.sinks.engine.LOCK_WAIT_S", 0.2)
+    file = tmp_path / "warehouse.db"
+    new_warehouse(f"sqlite:///{file}", mini()).dispose()
+    looking = monitor(f"sqlite:///{file}")
+    with sqlite3.connect(file, isolation_level=None) as keeper:
+        keeper.execute("PRAGMA locking_mode = EXCLUSIVE")
+        keeper.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unusable) as locked:
+            looking.look()
+    assert locked.value.problem == "unreachable"
+    keeper.close()
     assert looking.look().ledger == []
 
 
