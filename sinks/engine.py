@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -134,8 +135,12 @@ def _open_sqlite(url: str, write: bool) -> Engine:
     @event.listens_for(engine, "do_connect")
     def keep_private(_dialect: Any, _record: Any, arguments: tuple[str, ...], _options: Any) -> None:
         # SQLite would make the file readable by everybody; the files beside it get the mode of this one.
+        # Never opened once it is there: closing any descriptor of a file drops all locks that this process holds on
+        # it, and another process that closes its connection then takes itself for the last one and deletes the log
+        # that this one goes on writing into.
         if database and database != ":memory:":
-            os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR, 0o600))
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from sqlalchemy.engine import make_url
 from tests.support import postgres, prometheus
 from tests.support.accounts import accounts
 from tests.support.command import ENDS_WITHIN_S, Vocbeam
-from tests.support.invoke import invoke
 from tests.support.kafka import Topics
 from tests.support.proxy import Proxy
 from tests.support.tls import Authority
@@ -30,7 +30,6 @@ from tests.support.waiting import wait_until
 from tests.support.warehouse import MINI, chunk, mini, new_warehouse, writer
 from vocbeam.deploy.broker import HOST, Broker, free_port
 from vocbeam.pipelines.exporter import Exporter, Settings, serving
-from vocbeam.pipelines.ingest import run
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, LocalCalendar
 from vocbeam.sinks import tables
@@ -309,6 +308,21 @@ def test_look__sqlite_file(tmp_path: Path) -> None:
     assert looking.look().ledger == []
 
 
+def test_look__sqlite_file_that_somebody_keeps_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vocbeam.sinks.engine.LOCK_WAIT_S", 0.2)
+    file = tmp_path / "warehouse.db"
+    new_warehouse(f"sqlite:///{file}", mini()).dispose()
+    looking = monitor(f"sqlite:///{file}")
+    with sqlite3.connect(file, isolation_level=None) as keeper:
+        keeper.execute("PRAGMA locking_mode = EXCLUSIVE")
+        keeper.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unusable) as locked:
+            looking.look()
+    assert locked.value.problem == "unreachable"
+    keeper.close()
+    assert looking.look().ledger == []
+
+
 def test_look__server_that_is_gone_or_refuses(
     postgres_server: postgres.PostgresServer, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,7 +435,7 @@ def test_exporter__scrapes_do_not_wait_for_a_database_that_is_silent(
                 until = time.monotonic() + ENDS_WITHIN_S
                 while line not in scrape():
                     assert time.monotonic() < until
-                    time.sleep(0.05)
+                    time.sleep(0.3)
 
             wait_for('vocbeam_up{component="warehouse"} 1.0')
             network.fall_silent()
@@ -463,31 +477,31 @@ def test_exporter__is_scraped_by_prometheus_while_a_pipeline_runs_ends_and_its_w
         for _ in range(7):
             producer.send(names[0], b"no event")
         producer.flush()
-    assert invoke(run, vocbeam, "--until-caught-up").code == 0
     with scraped(vocbeam, prometheus_binaries, tmp_path) as (server, address):
-        server.wait_for('vocbeam_up{component="warehouse"} == 1 and on() vocbeam_up{component="kafka"} == 1')
-        server.wait_for('vocbeam_up{component="pipeline"} == 0')
+        server.wait_for('vocbeam_problem{component="warehouse", reason="missing"}')
+        with vocbeam.started("run") as running:
+            server.wait_for('vocbeam_up{component="pipeline"} == 1 and on() vocbeam_workers{command="run"} == 1')
+            server.wait_for('vocbeam_up{component="warehouse"} == 1 and on() vocbeam_up{component="kafka"} == 1')
+            (dead,) = server.wait_for('vocbeam_offsets_total{outcome="dead_lettered", topic=~".*survey"} > 0')
+            assert dead["value"][1] == "7"
+            letters = server.wait_for('sum by (step, error_class) (vocbeam_dead_letters{topic!="other"})')
+            assert [entry["value"][1] for entry in letters] == ["7"]
+            server.wait_for("count(vocbeam_lag_records == 0) == 5")
+            # A process that was killed tells nothing; 45 s later it is missed.
+            source = SourceConfig(topics=(names[0],), bootstrap=NOBODY, consumer={"bootstrap_timeout_ms": 100})
+            settings = Settings(warehouse_url=sqlite_url, source=source, refresh_seconds=15, reconcile_seconds=0)
+            later = shown(Exporter(settings, now=lambda: time.time_ns() // 1000 + SILENT_US))
+            assert later[key("vocbeam_problem", component="pipeline", reason="silent")] == 1
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(ENDS_WITHIN_S) == 0, running.said()
         server.wait_for('vocbeam_problem{component="pipeline", reason="ended"}')
-        (lost,) = server.wait_for('vocbeam_offsets_total{outcome="dead_lettered", topic=~".*survey"} > 0')
-        assert lost["value"][1] == "7"
-        letters = server.wait_for('sum by (step, error_class) (vocbeam_dead_letters{topic!="other"})')
-        assert [entry["value"][1] for entry in letters] == ["7"]
-        server.wait_for("vocbeam_lag_records == 0")
+        server.wait_for('vocbeam_up{component="pipeline"} == 0')
         # What the run counted of itself reached the warehouse when it ended.
         assert server.wait_for('vocbeam_worker_records_read_total{command="run"}')[0]["value"][1] == "7"
-        assert float(server.wait_for("vocbeam_sink_write_seconds_count > 0")[0]["value"][1]) >= 1
+        server.wait_for("vocbeam_sink_write_seconds_count >= 1")
         server.wait_for('vocbeam_worker_step_seconds_total{step="decode"} > 0')
         with urlopen(address, timeout=10) as answer:
             assert prometheus_binaries.check_metrics(answer.read().decode()) == ""
-        with vocbeam.started("run") as running:
-            server.wait_for('vocbeam_up{component="pipeline"} == 1 and on() vocbeam_workers{command="run"} == 1')
-            running.process.kill()
-        # Nobody tells that it was killed, but it falls silent.
-        source = SourceConfig(topics=(names[0],), bootstrap=NOBODY, consumer={"bootstrap_timeout_ms": 100})
-        settings = Settings(warehouse_url=sqlite_url, source=source, refresh_seconds=15, reconcile_seconds=0)
-        later = shown(Exporter(settings, now=lambda: time.time_ns() // 1000 + SILENT_US))
-        assert later[key("vocbeam_problem", component="pipeline", reason="silent")] == 1
-        assert later[key("vocbeam_worker_records_read_total", command="run")] == 7
         warehouse = Path(make_url(sqlite_url).database or "")
         warehouse.rename(tmp_path / "away.db")
         server.wait_for('vocbeam_problem{component="warehouse", reason="missing"}')
