@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, select, update
 
 from tests.support.command import Vocbeam
 from tests.support.company import company_events
 from tests.support.invoke import Invoked, invoke
-from tests.support.restating import cells
-from tests.support.warehouse import CONTENT, MINI, books_that_fail, contents, partition, writer
+from tests.support.restating import cells, places_of, restater
+from tests.support.warehouse import CONTENT, MINI, books_that_fail, contents, new_warehouse, partition, writer
 from vocbeam.pipelines import retag as job
 from vocbeam.pipelines.apply import apply
 from vocbeam.pipelines.retag import EventTagger, retag
@@ -20,10 +21,10 @@ from vocbeam.schemas.contracts import defaults, fields
 from vocbeam.schemas.governance import Governance, load_governance
 from vocbeam.schemas.records import EVENT_TYPES, Columns, DecodedChunk, EventType
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.restate import Restated, Restater
-from vocbeam.sinks.tables import event, event_key, ingest_ledger
+from vocbeam.sinks.restate import Restated, Restater, stale
+from vocbeam.sinks.tables import active_tagging, event, event_key, ingest_ledger
 from vocbeam.transforms.steps import ChunkTagger
-from vocbeam.transforms.tag import Tagger
+from vocbeam.transforms.tag import Predicted, Prediction, Tagger
 
 KEY = bytes(range(32))
 BOTH = ("as_reported", "restated")
@@ -172,3 +173,35 @@ def test_event_tagger__touchpoint_stays_where_nothing_else_places_the_event() ->
     assert unplaced.tag.method == "unassigned"
     assert placed.tag is not None
     assert (placed.tag.stage, placed.tag.topic, placed.tag.method) == ("help", "refund", "rule")
+
+
+class Says:
+    """A model that is sure of one stage, whatever the text."""
+
+    version = "m1"
+    stages = ("help",)
+
+    def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
+        says = Prediction("help", "lift", 0.75, ("slow", "lift"))
+        return Predicted([says if want else None for want in wanted], ["negative"] * len(texts))
+
+
+def test_restate__by_a_model_stores_what_it_says(sqlite_url: str) -> None:
+    governance = load_governance(MINI)
+    engine = new_warehouse(sqlite_url, governance)
+    load(sqlite_url, governance)
+    with engine.begin() as connection:
+        connection.execute(update(active_tagging).values(model_version="m1"))
+    tagger, out = EventTagger(Tagger(governance, Says())), restater(sqlite_url)
+
+    done = out.restate(places_of(engine), tagger.decide, tagging=tagger.tagging)
+
+    c = event.c
+    query = select(c.department, c.topic, c.tag_confidence, c.tag_words, c.sentiment, c.model_version)
+    with engine.connect() as connection:
+        told = set(map(tuple, connection.execute(query.where(c.event_type == "flag", c.tag_method == "model"))))
+        stale_ones = connection.execute(select(c.event_id).where(stale(tagger.tagging))).all()
+    assert ("care", "lift", 0.75, "slow lift", "negative", "m1") in told
+    assert {move.after.method for move in done.moves} == {"model"}
+    assert stale_ones == []
+    assert books_that_fail(engine) == []
