@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -50,6 +51,19 @@ def cluster(flink_options: FlinkOptions, monkeypatch: pytest.MonkeyPatch) -> Fli
     monkeypatch.setenv("VOCBEAM_FLINK_JOB_ENDPOINT", cluster.job_endpoint)
     monkeypatch.setenv("VOCBEAM_FLINK_WORKER_POOL", cluster.worker_pool)
     return cluster
+
+
+@pytest.fixture
+def vocbeam(loaded: Loaded, kafka_topics: Topics, flink_options: FlinkOptions) -> Vocbeam:
+    """The installation whose keys made the events, in the cluster's own home, with topics of this test.
+
+    There a run knows that the cluster has its jars, and uploads one and not 153 MB.
+    """
+    home = flink_options.home.parent
+    for folder in ("keys", "registry"):
+        shutil.copytree(loaded.vocbeam.home / folder, home / folder, dirs_exist_ok=True)
+    kafka_topics.create_all(partitions=PARTITIONS)
+    return Vocbeam(home, kafka_topics.bootstrap, kafka_topics.prefix, "")
 
 
 def get(cluster: FlinkCluster, path: str) -> Any:
@@ -214,15 +228,13 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
 def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_two(
     loaded: Loaded,
     sent: list[Sent],
-    kafka_topics: Topics,
+    vocbeam: Vocbeam,
     postgres_url: str,
     flink_options: FlinkOptions,
     cluster: FlinkCluster,
     figures: Figures,
 ) -> None:
-    kafka_topics.create_all(partitions=PARTITIONS)
-    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, postgres_url)
-    books = Books(postgres_url)
+    vocbeam, books = vocbeam.into(postgres_url), Books(postgres_url)
     quarter = len(sent) // 4
     end(cluster.pids["task-manager-2"], signal.SIGTERM)
     alone = replace(flink_options, task_managers=1)
@@ -231,20 +243,20 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
         KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
         vocbeam.started("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS) as running,
     ):
-        send(out, kafka_topics.prefix, sent[:quarter])
+        send(out, vocbeam.prefix, sent[:quarter])
         wait_until(lambda: books.records() == quarter, running, "the first records")
         job = running_job(cluster)
         wait_until(lambda: checkpoint_after(cluster, job, 0), running, "a checkpoint")
         # It takes no checkpoint any more, so what is loaded now is ahead of the one that will be restored.
         psutil.Process(cluster.pids[JOB_MANAGER]).suspend()
-        send(out, kafka_topics.prefix, sent[quarter : 2 * quarter])
+        send(out, vocbeam.prefix, sent[quarter : 2 * quarter])
         wait_until(lambda: books.records() > quarter, running, "a ledger ahead of the checkpoint")
         end(cluster.pids[JOB_MANAGER])
         at_kill = books.records()
         cluster = start_flink(alone)
         wait_until(lambda: runs(cluster, job), running, "the same job")
         restored = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["restored"]
-        send(out, kafka_topics.prefix, sent[2 * quarter : 3 * quarter])
+        send(out, vocbeam.prefix, sent[2 * quarter : 3 * quarter])
         wait_until(lambda: books.records() == 3 * quarter, running, "what was sent since the job manager was killed")
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
@@ -259,7 +271,7 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
         KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out,
         vocbeam.started("run", "--runner", "flink", "--workers", "2", "--shards", "3", *MANY_TRANSACTIONS) as running,
     ):
-        send(out, kafka_topics.prefix, sent[3 * quarter :])
+        send(out, vocbeam.prefix, sent[3 * quarter :])
         wait_until(lambda: len(set(readers(cluster).values())) == 2, running, "partitions of both")
         wait_until(lambda: books.records() == len(sent), running, "all records")
         shared = Counter(readers(cluster).values())
@@ -284,7 +296,7 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
 def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
     loaded: Loaded,
     sent: list[Sent],
-    kafka_topics: Topics,
+    vocbeam: Vocbeam,
     sqlite_url: str,
     flink_options: FlinkOptions,
     cluster: FlinkCluster,
@@ -293,15 +305,13 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
 ) -> None:
     if not long_form:
         pytest.skip("only in the long form: three submissions")
-    kafka_topics.create_all(partitions=PARTITIONS)
-    vocbeam = Vocbeam(loaded.vocbeam.home, kafka_topics.bootstrap, kafka_topics.prefix, sqlite_url)
-    books = Books(sqlite_url)
+    vocbeam, books = vocbeam.into(sqlite_url), Books(sqlite_url)
     third = len(sent) // 3
     on_flink = ("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS)
     with KafkaProducer(bootstrap_servers=vocbeam.bootstrap) as out:
         vocbeam.call(*on_flink, "--detach")
         job = running_job(cluster)
-        send(out, kafka_topics.prefix, sent[:third])
+        send(out, vocbeam.prefix, sent[:third])
         deadline = time.monotonic() + RECOVERS_WITHIN_S
         while books.records() < third:
             assert time.monotonic() < deadline, books.records()
@@ -310,7 +320,7 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
         assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
 
         with vocbeam.started(*on_flink) as running:
-            send(out, kafka_topics.prefix, sent[third : 2 * third])
+            send(out, vocbeam.prefix, sent[third : 2 * third])
             wait_until(lambda: books.records() > third, running, "the first records of another job")
             # Its memory is gone, as that of a job manager without high availability.
             for name in (JOB_MANAGER, ZOOKEEPER):
@@ -319,7 +329,7 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
             forget_jobs(cluster.home)
             cluster = start_flink(flink_options)
             wait_until(lambda: "is started again in" in running.said(), running, "given up as lost")
-            send(out, kafka_topics.prefix, sent[2 * third :])
+            send(out, vocbeam.prefix, sent[2 * third :])
             wait_until(lambda: books.records() == len(sent), running, "all records")
             running.process.send_signal(signal.SIGTERM)
             assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
