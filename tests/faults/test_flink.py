@@ -105,7 +105,9 @@ def end(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
 
 
 def readers(cluster: FlinkCluster) -> dict[str, str]:
-    """Topic-partition → the task manager whose worker opened it last: the workers' log names its port."""
+    """Topic-partition → the task manager whose worker opened it last: the workers' log names a port of it, which is open
+    while the job runs.
+    """
     listening = {
         connection.laddr.port: name
         for name, pid in cluster.pids.items()
@@ -258,12 +260,13 @@ def test_run__on_flink_job_manager_killed_and_rescaled_from_one_task_manager_to_
         restored = get(cluster, f"/jobs/{job}/checkpoints")["latest"]["restored"]
         send(out, vocbeam.prefix, sent[2 * quarter : 3 * quarter])
         wait_until(lambda: books.records() == 3 * quarter, running, "what was sent since the job manager was killed")
+        read_by = set(readers(cluster).values())
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(STOPS_WITHIN_S) == 0, running.said()
     assert restored is not None
     assert "is started again in" not in running.said()
     assert get(cluster, f"/jobs/{job}")["state"] == "CANCELED"
-    assert set(readers(cluster).values()) == {"task-manager-1"}
+    assert read_by == {"task-manager-1"}
     wait_for_no_worker(cluster)
 
     cluster = start_flink(flink_options)

@@ -12,6 +12,8 @@ from tests.support.command import Books, Vocbeam
 from tests.support.kafka import Topics
 from tests.support.warehouse import contents
 from vocbeam.deploy.broker import list_topics
+from vocbeam.pipelines.settle import open_settler
+from vocbeam.schemas.governance import load_governance
 from vocbeam.sinks.engine import open_engine
 
 RECORDS_A_TRANSACTION = 100
@@ -31,7 +33,11 @@ class Loaded:
     rows: dict[str, list[tuple[object, ...]]]
 
     def assert_same_rows(self, books: Books) -> None:
-        """Fails unless every content table equals that of the undisturbed run."""
+        """Fails unless every content table equals that of the undisturbed run, which settled when it had caught up."""
+        url = books.engine.url.render_as_string(hide_password=False)
+        settler = open_settler(url, load_governance(self.vocbeam.governance))
+        settler.settle()
+        settler.close()
         rows = contents(books.engine)
         for table, expected in self.rows.items():
             assert rows[table] == expected, table
