@@ -33,17 +33,17 @@ _REASON = (
 
 def rules_document(governance: Governance, runbooks: str) -> dict[str, Any]:
     """The rules file. `runbooks` is the address of the folder that holds the runbooks."""
-    groups = [
-        {"name": "vocbeam_records", "rules": _records()},
-        {"name": "vocbeam_pipeline", "rules": list(_pipeline_alerts())},
-        {"name": "vocbeam_freshness", "rules": list(_freshness_alerts(governance))},
-        {"name": "vocbeam_targets", "rules": list(_target_alerts(governance))},
-    ]
-    for group in groups:
-        for rule in group["rules"]:
+    groups: dict[str, list[Rule]] = {
+        "vocbeam_records": _records(),
+        "vocbeam_pipeline": list(_pipeline_alerts()),
+        "vocbeam_freshness": list(_freshness_alerts(governance)),
+        "vocbeam_targets": list(_target_alerts(governance)),
+    }
+    for rules in groups.values():
+        for rule in rules:
             if "alert" in rule:
                 rule["annotations"]["runbook_url"] = f"{runbooks.rstrip('/')}/{rule['alert']}.md"
-    return {"groups": [group for group in groups if group["rules"]]}
+    return {"groups": [{"name": name, "rules": rules} for name, rules in groups.items() if rules]}
 
 
 def _records() -> list[Rule]:

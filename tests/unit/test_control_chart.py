@@ -92,12 +92,12 @@ def test_simulate__short_form_meets_what_is_demanded() -> None:
 def test_false_alarm_rate__counts_beginnings() -> None:
     always = Windows(shares(baseline(), [0.6] * 20), np.full(120, 0.7))
     assert false_alarm_rate(lambda _: always, 0.8, 3, 120) == 1 / 120
-    quiet = Windows(shares(baseline(), [0.8] * 20), np.full(120, 0.9))
+    quiet = Windows(shares(baseline(), [0.82, 0.78] * 10), np.full(120, 0.9))
     assert false_alarm_rate(lambda _: quiet, 0.8, 3, 120) == 0
 
 
 def test_found_within__needs_the_target_or_the_chart() -> None:
-    before = Windows(shares(baseline(), [0.8] * 20), np.full(120, 0.9))
+    before = Windows(shares(baseline(), [0.82, 0.78] * 10), np.full(120, 0.9))
     missed = Windows(shares([0.75] * 3), np.full(3, 0.79))
     assert found_within(lambda _: before, lambda _: missed, 0.8, 2) == 1
     assert found_within(lambda _: before, lambda _: missed, None, 2) == 0
