@@ -8,11 +8,12 @@ INSTALLED := .venv/.installed
 TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
+GOVERNANCE ?= schemas/examples/retailer.yaml
 # Of one test; 25 kills are 25 starts.
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: help setup demo test lint unit faults fuzz soak verify-real verify-redaction verify-tagging bench audit lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak generate verify-alerts verify-real verify-redaction verify-tagging bench audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +68,14 @@ fuzz: setup ## A million mutated messages into each database, damaged files and 
 	    $(BIN)/python -m pytest -o timeout=3600 tests/unit/test_fuzz_files.py \
 	    tests/unit/test_registry.py::test_confluent_registry__any_answer_is_understood_or_an_error_of_ours \
 	    tests/integration/test_fuzz.py
+
+generate: setup ## Write deploy/generated from the retailer's governance file (GOVERNANCE=…)
+	@$(BIN)/vocbeam generate prometheus --governance $(GOVERNANCE) --output deploy/generated/rules.yml
+	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml
+	@$(BIN)/vocbeam generate grafana --governance $(GOVERNANCE) --output deploy/generated/vocbeam.json
+
+verify-alerts: setup ## Simulate stable companies and planted drops; count false and missed alarms
+	@$(BIN)/vocbeam verify alerts
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
 	@$(BIN)/vocbeam verify real

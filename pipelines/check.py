@@ -16,8 +16,20 @@ from rich.table import Table
 from vocbeam.pipelines.schemas import check_contracts, refuse_unreadable
 from vocbeam.pipelines.settings import Home, governance_option, home_option, registry_option, topic_prefix_option
 from vocbeam.schemas.errors import GovernanceError
-from vocbeam.schemas.governance import ANY, Finding, Governance, PlacedStage, check, load_governance, measured_by
+from vocbeam.schemas.governance import (
+    ANY,
+    Finding,
+    Governance,
+    PlacedStage,
+    check,
+    load_governance,
+    measured_by,
+    targets_by_department,
+)
 from vocbeam.schemas.registry import open_registry
+from vocbeam.transforms.alarm_simulation import FALSE_ALARM_RATE
+
+WINDOWS_A_WEEK = {"hour": 168, "day": 7, "week": 1}
 
 
 @click.command("check")
@@ -64,10 +76,22 @@ def _as_json(governance: Governance, findings: list[Finding]) -> dict[str, Any]:
         "digest": governance.digest,
         "findings": [asdict(finding) for finding in findings],
         "departments": measured_by(governance),
+        "false_alarms_a_week": _false_alarms(governance),
         "stages": [
             {"journey": s.journey, "position": s.position, "stage": s.id, "owner": s.owner, "targets": targets}
             for s, targets in _stage_targets(governance)
         ],
+    }
+
+
+def _false_alarms(governance: Governance) -> dict[str, dict[str, float]]:
+    """Department → its targets, and the false alarms to expect in a week if all are judged by hour, day or week."""
+    return {
+        department: {
+            "targets": targets,
+            **{window: FALSE_ALARM_RATE * targets * windows for window, windows in WINDOWS_A_WEEK.items()},
+        }
+        for department, targets in targets_by_department(governance).items()
     }
 
 
@@ -110,6 +134,13 @@ def _print(governance: Governance, findings: list[Finding], path: Path, console:
         stages.add_row(stage.journey, str(stage.position), stage.id, stage.owner, ", ".join(targets) or "–")
     console.print(stages)
     everywhere = dict.fromkeys(t.metric for t in governance.targets if t.stage == ANY and t.department == ANY)
+    alarms = Table(title="False alarms a week, where judged by", title_justify="left")
+    for heading in ("department", "targets", *WINDOWS_A_WEEK):
+        alarms.add_column(heading, no_wrap=True, justify="left" if heading == "department" else "right")
+    for department, expected in _false_alarms(governance).items():
+        figures = (f"{expected[window]:.2f}" for window in WINDOWS_A_WEEK)
+        alarms.add_row(department, str(expected["targets"]), *figures)
+    console.print(alarms)
     console.print(f"Targets that hold everywhere: {', '.join(everywhere) or 'none'}\n")
 
     for finding in findings:

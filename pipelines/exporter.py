@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import click
+import numpy as np
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -36,7 +37,9 @@ from vocbeam.schemas.records import EVENT_TYPES
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.exposition import Exposed, KafkaLook, Known, Looked, Waiting, families
 from vocbeam.sinks.monitor import BooksLook, Unusable, WarehouseLook, WarehouseMonitor, look_at_books, read_positions
+from vocbeam.sinks.target_windows import Charting, ChartWindows
 from vocbeam.transforms.backlog import find_backlog
+from vocbeam.transforms.control_chart import NEEDED, Series, signals
 from vocbeam.transforms.kafka_settings import SourceConfig
 from vocbeam.transforms.progress import PROGRESS
 
@@ -126,6 +129,15 @@ class Watcher(Generic[T]):
             self._stop.wait(self._every_seconds)
 
 
+def chart_rules(windows: ChartWindows) -> dict[str, bool]:
+    """Which rules of the control chart signal in the last of these windows."""
+    series = Series(*(np.asarray(values) for values in windows[1:]))
+    return {rule: bool(flags[-1]) for rule, flags in signals(series, windows.direction)._asdict().items()}
+
+
+CHARTING = Charting(NEEDED, chart_rules)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the exporter looks at, how often, and what labels may hold. `reconcile_seconds` 0 never reconciles."""
@@ -151,7 +163,7 @@ class Exporter(Collector):
             sources=settings.sources,
             by_partition=settings.by_partition,
         )
-        monitor = WarehouseMonitor(open_engine(settings.warehouse_url, answer_s=ANSWER_SECONDS), now)
+        monitor = WarehouseMonitor(open_engine(settings.warehouse_url, answer_s=ANSWER_SECONDS), now, CHARTING)
         self.warehouse: Watcher[WarehouseLook] = Watcher("warehouse", monitor.look, settings.refresh_seconds, now=now)
         self.kafka: Watcher[KafkaLook] = Watcher("kafka", self._look_at_kafka, settings.refresh_seconds, now=now)
         self.books: Watcher[BooksLook] = Watcher("books", self._look_at_books, settings.reconcile_seconds, now=now)

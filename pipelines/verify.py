@@ -28,6 +28,7 @@ from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
 from vocbeam.pipelines import figures_from_warehouse as warehouse
 from vocbeam.pipelines.figures import FEW, About, Comparison, compare, write_row, write_table
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
+from vocbeam.pipelines.verify_alerts import alerts
 from vocbeam.pipelines.verify_tagging import tagging
 from vocbeam.schemas.errors import ConfigError, VocbeamError
 from vocbeam.sinks.engine import driver_error, open_engine
@@ -161,9 +162,10 @@ def _without_small_groups(governance: Path, folder: Path) -> Path:
 
 @click.group()
 def verify() -> None:
-    """Compare the warehouse, and the text model, with independent computations and fixed demands."""
+    """Compare warehouse, text model and alarms with independent computations and fixed demands."""
 
 
+verify.add_command(alerts)
 verify.add_command(tagging)
 
 

@@ -18,7 +18,14 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from vocbeam.schemas.errors import ConfigError, GovernanceError
-from vocbeam.schemas.governance_check import Finding, check, cross_errors, measured_by, target_range
+from vocbeam.schemas.governance_check import (
+    Finding,
+    check,
+    cross_errors,
+    measured_by,
+    target_range,
+    targets_by_department,
+)
 from vocbeam.schemas.governance_model import (
     ANY,
     RESERVED_SEGMENTS,
@@ -31,6 +38,7 @@ from vocbeam.schemas.governance_model import (
     Clock,
     Department,
     FlagSelector,
+    Freshness,
     Governance,
     Hit,
     Journey,
@@ -70,6 +78,7 @@ __all__ = [
     "Department",
     "Finding",
     "FlagSelector",
+    "Freshness",
     "Governance",
     "Hit",
     "Journey",
@@ -95,6 +104,7 @@ __all__ = [
     "measured_by",
     "parse_governance",
     "target_range",
+    "targets_by_department",
 ]
 
 

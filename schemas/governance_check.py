@@ -422,6 +422,28 @@ def measured_by(governance: Governance) -> dict[str, list[str]]:
     }
 
 
+def targets_by_department(governance: Governance) -> dict[str, int]:
+    """Department id → places (metric × stage) where rules lead events to it and a target of a window holds.
+
+    Targets of sums and counts hold for months and are left out; dates are not looked at. Hints, the text model and
+    touchpoints may lead events to more places.
+    """
+    places: dict[str, set[tuple[str, str]]] = {department: set() for department in governance.department_ids}
+    dead = {index for index, _ in _never_matching(governance)}
+    for index, rule in enumerate(governance.rules):
+        department, stage = governance.department_of(rule), rule.then.stage
+        for metric in governance.metrics:
+            if index in dead or department not in places or metric.kind in ("amount", "count"):
+                continue
+            targeted = any(
+                target.metric == metric.id and target.stage in (ANY, stage) and target.department in (ANY, department)
+                for target in governance.targets
+            )
+            if targeted and _feeds(rule.when, metric.from_):
+                places[department].add((metric.id, stage))
+    return {department: len(found) for department, found in places.items()}
+
+
 def _feeds(when: When, selector: Selector) -> bool:
     """Whether an event can satisfy both a rule's conditions and a metric's selector."""
     if not when.applies_to(selector.event):

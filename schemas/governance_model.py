@@ -135,6 +135,16 @@ def _timezone(value: str) -> str:
         ) from None
 
 
+def _alert_route(value: str) -> str:
+    if _ROUTE_NAME.fullmatch(value) or _MAIL.fullmatch(value) or _WEBHOOK.fullmatch(value):
+        return value
+    raise PydanticCustomError(
+        "alert_route",
+        "allowed: a name (lower-case letters, digits, single _ or -), an e-mail address, or an http(s) address without "
+        "account or password",
+    )
+
+
 def _currency(value: str) -> str:
     if value not in CURRENCIES:
         raise PydanticCustomError(
@@ -143,6 +153,11 @@ def _currency(value: str) -> str:
     return value
 
 
+_ROUTE_NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
+_MAIL = re.compile(r"[^\s@:/<>,;\"]+@[^\s@:/<>,;\"]+\.[^\s@:/<>,;\"]+")
+_WEBHOOK = re.compile(r"https?://[^\s@/{}]+(/[^\s@{}]*)?")
+
+AlertRoute = Annotated[str, StringConstraints(max_length=200), AfterValidator(_alert_route)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_length=64)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 Prose = Annotated[str, StringConstraints(min_length=1, max_length=2_000, strip_whitespace=True)]
@@ -151,6 +166,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Day = Annotated[date, BeforeValidator(_day)]
 Seconds = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
+Delay = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
 Minutes = Annotated[tuple[int, int], BeforeValidator(_hours)]
 Timezone = Annotated[str, AfterValidator(_timezone)]
 Currency = Annotated[str, AfterValidator(_currency)]
@@ -224,12 +240,15 @@ class Retention(_Model):
 
 
 class Department(_Model):
-    """Who answers for stages: representative, alert route, and the calendar its service hours follow."""
+    """Who answers for stages: representative, where its alerts go, and the calendar its service hours follow.
+
+    `alert_route` is an e-mail address, the address of a webhook, or a name that the installation's own webhook knows.
+    """
 
     id: Slug
     name: Line
     representative: Line
-    alert_route: Slug
+    alert_route: AlertRoute
     calendar: Slug | None = None
 
 
@@ -450,6 +469,7 @@ class Metric(_Model):
     Targets and values are in `unit`: score kinds in points (a share kind's value is a share 0–1), rates and funnels
     as shares 0–1, durations in seconds or milliseconds, amounts in minor units of the event's currency.
     `small_groups: shown` frees telemetry, which holds nobody's answers, of the protection of groups below `k`.
+    Windows that ended less than `delay` ago may still be incomplete, and are not judged.
     """
 
     id: Slug
@@ -470,6 +490,16 @@ class Metric(_Model):
     min_n: Annotated[Integer, Field(ge=1)] = DEFAULT_MIN_N
     no_target_reason: Prose | None = None
     small_groups: Literal["hidden", "shown"] = "hidden"
+    delay: Delay = 0
+
+
+class Freshness(_Model):
+    """An alert starts where the newest event of a type (and source) has been older than `within` for so long."""
+
+    event: EventType
+    source: Line | None = None
+    within: Seconds
+    for_: Annotated[Seconds, Field(alias="for")] = 1800
 
 
 class Target(_Model):
@@ -524,6 +554,7 @@ class Governance(_Model):
     attribution: Attribution | None = None
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     targets: tuple[Target, ...] = ()
+    freshness: tuple[Freshness, ...] = ()
 
     _name: str = PrivateAttr(default="governance")
     _text: str = PrivateAttr(default="")
@@ -546,7 +577,14 @@ class Governance(_Model):
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the content as canonical JSON: layout, comments and spelled-out defaults don't matter."""
-        return _digest(self.model_dump(mode="json", by_alias=True))
+        content = self.model_dump(mode="json", by_alias=True)
+        # A file without these keeps the digest that warehouses have stored for it.
+        if not self.freshness:
+            del content["freshness"]
+        for metric in content["metrics"]:
+            if metric["delay"] == 0:
+                del metric["delay"]
+        return _digest(content)
 
     @cached_property
     def taxonomy_digest(self) -> str:

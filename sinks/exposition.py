@@ -20,6 +20,7 @@ from vocbeam.sinks.monitor import BooksLook, WarehouseLook
 from vocbeam.sinks.read import RunRow
 from vocbeam.sinks.reconcile import unaccounted
 from vocbeam.sinks.retries import RETRY_CAUSES
+from vocbeam.sinks.target_windows import Judgement, TargetRow
 from vocbeam.sinks.worker_metric import (
     RECORDS_READ,
     RETRIES,
@@ -213,6 +214,19 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition(
         "vocbeam_metric_window_end_timestamp_seconds", "gauge", _PLACE, "When that window ended.", "as the one before"
+    ),
+    Definition(
+        "vocbeam_target_missed_windows", "gauge", _PLACE,
+        "Windows running, the last closed one included, whose 95 % interval lies wholly on the wrong side of the "
+        "target with n of at least min_n; 3 stands for 3 or more. Judged once, when the window closes.",
+        _NO_TARGETS,
+    ),
+    Definition(
+        "vocbeam_control_chart_signal", "gauge", (*_PLACE, "rule"),
+        "1 where the control chart signals in the last closed window: beyond_limits (3 sigma), run (of 9) or trend (of "
+        "7), on the worse side; else 0. Judged once, when the window closes.",
+        _NO_TARGETS + "; where that window held less than min_n, or fewer than 109 such windows are known; for "
+        "durations",
     ),
     Definition(
         "vocbeam_reconcile_comparisons", "gauge", (), "Comparisons of the last full reconciliation.", _NO_BOOKS
@@ -416,14 +430,7 @@ def _add_workers(samples: _Samples, workers: Sequence[WorkerRow], now: int) -> d
 
 def _add_targets(samples: _Samples, look: WarehouseLook) -> None:
     for row in look.targets:
-        metric, stage, department = row.place
-        labels = (
-            _known(metric, look.names.metrics),
-            _known(stage, look.names.stages),
-            _known(department, look.names.departments),
-            row.unit,
-            row.length,
-        )
+        labels = _place_labels(row, look)
         samples.add("vocbeam_metric_target", row.target, *labels)
         samples.add("vocbeam_metric_suppressed", row.suppressed, *labels)
         samples.add("vocbeam_metric_window_end_timestamp_seconds", row.ends_at / 1e6, *labels)
@@ -438,6 +445,22 @@ def _add_targets(samples: _Samples, look: WarehouseLook) -> None:
         for name, figure in figures.items():
             if figure is not None and not row.suppressed:
                 samples.add(f"vocbeam_metric_{name}", float(figure), *labels)
+    for judged in look.judgements:
+        labels = _place_labels(judged, look)
+        samples.add("vocbeam_target_missed_windows", judged.missed, *labels)
+        for rule, signals in judged.signals.items():
+            samples.add("vocbeam_control_chart_signal", signals, *labels, rule)
+
+
+def _place_labels(row: TargetRow | Judgement, look: WarehouseLook) -> tuple[str, ...]:
+    metric, stage, department = row.place
+    return (
+        _known(metric, look.names.metrics),
+        _known(stage, look.names.stages),
+        _known(department, look.names.departments),
+        row.unit,
+        row.length,
+    )
 
 
 def _add_lag(samples: _Samples, waiting: KafkaLook, exposed: Exposed, now: int) -> None:

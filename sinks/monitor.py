@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,13 +11,24 @@ import psycopg
 from sqlalchemy import Connection, Engine, func, literal_column, select
 
 from vocbeam.schemas.errors import ConfigError, VocbeamError
-from vocbeam.schemas.governance import parse_governance
-from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, LocalCalendar
+from vocbeam.schemas.governance import Governance, parse_governance
+from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, SECOND_US, LocalCalendar
 from vocbeam.sinks import read, tables
 from vocbeam.sinks.catalog import schema_state
 from vocbeam.sinks.engine import driver_error, is_forbidden, is_transient
 from vocbeam.sinks.reconcile import Check, reconcile
-from vocbeam.sinks.target_windows import Length, Place, TargetRow, target_rows, usual_lengths
+from vocbeam.sinks.target_windows import (
+    Charting,
+    Closed,
+    Judgement,
+    Length,
+    Place,
+    TargetRow,
+    closed_windows,
+    judgements,
+    target_rows,
+    usual_lengths,
+)
 from vocbeam.sinks.worker_metric import WorkerRow, read_workers
 
 RECENT_US = DAY_US
@@ -50,7 +61,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the governance file in force knows, and the sources named in its rules."""
+    """What the governance file in force knows, and the sources named in its rules and demands of freshness."""
 
     stages: frozenset[str]
     departments: frozenset[str]
@@ -76,6 +87,7 @@ class WarehouseLook:
     newest: dict[tuple[str, str], int]
     recent: Counter[tuple[str, str]]
     targets: Sequence[TargetRow]
+    judgements: Sequence[Judgement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +159,19 @@ class _Events:
 
 
 class WarehouseMonitor:
-    """Looks at a warehouse again and again; not thread-safe. `now` gives UTC microseconds."""
+    """Looks at a warehouse again and again; not thread-safe."""
 
-    def __init__(self, engine: Engine, now: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, now: Callable[[], int], charting: Charting) -> None:
+        """`now` gives UTC microseconds."""
         self._engine = engine
         self._now = now
+        self._charting = charting
         self._events: _Events | None = None
         self._anew: _Events | None = _Events()
         self._lengths: dict[Place, Length] | None = None
         self._renewed_at = now()
+        self._judged: tuple[int, Mapping[Place, Length], Closed] | None = None
+        self._judgements: Sequence[Judgement] = ()
 
     def look(self) -> WarehouseLook:
         """One snapshot. Raises Unusable where the warehouse can't be read; the next look begins with a new connection.
@@ -185,8 +201,12 @@ class WarehouseMonitor:
             self._anew = self._anew or _Events()
             self._renewed_at = now
         self._read_events(connection, ledger, now)
+        governance = parse_governance(taxonomy.governance_text)
+        delays = {metric.id: metric.delay * SECOND_US for metric in governance.metrics}
+        closed = closed_windows(calendar, self._lengths, delays, now)
+        self._judge(connection, calendar, taxonomy.taxonomy_version, self._lengths, closed)
         return WarehouseLook(
-            names=_names(connection, taxonomy.governance_text),
+            names=_names(connection, governance),
             taxonomy_version=taxonomy.taxonomy_version,
             model_version=taxonomy.model_version,
             ledger=ledger,
@@ -195,8 +215,23 @@ class WarehouseMonitor:
             workers=read_workers(connection),
             newest=dict(self._events.newest) if self._events else {},
             recent=self._events.recent() if self._events else Counter(),
-            targets=target_rows(connection, calendar, self._lengths, now),
+            targets=target_rows(connection, self._lengths, closed),
+            judgements=self._judgements,
         )
+
+    def _judge(
+        self,
+        connection: Connection,
+        calendar: LocalCalendar,
+        taxonomy_version: int,
+        lengths: Mapping[Place, Length],
+        closed: Closed,
+    ) -> None:
+        """Judges anew only where a window has closed, windows were chosen anew or the governance file has changed."""
+        state = (taxonomy_version, lengths, closed)
+        if self._judged != state:
+            self._judgements = judgements(connection, calendar, lengths, closed, self._charting)
+            self._judged = state
 
     def _read_events(self, connection: Connection, ledger: Sequence[read.LedgerRow], now: int) -> None:
         """Takes in new events; beside that, and piece by piece, reads all of them anew where that is due."""
@@ -252,11 +287,13 @@ def _is_refused_login(cause: BaseException) -> bool:
     )
 
 
-def _names(connection: Connection, governance_text: str) -> Names:
-    rules = parse_governance(governance_text).rules
+def _names(connection: Connection, governance: Governance) -> Names:
     return Names(
         stages=frozenset(row.stage for row in read.stages(connection)),
         departments=frozenset(row.department for row in read.departments(connection)),
         metrics=frozenset(row.metric for row in read.metrics(connection)),
-        sources=frozenset(source for rule in rules for source in rule.when.source or ()),
+        sources=frozenset(
+            [source for rule in governance.rules for source in rule.when.source or ()]
+            + [entry.source for entry in governance.freshness if entry.source is not None]
+        ),
     )

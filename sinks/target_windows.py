@@ -2,21 +2,23 @@
 
 A window is a local clock hour, local day or ISO week of the warehouse's time zone. Each place (stage × department) of a
 metric is judged in the shortest window that usually holds the metric's `min_n` contributions: in at least half of the
-windows since its first contribution within the look-back. Where none does, it is the week.
+windows since its first contribution within the look-back. Where none does, it is the week. A window counts as closed
+when the metric's declared delay has passed since its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Double, cast, func, null, select
 
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, LocalCalendar, bucket_of
 from vocbeam.sinks import tables
-from vocbeam.sinks.views import BOTH, Grain, Window, metric_select
+from vocbeam.sinks.views import BOTH, Grain, Window, metric_select, score_of_bin
 
 Length = Literal["hour", "day", "week"]
 LENGTHS: tuple[Length, ...] = ("hour", "day", "week")
@@ -33,6 +35,13 @@ GRAINS: Mapping[Length, tuple[Grain, ...]] = {
 
 MONTHLY_KINDS = ("amount", "count")
 """Kinds whose targets hold for a month only, and so for none of these windows."""
+
+
+CHARTED_KINDS = ("nps", "share", "mean", "rate", "funnel")
+"""Kinds of which a control chart is kept: those whose value is a mean of scores."""
+
+RUNNING = 3
+"""Windows that are looked at for a target missed in several of them running."""
 
 
 class Place(NamedTuple):
@@ -60,6 +69,7 @@ class TargetRow:
     length: Length
     ends_at: int
     target: float
+    status: str
     n: int | None
     value: float | None
     interval_low: float | None
@@ -133,40 +143,157 @@ def _counted(connection: Connection, length: Length, end: int) -> Iterable[tuple
         yield Place(*row[:3]), int(row[3]), int(row[4])
 
 
-def target_rows(
-    connection: Connection, calendar: LocalCalendar, lengths: Mapping[Place, Length], now: int
-) -> list[TargetRow]:
+Closed = Mapping[tuple[Length, Span], tuple[str, ...]]
+"""Window → the metrics that are judged in it, sorted."""
+
+
+def closed_windows(
+    calendar: LocalCalendar, lengths: Mapping[Place, Length], delays: Mapping[str, int], now: int
+) -> Closed:
+    """The last closed window of each metric and length; `delays` maps a metric to microseconds, 0 if it isn't there."""
+    found: dict[tuple[Length, Span], set[str]] = defaultdict(set)
+    for place, length in lengths.items():
+        found[length, last_closed(length, calendar, now - delays.get(place.metric, 0))].add(place.metric)
+    return {window: tuple(sorted(metrics)) for window, metrics in sorted(found.items())}
+
+
+def target_rows(connection: Connection, lengths: Mapping[Place, Length], closed: Closed) -> list[TargetRow]:
     """Figures of every place that has a target and contributions in its last closed window, as reported."""
+    return [
+        row for (length, span), metrics in closed.items() for row in _rows(connection, lengths, length, span, metrics)
+    ]
+
+
+def _rows(
+    connection: Connection, lengths: Mapping[Place, Length], length: Length, span: Span, metrics: tuple[str, ...]
+) -> list[TargetRow]:
+    figures = ("target", "status", "n", "value", "interval_low", "interval_high", "numerator", "denominator")
     rows = []
-    for length in LENGTHS:
-        metrics = tuple(sorted({place.metric for place, chosen in lengths.items() if chosen == length}))
-        if not metrics:
+    for row in connection.execute(metric_select(Window(metrics, GRAINS[length], *span), BOTH)).mappings():
+        place = Place(row["metric"], row["stage"], row["department"])
+        if row["target"] is None or lengths.get(place) != length:
             continue
-        span = last_closed(length, calendar, now)
-        query = metric_select(Window(metrics, GRAINS[length], *span), BOTH)
-        for row in connection.execute(query).mappings():
-            place = Place(row["metric"], row["stage"], row["department"])
-            if row["target"] is None or lengths.get(place) != length:
-                continue
-            rows.append(
-                TargetRow(
-                    place=place,
-                    unit=row["unit"],
-                    length=length,
-                    ends_at=span.end,
-                    **{
-                        name: row[name]
-                        for name in (
-                            "target",
-                            "n",
-                            "value",
-                            "interval_low",
-                            "interval_high",
-                            "numerator",
-                            "denominator",
-                        )
-                    },
-                    suppressed=bool(row["suppressed"]),
-                )
+        rows.append(
+            TargetRow(
+                place=place,
+                unit=row["unit"],
+                length=length,
+                ends_at=span.end,
+                **{name: row[name] for name in figures},
+                suppressed=bool(row["suppressed"]),
             )
+        )
     return rows
+
+
+class ChartWindows(NamedTuple):
+    """Windows of a place that held `min_n`, oldest first: contributions, mean score of one, mean of its square."""
+
+    direction: str
+    n: list[float]
+    mean: list[float]
+    mean_square: list[float]
+
+
+@dataclass(frozen=True)
+class Charting:
+    """How a chart is judged: from so many windows on, by a function that says of each rule whether it signals."""
+
+    windows: int
+    judge: Callable[[ChartWindows], Mapping[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the last closed window of a place says beside its figures.
+
+    `missed` counts windows running, up to and with it, whose interval lies wholly on the wrong side of the target; at
+    most RUNNING. `signals` maps a chart rule to whether it signals; empty where the chart can't say.
+    """
+
+    place: Place
+    unit: str
+    length: Length
+    missed: int
+    signals: Mapping[str, bool]
+
+
+def judgements(
+    connection: Connection,
+    calendar: LocalCalendar,
+    lengths: Mapping[Place, Length],
+    closed: Closed,
+    charting: Charting,
+) -> list[Judgement]:
+    """One for every row of `target_rows` whose figures are not hidden.
+
+    Reads RUNNING windows of each metric and the histogram of twice as many windows as a chart needs.
+    """
+    found = []
+    for (length, span), metrics in closed.items():
+        spans = [span]
+        while len(spans) < RUNNING:
+            spans.append(last_closed(length, calendar, spans[-1].start))
+        rows, *before = [_rows(connection, lengths, length, one, metrics) for one in spans]
+        missed = [{row.place for row in window if row.status == "missed"} for window in (rows, *before)]
+        charts = _charts(connection, calendar, length, span, metrics, charting.windows)
+        for row in rows:
+            if row.suppressed:
+                continue
+            running = next((i for i, places in enumerate(missed) if row.place not in places), len(missed))
+            chart = charts.get(row.place)
+            signals = charting.judge(chart) if chart is not None else {}
+            found.append(Judgement(row.place, row.unit, length, running, signals))
+    return found
+
+
+def _charts(
+    connection: Connection, calendar: LocalCalendar, length: Length, span: Span, metrics: tuple[str, ...], needed: int
+) -> dict[Place, ChartWindows]:
+    """Places whose last closed window held `min_n`, and enough windows before it."""
+    m, k, dates = tables.measure.c, tables.metric.c, tables.calendar_date.c
+    back = 2 * needed - 1
+    start = {
+        "hour": span.start - back * HOUR_US,
+        "day": calendar.day_bounds(span.day - timedelta(days=back))[0],
+        "week": calendar.day_bounds(span.day - timedelta(weeks=back))[0],
+    }[length]
+    source = tables.measure.join(tables.metric, k.metric == m.metric)
+    key = {"hour": m.hour_start, "day": m.date, "week": dates.week_start}[length]
+    if length == "week":
+        source = source.join(tables.calendar_date, dates.date == m.date)
+    score = cast(score_of_bin(m.bin, null()), Double)
+    groups = (m.metric, m.stage, m.department, k.direction, key)
+    query = (
+        select(*groups, func.sum(m.n), func.sum(score * m.n), func.sum(score * score * m.n))
+        .select_from(source)
+        .where(
+            m.metric.in_(metrics),
+            k.kind.in_(CHARTED_KINDS),
+            m.unit == k.unit,
+            m.basis == "as_reported",
+            m.grain.in_(GRAINS[length]),
+            m.bucket_start >= start,
+            m.bucket_start < span.end,
+        )
+        .group_by(*groups, k.min_n)
+        .having(func.sum(m.n) >= k.min_n)
+        .order_by(*groups)
+    )
+    windows: dict[Place, list[tuple[object, float, float, float]]] = defaultdict(list)
+    directions: dict[Place, str] = {}
+    for metric, stage, department, direction, at, n, first, second in connection.execute(query):
+        place = Place(metric, stage, department)
+        directions[place] = direction
+        windows[place].append((at, float(n), float(first), float(second)))
+    latest = span.start if length == "hour" else span.day
+    return {
+        place: ChartWindows(
+            directions[place],
+            [n for _, n, _, _ in kept],
+            [first / n for _, n, first, _ in kept],
+            [second / n for _, n, _, second in kept],
+        )
+        for place, kept in ((place, found[-needed:]) for place, found in windows.items())
+        if len(kept) == needed and kept[-1][0] == latest
+    }

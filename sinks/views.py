@@ -336,23 +336,29 @@ def _masked(columns: Iterable[Expression], shown: Iterable[str], hidden: Express
     ]
 
 
+def score_of_bin(at: Expression, representative: Expression) -> Expression:
+    """What one contribution in the bin `at` scores, from `metric` beside it; `representative` is that of the bin."""
+    k = tables.metric.c
+    satisfied = and_(
+        or_(k.satisfied_from.is_(None), at >= k.satisfied_from),
+        or_(k.satisfied_to.is_(None), at <= k.satisfied_to),
+    )
+    return case(
+        (k.kind == "nps", case((at >= k.satisfied_from, 1), (at <= _DETRACTOR_TO, -1), else_=0)),
+        (k.kind == "share", case((satisfied, 1), else_=0)),
+        (k.kind == "rate", case((at >= 1, 1), else_=0)),
+        (k.kind == "funnel", case((at == _COMPLETE, 1), else_=0)),
+        (k.kind == "count", 1),
+        (k.kind.in_(["duration", "amount"]), representative),
+        else_=at,
+    )
+
+
 def _scored(cells: Subquery) -> Subquery:
     """Each cell with what one of its contributions scores, and how far the distribution has come up to it."""
     c, k, b = cells.c, tables.metric.c, tables.measure_bin.c
     in_bins = k.kind.in_(["duration", "amount"])
-    satisfied = and_(
-        or_(k.satisfied_from.is_(None), c.bin >= k.satisfied_from),
-        or_(k.satisfied_to.is_(None), c.bin <= k.satisfied_to),
-    )
-    score = case(
-        (k.kind == "nps", case((c.bin >= k.satisfied_from, 1), (c.bin <= _DETRACTOR_TO, -1), else_=0)),
-        (k.kind == "share", case((satisfied, 1), else_=0)),
-        (k.kind == "rate", case((c.bin >= 1, 1), else_=0)),
-        (k.kind == "funnel", case((c.bin == _COMPLETE, 1), else_=0)),
-        (k.kind == "count", 1),
-        (in_bins, b.representative),
-        else_=c.bin,
-    )
+    score = score_of_bin(c.bin, b.representative)
     place = (c.start, c.stage, c.department, c.metric, c.unit)
 
     def over(column: Expression) -> Expression:

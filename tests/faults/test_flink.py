@@ -105,7 +105,7 @@ def end(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
 
 
 def readers(cluster: FlinkCluster) -> dict[str, str]:
-    """Topic-partition → the task manager whose worker opened it last: the workers' log names a port of it, which is open
+    """Topic-partition → the task manager whose worker opened it last: the workers' log names a port of it, open
     while the job runs.
     """
     listening = {

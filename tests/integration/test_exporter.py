@@ -29,8 +29,9 @@ from tests.support.tls import Authority
 from tests.support.waiting import wait_until
 from tests.support.warehouse import MINI, chunk, mini, new_warehouse, writer
 from vocbeam.deploy.broker import HOST, Broker, free_port
-from vocbeam.pipelines.exporter import Exporter, Settings, serving
+from vocbeam.pipelines.exporter import CHARTING, Exporter, Settings, serving
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, LocalCalendar
 from vocbeam.sinks import tables
 from vocbeam.sinks.catalog import VERSION_TABLE, migrate
@@ -90,7 +91,7 @@ def facts(metric: str, n: int, moments: list[int], **more: Any) -> list[dict[str
 
 
 def monitor(url: str, now: int = NOW) -> WarehouseMonitor:
-    return WarehouseMonitor(open_engine(url), lambda: now)
+    return WarehouseMonitor(open_engine(url), lambda: now, CHARTING)
 
 
 def test_look__target_figures_are_those_of_the_view_by_day(warehouse_url: str) -> None:
@@ -157,6 +158,62 @@ def test_look__hourly_window_leaves_coarser_rows_out(warehouse_url: str) -> None
     assert (row.length, row.n, row.ends_at) == ("hour", 100, at(0, 10))
 
 
+def histogram(moments: list[int], shares: list[float], n: int = 100, **more: Any) -> list[dict[str, Any]]:
+    """CSAT answers of these shares satisfied (score 5, else 1)."""
+    rows = []
+    for moment, share in zip(moments, shares, strict=True):
+        satisfied = round(n * share)
+        for score, count in ((5, satisfied), (1, n - satisfied)):
+            rows += facts("csat", count, [moment], bin=score, unit="points", **more)
+    return rows
+
+
+def judged(url: str, now: int = NOW) -> dict[tuple[str, str], tuple[int, dict[str, bool]]]:
+    return {row.place[1:]: (row.missed, dict(row.signals)) for row in monitor(url, now).look().judgements}
+
+
+QUIET = {"beyond_limits": False, "run": False, "trend": False}
+
+
+def test_judgements__windows_missed_running_and_the_chart(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, mini())
+    days = [at(ago) for ago in range(120, 0, -1)]
+    usual = [0.78, 0.82] * 59
+    measured = [
+        *histogram(days, [*usual, 0.8, 0.8]),
+        *histogram(days, [*usual, 0.8, 0.6], stage="help"),
+        *histogram(days[-108:], [*usual[-106:], 0.6, 0.6], stage="help", department="care"),
+        # Later tags took answers away: history restated doesn't page.
+        *histogram(days[-1:], [0.0], basis="restated"),
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(tables.measure), measured)
+    found = judged(warehouse_url)
+    assert found == {
+        ("deliver", "logistics"): (0, QUIET),
+        ("help", "logistics"): (1, {**QUIET, "beyond_limits": True}),
+        ("help", "care"): (2, {}),
+    }
+
+
+def test_judgements__stay_until_a_window_closes_and_wait_for_the_delay(warehouse_url: str) -> None:
+    text = MINI.read_text(encoding="utf-8").replace("{id: csat,", "{id: csat, delay: 12h,", 1)
+    engine = new_warehouse(warehouse_url, parse_governance(text))
+    days = [at(ago) for ago in range(30, 0, -1)]
+    with engine.begin() as connection:
+        connection.execute(insert(tables.measure), histogram(days, [0.8] * 27 + [0.5, 0.8, 0.5]))
+    clock = [NOW]
+    looking = WarehouseMonitor(open_engine(warehouse_url), lambda: clock[0], CHARTING)
+    # At ten o'clock, yesterday isn't judged yet.
+    assert [(row.missed, row.place.metric) for row in looking.look().judgements] == [(0, "csat")]
+    assert [row.ends_at for row in looking.look().targets] == [at(1, 0)]
+    with engine.begin() as connection:
+        connection.execute(insert(tables.measure), histogram([at(2) + HOUR_US], [0.0], n=1000))
+    assert [row.missed for row in looking.look().judgements] == [0]
+    clock[0] = NOW + 2 * HOUR_US
+    assert [row.missed for row in looking.look().judgements] == [3]
+
+
 def test_look__reads_what_is_new_and_starts_over_where_the_past_changed(warehouse_url: str) -> None:
     governance = mini()
     engine = new_warehouse(warehouse_url, governance)
@@ -164,7 +221,7 @@ def test_look__reads_what_is_new_and_starts_over_where_the_past_changed(warehous
     out._now = lambda: NOW - HOUR_US
     out.write((chunk(governance, "survey", answers(3, source="shop")),))
     clock = [NOW]
-    looking = WarehouseMonitor(open_engine(warehouse_url), lambda: clock[0])
+    looking = WarehouseMonitor(open_engine(warehouse_url), lambda: clock[0], CHARTING)
     first = looking.look()
     assert first.newest == {("survey", "shop"): at(1) + 2}
     assert first.recent == {("survey", "hint"): 3}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import postgres, prometheus
+from tests.support import alertmanager, postgres, prometheus
 from tests.support.kafka import Topics
 from tests.support.reaper import Reaper
 from vocbeam.deploy.broker import Broker, BrokerOptions, start_broker, stop_broker
@@ -66,6 +66,18 @@ def prometheus_binaries(request: pytest.FixtureRequest) -> prometheus.Binaries:
     try:
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             return prometheus.find_or_fetch()
+    except prometheus.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def amtool(request: pytest.FixtureRequest) -> alertmanager.Amtool:
+    """amtool, fetched into the cache the first time; skips where that can't be, except in CI."""
+    try:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            return alertmanager.find_or_fetch()
     except prometheus.Unavailable as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))

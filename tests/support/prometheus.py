@@ -42,6 +42,12 @@ class Binaries:
         result = subprocess.run(command, input=exposition, capture_output=True, text=True, check=False)
         return (result.stdout + result.stderr).strip()
 
+    def run_promtool(self, *arguments: str | Path) -> str:
+        """What promtool says; fails where it ends with an error."""
+        result = subprocess.run([self.promtool, *arguments], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
 
 @dataclass(frozen=True)
 class Prometheus:
@@ -72,29 +78,34 @@ def find_or_fetch() -> Binaries:
         return Binaries(*(Path(path) for path in on_path if path))
     folder = cache_folder() / "prometheus"
     binaries = Binaries(folder / "usr/bin/prometheus", folder / "usr/bin/promtool")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Test processes side by side: one fetches, the others find what it brought.
-    with locked(cache_folder() / "prometheus.lock"):
-        if not binaries.promtool.is_file():
-            _fetch(folder)
+    unpacked(_PACKAGE, folder, binaries.promtool)
     return binaries
 
 
-def _fetch(folder: Path) -> None:
+def unpacked(package: str, folder: Path, program: Path) -> None:
+    """Makes sure that `folder` holds a Debian package's files, `program` among them. Raises Unavailable."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Test processes side by side: one fetches, the others find what it brought.
+    with locked(folder.with_suffix(".lock")):
+        if not program.is_file():
+            _fetch(package, folder)
+
+
+def _fetch(package: str, folder: Path) -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise Unavailable("Prometheus is not installed (apt-get install prometheus)")
-    print("\nPrometheus is missing: fetching Debian's package into the cache", flush=True)
+        raise Unavailable(f"{package} is not installed (apt-get install {package})")
+    print(f"\n{package} is missing: fetching Debian's package into the cache", flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         # apt's own download account can't write into root's folder, and says so.
-        download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", _PACKAGE]
+        download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package]
         if subprocess.run(download, cwd=scratch, capture_output=True, check=False).returncode:
             subprocess.run(["apt-get", "-qq", "update"], check=True, stdout=subprocess.DEVNULL)
             subprocess.run(download, cwd=scratch, check=True)
-        (package,) = Path(scratch).glob("*.deb")
-        unpacked = Path(scratch) / "unpacked"
-        subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
+        (archive,) = Path(scratch).glob("*.deb")
+        files = Path(scratch) / "unpacked"
+        subprocess.run(["dpkg-deb", "-x", archive, files], check=True)
         shutil.rmtree(folder, ignore_errors=True)
-        unpacked.rename(folder)
+        files.rename(folder)
 
 
 @contextmanager

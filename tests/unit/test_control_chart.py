@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vocbeam.transforms.alarm_simulation import Windows, false_alarm_rate, found_within, simulate
 from vocbeam.transforms.control_chart import BASELINE, NEEDED, RUN, TREND, Series, Signals, signals, starts, two_running
-from vocbeam.transforms.statistics import nps_interval, wilson_interval
 
 N = 100
 
@@ -80,49 +80,24 @@ def test_two_running_and_starts() -> None:
     assert starts(missed).tolist() == [True, False, False, False, True, False, True, False]
 
 
-def simulated_share(chance: np.random.Generator, p: float, windows: int) -> tuple[Series, np.ndarray]:
-    """Windows of N answers of which a share p is satisfied, and the upper ends of their intervals."""
-    satisfied = chance.binomial(N, p, windows)
-    series = Series(np.full(windows, float(N)), satisfied / N, satisfied / N)
-    return series, np.array([wilson_interval(N, k).high for k in satisfied])
+def test_simulate__short_form_meets_what_is_demanded() -> None:
+    figures = simulate(np.random.default_rng(20), companies=20)
+    assert [figure.what for figure in figures if not figure.met] == []
+    share, nps = (figure.value for figure in figures[:2])
+    assert share > 0.001
+    assert nps > 0.001
+    assert figures[-1].demanded is None
 
 
-def simulated_nps(
-    chance: np.random.Generator, promoters: float, detractors: float, windows: int
-) -> tuple[Series, np.ndarray]:
-    """Windows of N answers, and the upper ends of their intervals in points."""
-    counts = chance.multinomial(N, [promoters, detractors, 1 - promoters - detractors], windows)
-    plus, minus = counts[:, 0], counts[:, 1]
-    series = Series(np.full(windows, float(N)), (plus - minus) / N, (plus + minus) / N)
-    return series, np.array([nps_interval(N, a, b).high for a, b in zip(plus, minus, strict=True)])
+def test_false_alarm_rate__counts_beginnings() -> None:
+    always = Windows(shares(baseline(), [0.6] * 20), np.full(120, 0.7))
+    assert false_alarm_rate(lambda _: always, 0.8, 3, 120) == 1 / 120
+    quiet = Windows(shares(baseline(), [0.82, 0.78] * 10), np.full(120, 0.9))
+    assert false_alarm_rate(lambda _: quiet, 0.8, 3, 120) == 0
 
 
-def alarms(series: Series, high: np.ndarray, target: float) -> np.ndarray:
-    """Where a metric that should be high is alarmed of."""
-    return two_running(high < target) | signals(series, "higher").any()
-
-
-def test_alarms__start_in_at_most_one_percent_of_the_windows_of_stable_companies_on_target() -> None:
-    chance = np.random.default_rng(20)
-    started = [
-        starts(alarms(*made, target)).sum()
-        for _ in range(20)
-        for made, target in (
-            (simulated_share(chance, 0.8, 1_000), 0.8),
-            (simulated_nps(chance, 0.55, 0.15, 1_000), 40.0),
-        )
-    ]
-    assert 0.001 < sum(started) / (len(started) * 1_000) <= 0.01
-
-
-def test_alarms__find_a_planted_drop_within_three_windows() -> None:
-    chance = np.random.default_rng(21)
-
-    def found(before: tuple[Series, np.ndarray], after: tuple[Series, np.ndarray], target: float) -> bool:
-        joined = Series(*(np.concatenate(parts) for parts in zip(before[0], after[0], strict=True)))
-        return bool(alarms(joined, np.concatenate([before[1], after[1]]), target)[-3:].any())
-
-    share = [found(simulated_share(chance, 0.8, 120), simulated_share(chance, 0.65, 3), 0.8) for _ in range(200)]
-    nps = [found(simulated_nps(chance, 0.55, 0.15, 120), simulated_nps(chance, 0.4, 0.3, 3), 40.0) for _ in range(200)]
-    assert np.mean(share) >= 0.95
-    assert np.mean(nps) >= 0.95
+def test_found_within__needs_the_target_or_the_chart() -> None:
+    before = Windows(shares(baseline(), [0.82, 0.78] * 10), np.full(120, 0.9))
+    missed = Windows(shares([0.75] * 3), np.full(3, 0.79))
+    assert found_within(lambda _: before, lambda _: missed, 0.8, 2) == 1
+    assert found_within(lambda _: before, lambda _: missed, None, 2) == 0

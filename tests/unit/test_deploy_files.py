@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -261,6 +261,18 @@ def test_environment__every_variable_is_one_that_is_read() -> None:
     assert len(given) > 10
     assert given - variables_read() - libraries - referred == set()
     assert parse_settings(kafka["consumer.properties"])["security_protocol"] == "SASL_SSL"
+
+
+def test_generated_files__are_where_compose_looks_for_them() -> None:
+    (prometheus,) = load(DEPLOY / "prometheus.yml")
+    (pattern,) = prometheus["rule_files"]
+    here = {path.name for path in (DEPLOY / "generated").iterdir()}
+    assert {name for name in here if PurePath(f"/etc/prometheus/generated/{name}").match(pattern)} == {"rules.yml"}
+    command = SERVICES["alertmanager"]["command"]
+    assert "--config.file=/etc/alertmanager/generated/alertmanager.yml" in command
+    assert here == {"rules.yml", "alertmanager.yml", "vocbeam.json"}
+    # The rules ask for the job by its name.
+    assert [job["job_name"] for job in prometheus["scrape_configs"]] == ["vocbeam"]
 
 
 def test_addresses__agree() -> None:

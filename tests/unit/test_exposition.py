@@ -33,7 +33,7 @@ from vocbeam.sinks.exposition import (
 from vocbeam.sinks.monitor import BooksLook, Names, Unusable, WarehouseLook
 from vocbeam.sinks.read import DeadLetterRow, LedgerRow, RunRow
 from vocbeam.sinks.reconcile import Check
-from vocbeam.sinks.target_windows import Place, Span, TargetRow, last_closed
+from vocbeam.sinks.target_windows import Judgement, Place, Span, TargetRow, last_closed
 from vocbeam.sinks.worker_metric import WorkerRow
 from vocbeam.transforms import decode
 
@@ -62,6 +62,7 @@ TARGET = TargetRow(
     length="day",
     ends_at=NOW,
     target=0.8,
+    status="missed",
     n=100,
     value=0.7,
     interval_low=0.6,
@@ -70,6 +71,7 @@ TARGET = TargetRow(
     denominator=100,
     suppressed=False,
 )
+JUDGEMENT = Judgement(TARGET.place, "share", "day", 2, {"run": True, "trend": False})
 LEDGER = LedgerRow(1, TOPIC, 0, 0, 10, 7, 1, 1, 0, 1, 0, NOW)
 LOOK = WarehouseLook(
     names=Names(frozenset({"deliver"}), frozenset({"logistics"}), frozenset({"csat"}), frozenset({"crm"})),
@@ -82,6 +84,7 @@ LOOK = WarehouseLook(
     newest={("survey", "shop"): NOW, ("survey", "crm"): NOW - 1_000_000},
     recent=Counter({("survey", "rule"): 5}),
     targets=[TARGET],
+    judgements=[JUDGEMENT],
 )
 CHECKS = BooksLook([Check("a", "x", 5, 5), Check("b", "x", 5, 3), Check("c", "y", 1, 2)])
 
@@ -253,6 +256,14 @@ def test_error_classes__are_those_of_decode_and_writer() -> None:
                 if name == "DeadLetter" and isinstance(constant := keywords.get("error_class"), ast.Constant):
                     raised.add(str(constant.value))
     assert raised | {"unusable_record"} == ERROR_CLASSES
+
+
+def test_families__what_the_last_window_says_of_a_target() -> None:
+    place = {"metric": "csat", "stage": "deliver", "department": "logistics", "unit": "share", "window": "day"}
+    assert value(known(), "vocbeam_target_missed_windows", **place) == 2
+    assert value(known(), "vocbeam_control_chart_signal", **place, rule="run") == 1
+    assert value(known(), "vocbeam_control_chart_signal", **place, rule="trend") == 0
+    assert value(known(), "vocbeam_control_chart_signal", **place, rule="beyond_limits") is None
 
 
 def test_help_table__is_in_the_docs() -> None:

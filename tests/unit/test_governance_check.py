@@ -10,6 +10,7 @@ from tests.unit.test_governance import SMALL, changed, line_of
 from vocbeam.pipelines.check import check_command
 from vocbeam.schemas.errors import GovernanceError
 from vocbeam.schemas.governance import check, measured_by, parse_governance
+from vocbeam.transforms.alarm_simulation import FALSE_ALARM_RATE
 
 PARCELS = "{id: parcels, when: {event: [telemetry], name: [order_delivered]}, then: {stage: deliver}}"
 ANSWERS = "{id: answers, when: {event: [ticket, survey], words: [answer]}, then: {stage: help, topic: contact}}"
@@ -247,6 +248,9 @@ def test_check_command__json_has_findings_and_coverage(tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert [(f["line"], f["severity"]) for f in report["findings"]] == [(6, "warning")]
     assert report["departments"] == {"logistics": ["late"], "care": ["csat"]}
+    alarms = report["false_alarms_a_week"]
+    assert {department: found["targets"] for department, found in alarms.items()} == {"logistics": 1, "care": 1}
+    assert alarms["care"]["day"] == pytest.approx(7 * FALSE_ALARM_RATE)
     assert report["stages"][0] == {
         "journey": "shopping", "position": 1, "stage": "deliver", "owner": "logistics", "targets": ["late"],
     }  # fmt: skip

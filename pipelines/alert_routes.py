@@ -1,0 +1,102 @@
+"""Alertmanager's configuration as data, from the governance file: each department's alerts go where its route says.
+
+An `alert_route` is an e-mail address, the http(s) address of a webhook, or a name that becomes part of the address of
+the installation's own webhook. No secret is in the file: passwords and tokens are read from files by Alertmanager.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vocbeam.pipelines.alert_rules import DOWN, OPERATIONS
+from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.governance import Governance
+
+UNROUTED = "vocbeam.unrouted"
+OPERATED = "vocbeam.operations"
+WATCHED = "vocbeam.watchdog"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's."""
+
+    webhook_url: str
+    token_file: str | None = None
+    smarthost: str | None = None
+    mail_from: str | None = None
+    mail_user: str | None = None
+    mail_password_file: str | None = None
+
+
+def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any]:
+    """The configuration. Raises ConfigError where e-mail is wanted and how to send it isn't told."""
+    names = [UNROUTED, OPERATED, WATCHED, *dict.fromkeys(d.alert_route for d in governance.departments)]
+    if any(_is_mail(name) for name in names) and not (delivery.smarthost and delivery.mail_from):
+        raise ConfigError("an alert_route is an e-mail address; give --smarthost (host:port) and --mail-from")
+    mail = {
+        "smtp_smarthost": delivery.smarthost,
+        "smtp_from": delivery.mail_from,
+        "smtp_auth_username": delivery.mail_user,
+        "smtp_auth_password_file": delivery.mail_password_file,
+    }
+    return {
+        "global": {"resolve_timeout": "5m", **{key: value for key, value in mail.items() if value is not None}},
+        "route": {
+            "receiver": UNROUTED,
+            # One page a stage, however many metrics are red there.
+            "group_by": ["team", "stage"],
+            "group_wait": "1m",
+            "group_interval": "10m",
+            "repeat_interval": "24h",
+            "routes": [
+                {
+                    "matchers": ['alertname="Watchdog"'],
+                    "receiver": WATCHED,
+                    "group_wait": "0s",
+                    "group_interval": "1m",
+                    "repeat_interval": "5m",
+                },
+                {
+                    "matchers": [f'team="{OPERATIONS}"'],
+                    "receiver": OPERATED,
+                    "group_by": ["alertname"],
+                    "group_wait": "30s",
+                    "repeat_interval": "4h",
+                },
+                *(
+                    {"matchers": [f'team="{department.id}"'], "receiver": department.alert_route}
+                    for department in governance.departments
+                ),
+            ],
+        },
+        "inhibit_rules": [
+            {
+                "source_matchers": [f'alertname=~"{"|".join(DOWN)}"'],
+                "target_matchers": ['scope="department"'],
+            },
+            {
+                # Where nothing can be scraped or read, the rest follows from it.
+                "source_matchers": ['alertname=~"ExporterDown|WarehouseDown"'],
+                "target_matchers": ['scope="pipeline"', 'severity="warning"'],
+            },
+        ],
+        "receivers": [_receiver(name, delivery) for name in names],
+    }
+
+
+def _receiver(name: str, delivery: Delivery) -> dict[str, Any]:
+    if _is_mail(name):
+        return {"name": name, "email_configs": [{"to": name, "send_resolved": True}]}
+    webhook: dict[str, Any] = {
+        "url": name if "://" in name else delivery.webhook_url.replace("{route}", name),
+        "send_resolved": name != WATCHED,
+    }
+    if delivery.token_file is not None and "://" not in name:
+        webhook["http_config"] = {"authorization": {"credentials_file": delivery.token_file}}
+    return {"name": name, "webhook_configs": [webhook]}
+
+
+def _is_mail(route: str) -> bool:
+    return "@" in route and "://" not in route
