@@ -81,7 +81,7 @@ class Job:
     steps: JobSteps
     max_restarts: int
     progress_seconds: float
-    heartbeats: Heartbeats | None
+    heartbeats: Heartbeats | None = None
 
     def compose(self, pipeline: beam.Pipeline) -> None:
         """Adds the main job to a pipeline."""

@@ -151,6 +151,12 @@ def set_back(server: PostgresServer, url: str, backup: str) -> None:
         )
 
 
+def drop(server: PostgresServer, name: str) -> None:
+    """Removes a copy."""
+    with psycopg.connect(server.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 def back_up(server: PostgresServer, url: str) -> str:
     """Copies the database at `url`, to which nothing may be connected; the copy's name."""
     name = make_url(url).database
@@ -198,6 +204,7 @@ def test_run__on_flink_pool_and_task_manager_killed_and_database_set_back_behind
         loaded_ms = time.time() * 1000
         wait_until(lambda: checkpoint_after(cluster, job, loaded_ms), running, "a checkpoint of the end")
         set_back(postgres_server, postgres_url, backup)
+        drop(postgres_server, backup)
         assert books.records() == at_backup
         psutil.Process(cluster.pids["task-manager-1"]).kill()
         cluster = start_flink(flink_options)
