@@ -31,7 +31,7 @@ from vocbeam.schemas.governance import TEXT_FIELDS, parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Columns, EventType
 from vocbeam.schemas.secrets import pseudonym_key, pseudonym_source
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.contributions import cell_key
+from vocbeam.sinks.contributions import AS_REPORTED, cell_key
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import metadata
 from vocbeam.sinks.writer import COMMON, EVENT_COLUMNS
@@ -91,6 +91,7 @@ class Loop:
             columns["customer_key"] = self._pseudonyms.customer_keys(columns.pop("customer_id"))
             for name in TEXT_FIELDS.get(event_type, ()):
                 columns[name] = self._redactor.redact_all(columns[name])
+            columns["hint_stage"], columns["hint_department"] = columns["journey_stage"], columns["department"]
             columns |= self._tagger.tag(event_type, columns).columns
             own = EVENT_COLUMNS[event_type]
             self._copy(
@@ -119,7 +120,9 @@ class Loop:
             self._fold(table, subjects, cells)
         self._add("customer_day", ("n",), [(*key, n) for key, n in seen.items()])
         rows = [
-            (*cell_key(cell), *sums, *self._calendar.day_and_hour(cell[0])) for cell, sums in cells.items() if any(sums)
+            (*cell_key(cell, AS_REPORTED), *sums, *self._calendar.day_and_hour(cell[0]))
+            for cell, sums in cells.items()
+            if any(sums)
         ]
         self._add("measure", ("n", "weight", "weight_sq", "total"), rows)
         self._connection.commit()

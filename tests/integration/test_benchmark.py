@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures import PROJECT
+from tests.support.postgres import PostgresServer
 
 EVENTS = 500
 
 
-def test_throughput__reports_every_figure_of_a_small_run() -> None:
+def test_throughput__reports_every_figure_of_a_small_run(postgres_server: PostgresServer) -> None:
     script = str(PROJECT / "benchmarks" / "throughput.py")
     command = [sys.executable, script, "--events", str(EVENTS), "--runs", "1"]
     ended = subprocess.run(
-        [*command, "--warehouse", "sqlite", "--steps", "--json"],
+        [*command, "--postgres", postgres_server.url("postgres"), "--steps", "--json"],
         capture_output=True,
         text=True,
         timeout=280,
@@ -30,7 +31,9 @@ def test_throughput__reports_every_figure_of_a_small_run() -> None:
     assert report["events"] == {"telemetry": 401, "ticket": 75, "survey": 21, "outcome": 2, "flag": 1}
     assert {name: [run["events"] for run in runs] for name, runs in report["runs"].items()} == {
         "floor": [EVENTS],
+        "plain loop": [EVENTS],
         "SQLite": [EVENTS],
+        "PostgreSQL": [EVENTS],
     }
     for runs in report["runs"].values():
         figures = runs[0]["figures"]
@@ -38,7 +41,7 @@ def test_throughput__reports_every_figure_of_a_small_run() -> None:
         assert figures["events/s, whole process"] == EVENTS / runs[0]["process_s"]
         assert runs[0]["reading_s"] < runs[0]["process_s"]
     tag_parts = {"event keys", "content digests", "customer keys", "redaction", "tags", "measures", "subjects"}
-    assert set(report["steps"]) == {"poll", "decode", *tag_parts, "tag", "write sqlite"}
+    assert set(report["steps"]) == {"poll", "decode", *tag_parts, "tag", "write sqlite", "write postgresql"}
     assert all(len(times["wall_us"]) == len(times["cpu_us"]) == 1 for times in report["steps"].values())
     assert "the books balance" in ended.stderr
 
