@@ -46,34 +46,49 @@ def peak_rss_mib() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
 
 
-def main(bootstrap: str, prefix: str) -> None:
-    """Prints events, seconds and CPU-seconds from opening the consumer to the last record, and peak memory in MiB.
+class Watch:
+    """Clocks of a loop over all events, from now on."""
 
-    `steady_events` and `steady_s` leave out what comes before the end of the first batch.
-    """
+    def __init__(self) -> None:
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self._events = self._first_batch = 0
+        self._first_ended = self._began
+
+    def done(self, events: int) -> None:
+        """Counts the events of a batch that has ended."""
+        self._events += events
+        if not self._first_batch:
+            self._first_batch, self._first_ended = self._events, time.perf_counter()
+
+    def report(self) -> None:
+        """Prints, as JSON, events, seconds and CPU-seconds until now, and peak memory in MiB.
+
+        `steady_events` and `steady_s` leave out what comes before the end of the first batch.
+        """
+        ended = time.perf_counter()
+        result = {
+            "events": self._events,
+            "steady_events": self._events - self._first_batch,
+            "steady_s": ended - self._first_ended,
+            "reading_s": ended - self._began,
+            "reading_cpu_s": time.process_time() - self._cpu_began,
+            "rss_mib": peak_rss_mib(),
+        }
+        print(json.dumps(result))
+
+
+def main(bootstrap: str, prefix: str) -> None:
+    """Polls and decodes everything, and reports."""
     schemas = {contracts.topic(event_type, prefix): contracts.reader_schema(event_type) for event_type in EVENT_TYPES}
-    began, cpu_began = time.perf_counter(), time.process_time()
-    events = first_batch = 0
-    first_ended = began
+    watch = Watch()
     for partition, records in poll_all(bootstrap, prefix):
         schema = schemas[partition.topic]
         for record in records:
             stream = BytesIO(record.value)
             stream.seek(wire.HEADER.size)
             schemaless_reader(stream, schema, None)
-        events += len(records)
-        if not first_batch:
-            first_batch, first_ended = events, time.perf_counter()
-    ended = time.perf_counter()
-    result = {
-        "events": events,
-        "steady_events": events - first_batch,
-        "steady_s": ended - first_ended,
-        "reading_s": ended - began,
-        "reading_cpu_s": time.process_time() - cpu_began,
-        "rss_mib": peak_rss_mib(),
-    }
-    print(json.dumps(result))
+        watch.done(len(records))
+    watch.report()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ tickets and answers are vocbeam's own; PostgreSQL only.
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from collections import Counter, defaultdict
@@ -23,7 +22,7 @@ import psycopg
 from fastavro import schemaless_reader
 from sqlalchemy.engine import make_url
 
-from benchmarks.floor import peak_rss_mib, poll_all
+from benchmarks.floor import Watch, poll_all
 from vocbeam.pipelines.job_steps import WarehouseModels
 from vocbeam.pipelines.runners import GC_THRESHOLD
 from vocbeam.schemas import contracts, wire
@@ -175,19 +174,8 @@ def main(bootstrap: str, prefix: str, url: str, governance: str, home: str) -> N
     types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
     schemas = {event_type: contracts.reader_schema(event_type) for event_type in EVENT_TYPES}
     numbers: dict[Any, int] = {}
-    began, cpu_began = time.perf_counter(), time.process_time()
-    events = pending = first_batch = 0
-    first_ended = began
+    watch, pending = Watch(), 0
     batch: list[tuple[EventType, int, int, list[dict[str, Any]]]] = []
-
-    def commit() -> None:
-        nonlocal events, pending, first_batch, first_ended
-        loop.load(batch)
-        batch.clear()
-        events, pending = events + pending, 0
-        if not first_batch:
-            first_batch, first_ended = events, time.perf_counter()
-
     for partition, records in poll_all(bootstrap, prefix):
         event_type = types[partition.topic]
         decoded = []
@@ -198,19 +186,13 @@ def main(bootstrap: str, prefix: str, url: str, governance: str, home: str) -> N
         batch.append((event_type, numbers.setdefault(partition, len(numbers) + 1), records[0].offset, decoded))
         pending += len(records)
         if pending >= TRANSACTION_RECORDS:
-            commit()
+            loop.load(batch)
+            watch.done(pending)
+            batch, pending = [], 0
     if pending:
-        commit()
-    ended = time.perf_counter()
-    result = {
-        "events": events,
-        "steady_events": events - first_batch,
-        "steady_s": ended - first_ended,
-        "reading_s": ended - began,
-        "reading_cpu_s": time.process_time() - cpu_began,
-        "rss_mib": peak_rss_mib(),
-    }
-    print(json.dumps(result))
+        loop.load(batch)
+        watch.done(pending)
+    watch.report()
 
 
 if __name__ == "__main__":

@@ -314,7 +314,7 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
     long_form: bool,
 ) -> None:
     if not long_form:
-        pytest.skip("only in the long form: three submissions")
+        pytest.skip("three submissions to Flink take minutes; runs with --faults=long")
     vocbeam, books = vocbeam.into(sqlite_url), Books(sqlite_url)
     third = len(sent) // 3
     on_flink = ("run", "--runner", "flink", "--shards", "6", *MANY_TRANSACTIONS)

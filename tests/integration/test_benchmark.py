@@ -48,7 +48,7 @@ def test_throughput__reports_every_figure_of_a_small_run(postgres_server: Postgr
 
 def test_tagging__reports_every_figure_of_a_small_run(data_dir: Path) -> None:
     if not (data_dir / "olist").is_dir():
-        pytest.skip(f"no data sets at {data_dir}")
+        pytest.skip(f"no data sets at {data_dir}; name the folder of the real data in VOCBEAM_DATA")
     script = str(PROJECT / "benchmarks" / "tagging.py")
     command = [sys.executable, script, "--data", data_dir, "--texts", "100", "--runs", "1", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

@@ -160,7 +160,7 @@ class Bank:
 def bank(data_dir: Path) -> Bank:
     folder = data_dir / "banking77"
     if not folder.is_dir():
-        pytest.skip(f"no data set at {folder}")
+        pytest.skip(f"no data set at {folder}; name the folder of the real data in VOCBEAM_DATA")
     mapping = load_label_mapping(LABELS / "banking77.yaml")
     learn, test = (list(read_labels(folder / f"{part}.csv.gz", mapping)) for part in ("train", "test"))
     kept = [label for label in learn[::3] if label.stage != PLANTED]

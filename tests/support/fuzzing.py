@@ -273,7 +273,7 @@ _STRINGS: Sequence[Callable[[random.Random], Any]] = (
     lambda chance: chance.choice(
         ("nps", "csat", "ces", "complete", "partial", "opened", "resolved", "closed", "agent")
     ),
-    lambda chance: chance.choice(("BRL", "brl", "€", "EUR ", "ＥＵＲ", "XXX", "ZZZ", "12A", "EURO")),
+    lambda chance: chance.choice(("BRL", "brl", "€", "EUR ", "ＥＵＲ", "XTS", "ZZZ", "12A", "EURO")),
     lambda chance: chance.choice(
         ("NaN", "null", "\\N", "\\.", "\t", "\\x00", "{}", "[]", '"', "'", "\\", "%s", "${PATH}")
     ),

@@ -15,7 +15,7 @@ from vocbeam.transforms.text_model import LinearTextModel
 from vocbeam.transforms.training import Settings, train
 
 INSTALLED = all(find_spec(name) for name in ("onnxruntime", "tokenizers", *(package for package, _ in SHA256)))
-installed = pytest.mark.skipif(not INSTALLED, reason="the extra 'embedding' is not installed")
+installed = pytest.mark.skipif(not INSTALLED, reason="needs pip install 'vocbeam[embedding]', which is optional")
 
 TEXTS = (
     "where is my parcel",
@@ -27,13 +27,13 @@ TEXTS = (
 )
 
 
-@pytest.mark.skipif(INSTALLED, reason="the extra 'embedding' is installed")
+@pytest.mark.skipif(INSTALLED, reason="tries an installation without the extra 'embedding'")
 def test_embedding__says_how_to_install_it() -> None:
     with pytest.raises(ConfigError, match=r"pip install 'vocbeam\[embedding\]'"):
         SentenceEmbedding()
 
 
-@pytest.mark.skipif(INSTALLED, reason="the extra 'embedding' is installed")
+@pytest.mark.skipif(INSTALLED, reason="tries an installation without the extra 'embedding'")
 def test_from_bytes__a_model_with_an_embedding_needs_the_extra() -> None:
     features = TextFeatures.learn(TEXTS, max_features=1_000)
     model = train(collect(labels()), "v", precision=0.5, grid=(Settings(),)).model
