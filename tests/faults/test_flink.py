@@ -332,8 +332,9 @@ def test_run__on_flink_left_to_itself_then_lost_with_the_job_manager(
         with vocbeam.started(*on_flink) as running:
             send(out, vocbeam.prefix, sent[third : 2 * third])
             wait_until(lambda: books.records() > third, running, "the first records of another job")
-            # Its memory is gone, as that of a job manager without high availability.
-            for name in (JOB_MANAGER, ZOOKEEPER):
+            # Its memory is gone, as that of a job manager without high availability. Task managers whose ZooKeeper was
+            # emptied look for the former one for five minutes, so they are started again, too.
+            for name in (JOB_MANAGER, ZOOKEEPER, "task-manager-1", "task-manager-2"):
                 end(cluster.pids[name])
             at_kill = books.records()
             forget_jobs(cluster.home)
