@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 GOVERNANCE ?= schemas/examples/retailer.yaml
 # Of one test; 25 kills are 25 starts.
 FAULTS_TIMEOUT_S := 1800
-UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+UV_COMPILE := $(BIN)/uv pip compile --quiet --only-binary autograd-gamma --generate-hashes --no-emit-index-url --no-emit-build-options --no-header --python-version 3.11
 
 .PHONY: help setup demo test lint unit faults fuzz soak generate verify-alerts verify-real verify-redaction verify-tagging bench audit lock lock-jars clean
 
@@ -97,8 +97,8 @@ audit: setup ## Ask for known vulnerabilities of the locked dependencies
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
 	@$(UV_COMPILE) setup.py --upgrade --extra dev --output-file requirements/dev.lock
-	@$(UV_COMPILE) setup.py --upgrade --extra broker --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
-	@$(UV_COMPILE) setup.py --upgrade --extra postgresql --constraint requirements/dev.lock --output-file requirements/image.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra broker --extra postgresql --extra value --extra web --constraint requirements/dev.lock --output-file requirements/run.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra postgresql --extra value --extra web --constraint requirements/dev.lock --output-file requirements/image.lock
 	@echo setuptools | $(UV_COMPILE) - --upgrade --constraint requirements/dev.lock --output-file requirements/build.lock
 	@echo "Wrote requirements/dev.lock, run.lock, image.lock and build.lock"
 

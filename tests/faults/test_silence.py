@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import psutil
@@ -74,14 +74,19 @@ def test_run__broker_that_accepts_and_never_answers(loaded: Loaded, silent_port:
 
 @contextmanager
 def paused(*processes: psutil.Process) -> Iterator[None]:
-    """Processes that are stopped by SIGSTOP: their kernel still acknowledges what is sent to them."""
+    """Processes that are stopped by SIGSTOP: their kernel still acknowledges what is sent to them.
+
+    A session may end just before it is stopped, and its server takes it away as it goes on: such a one is passed over.
+    """
     for process in processes:
-        process.send_signal(signal.SIGSTOP)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
         for process in processes:
-            process.send_signal(signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
 
 def test_open_engine__server_that_falls_silent(postgres_url: str) -> None:

