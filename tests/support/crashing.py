@@ -1,6 +1,7 @@
 """`python -m tests.support.crashing MOMENT N COMMAND…`: the `vocbeam` command, dying at a point of a transaction.
 
-The process kills itself with SIGKILL when what writes in it (chunks, restated tags) reaches MOMENT (a name of `Failpoint`) for the Nth time.
+The process kills itself with SIGKILL when what writes in it (chunks, restated tags) reaches MOMENT (a name of
+`Failpoint`) for the Nth time.
 """
 
 from __future__ import annotations
