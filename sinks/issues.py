@@ -1,4 +1,4 @@
-"""Which topics come up most where customers are not satisfied: counts of answers, tickets and flags, nothing of worth."""
+"""Which topics come up most where customers are not satisfied: counts of answers and events, nothing of worth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNHAPPY_KINDS = ("nps", "share", "mean")
 
 @dataclass(frozen=True, slots=True)
 class IssueRow:
-    """How often a topic came up against a place: unsatisfied answers of one metric, or events of which fewer are better.
+    """How often a topic came up at a place: in unsatisfied answers of a metric, or in events of which fewer are better.
 
     `topic` is '' for all that name none, and for topics too rare to show.
     """

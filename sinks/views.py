@@ -231,7 +231,7 @@ def _booked(
 ) -> tuple[Any, Expression, Expression, list[Expression]]:
     """Where the histogram's rows of a period are: (source, start of the period, its local date, conditions).
 
-    A span of dates is one period, which begins on its first date; so is a window. `starting` takes of the days, weeks or
+    A span of dates is one period, which begins on its first date; so is a window. `starting` takes of days, weeks or
     months only those that start within it.
     """
     m, calendar = tables.measure.c, tables.calendar_date.c

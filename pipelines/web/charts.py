@@ -47,7 +47,9 @@ def weekly_chart(line: Line, rows: Sequence[TrendRow]) -> Chart | None:
     if len(rows) < 2:
         return None
     scale, label = value_axis(line, rows)
-    ends = [end for row in rows for end in (row.value, row.interval_low, row.interval_high, line.target) if end is not None]
+    ends = [
+        end for row in rows for end in (row.value, row.interval_low, row.interval_high, line.target) if end is not None
+    ]
     ticks = MaxNLocator(4).tick_values(min(ends) / scale, max(ends) / scale)
     lowest, highest = float(ticks[0]), float(ticks[-1])
     first, last = rows[0].period_start, rows[-1].period_start
@@ -65,7 +67,9 @@ def weekly_chart(line: Line, rows: Sequence[TrendRow]) -> Chart | None:
     banded = [(x_of(row), row.interval_low, row.interval_high) for row in rows]
     edge = [(x, y_of(high)) for x, low, high in banded if low is not None and high is not None]
     edge += [(x, y_of(low)) for x, low, high in reversed(banded) if low is not None and high is not None]
-    summary = f"{line.metric.name} by week, {first} to {last}: from {written(rows[0].value)} to {written(rows[-1].value)}"
+    summary = (
+        f"{line.metric.name} by week, {first} to {last}: from {written(rows[0].value)} to {written(rows[-1].value)}"
+    )
     if line.target is not None:
         summary += f"; target {format_target(line.metric, line.unit, line.target)}"
     return Chart(

@@ -7,13 +7,13 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
 from vocbeam.pipelines.report import EVERYWHERE, STATUSES, Line, Period, latest_month, lines_at
 from vocbeam.schemas.errors import VocbeamError
-from vocbeam.schemas.governance import parse_governance
+from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.sinks import read
 from vocbeam.sinks.issues import IssueRow, issues
 
@@ -31,9 +31,7 @@ class Figures:
     """What one snapshot of the warehouse says, for all pages. `period` is None where nothing was measured yet."""
 
     read_at: int
-    company: str
-    timezone: str
-    taxonomy_version: int
+    governance: Governance
     period: Period | None
     stages: Sequence[read.StageRow]
     departments: Sequence[read.DepartmentRow]
@@ -59,8 +57,7 @@ def read_figures(connection: Connection, now: int) -> Figures:
 
     Raises ConfigError where no governance file is in force.
     """
-    taxonomy = read.taxonomy(connection)
-    governance = parse_governance(taxonomy.governance_text)
+    governance = parse_governance(read.taxonomy(connection).governance_text)
     last = read.last_date(connection)
     period = None if last is None else latest_month(read.month_sizes(connection), last)
     cells, targets, hidden, metrics = [], {}, set(), read.metrics(connection)
@@ -82,9 +79,7 @@ def read_figures(connection: Connection, now: int) -> Figures:
 
     return Figures(
         read_at=now,
-        company=governance.company,
-        timezone=governance.timezone,
-        taxonomy_version=taxonomy.taxonomy_version,
+        governance=governance,
         period=period,
         stages=read.stages(connection),
         departments=read.departments(connection),
@@ -118,7 +113,11 @@ def _standing(line: Line) -> tuple[int, float]:
     if line.estimate is not None and line.estimate.value is not None and line.target is not None:
         low, high = line.estimate.interval
         half = (high - low) / 2 if low is not None and high is not None else 0.0
-        good = line.estimate.value - line.target if line.metric.direction == "higher" else line.target - line.estimate.value
+        good = (
+            line.estimate.value - line.target
+            if line.metric.direction == "higher"
+            else line.target - line.estimate.value
+        )
         distance = good / half if half else good
     return STATUSES.index(line.status), distance
 

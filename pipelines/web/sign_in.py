@@ -11,7 +11,7 @@ import hmac
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.flask_client import OAuth
@@ -37,18 +37,6 @@ Refused = Callable[[str], None]
 """Called with a name that nothing is granted to, '' where there is none."""
 
 
-class SignIn(Protocol):
-    """One way to sign in."""
-
-    kind: Literal["token", "proxy", "oidc"]
-
-    def person(self) -> Person | None:
-        """Who the request in hand comes from."""
-
-    def install(self, app: Flask, signed_in: SignedIn, refused: Refused) -> None:
-        """Adds the routes that signing in takes."""
-
-
 @dataclass(frozen=True)
 class TokenSignIn:
     """One local token for whoever started the command: an admin. Sessions end with the process, and its token."""
@@ -57,11 +45,11 @@ class TokenSignIn:
     kind: Literal["token"] = "token"
 
     def person(self) -> Person | None:
-        """See SignIn."""
+        """Who the request in hand comes from."""
         return Person("local", "admin") if _same(session.get("token", ""), self._digest) else None
 
     def install(self, app: Flask, signed_in: SignedIn, refused: Refused) -> None:
-        """See SignIn."""
+        """Adds the routes that signing in takes."""
 
         def sign_in_token() -> Response:
             given = request.values.get("token", "")
@@ -90,7 +78,7 @@ class ProxySignIn:
     kind: Literal["proxy"] = "proxy"
 
     def person(self) -> Person | None:
-        """See SignIn."""
+        """Who the request in hand comes from."""
         name = request.headers.get(self.user_header, "").strip()
         if not name or len(name) > NAME_CHARS or request.remote_addr not in self.trusted:
             return None
@@ -98,7 +86,7 @@ class ProxySignIn:
         return self.people.person(name, groups)
 
     def install(self, app: Flask, signed_in: SignedIn, refused: Refused) -> None:
-        """See SignIn; the proxy does it all."""
+        """Adds nothing: the proxy does it all."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +103,12 @@ class OidcSignIn:
     kind: Literal["oidc"] = "oidc"
 
     def person(self) -> Person | None:
-        """See SignIn."""
+        """Who the request in hand comes from."""
         name = session.get("name")
         return self.people.person(name, session.get("groups", [])) if isinstance(name, str) else None
 
     def install(self, app: Flask, signed_in: SignedIn, refused: Refused) -> None:
-        """See SignIn."""
+        """Adds the routes that signing in takes."""
         provider = OAuth(app).register(
             "oidc",
             client_id=self.client_id,
@@ -175,6 +163,9 @@ class OidcSignIn:
         groups = claims.get(self.groups_claim, [])
         groups = [groups] if isinstance(groups, str) else groups
         return name, [group for group in groups if isinstance(group, str)] if isinstance(groups, Iterable) else []
+
+
+SignIn = TokenSignIn | ProxySignIn | OidcSignIn
 
 
 def sign_out() -> Response:
