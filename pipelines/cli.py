@@ -51,6 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "tag": Entry("vocbeam.pipelines.tag:tag", "Correct tags, draw samples to judge them by, watch how they drift."),
     "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
+    "web": Entry("vocbeam.pipelines.web.command:web", "Serve pages on stages and departments, flags and cases."),
 }
 
 

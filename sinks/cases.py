@@ -6,6 +6,7 @@ case unless one with the same labels is open; it is known by its fingerprint and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -189,6 +190,13 @@ def cases(
             c.closed_at.is_(None), c.acknowledged_at.is_(None) if state == "open" else c.acknowledged_at.is_not(None)
         )
     return [CaseRow(**row) for row in connection.execute(query).mappings()]
+
+
+def unclosed_cases(connection: Connection) -> Counter[tuple[str, str]]:
+    """(stage, department) → cases that nobody has closed."""
+    c = alert_case.c
+    query = select(c.stage, c.department, func.count()).where(c.closed_at.is_(None)).group_by(c.stage, c.department)
+    return Counter({(stage, department): n for stage, department, n in connection.execute(query)})
 
 
 def get_case(connection: Connection, case_id: int) -> CaseRow:

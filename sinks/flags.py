@@ -6,11 +6,12 @@ found without reading all events. What departments do is added to `flag_action` 
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, and_, or_, select
+from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Refused
@@ -104,6 +105,21 @@ def flags(
         )
     ordered = query.order_by(event.c.event_time.desc(), event.c.event_key).limit(limit)
     return [_flag_row(row) for row in connection.execute(ordered).mappings()]
+
+
+def unresolved_flags(connection: Connection) -> Counter[tuple[str, str]]:
+    """(stage, department) → flags that nobody has resolved, as they are tagged now."""
+    e = event.c
+    resolved = select(flag_action.c.event_key).where(
+        flag_action.c.event_key == e.event_key, flag_action.c.action == RESOLVED
+    )
+    query = (
+        select(e.stage, e.department, func.count())
+        .join_from(event, ingest_ledger, ingest_ledger.c.ledger_id == e.ledger_id)
+        .where(OF_FLAGS, ~resolved.exists())
+        .group_by(e.stage, e.department)
+    )
+    return Counter({(stage, department): n for stage, department, n in connection.execute(query)})
 
 
 def flag(connection: Connection, key: str) -> FlagRow:

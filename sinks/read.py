@@ -19,6 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.sinks import tables, views
 from vocbeam.sinks.engine import driver_error, shown
+from vocbeam.sinks.small_groups import Place
+from vocbeam.sinks.views import Period
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,10 @@ class CellRow:
 
 @dataclass(frozen=True, slots=True)
 class TrendRow:
-    """One period of a metric at a stage: value with interval, as the view has it."""
+    """One period of a metric at a stage or department ('*' for all): value with interval, as the views have it."""
 
     stage: str
+    department: str
     metric: str
     unit: str
     period_start: date
@@ -393,12 +396,11 @@ def cells(connection: Connection, first: date, last: date, *, restated: bool = F
     ]
 
 
-def trends(connection: Connection, period: str, first: date, last: date) -> list[TrendRow]:
-    """Values per stage of the periods (`week` or `month`) that start within two local dates, in order of time."""
-    names = ("stage", "metric", "unit", "period_start", "n", "value", "interval_low", "interval_high")
-    view = table(f"stage_metric_by_{period}", *_columns(names))
-    query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
-    return [TrendRow(*row) for row in connection.execute(query.order_by(view.c.period_start)) if row.value is not None]
+def trends(connection: Connection, period: Period, place: Place, first: date, last: date) -> list[TrendRow]:
+    """Values per stage or per department of the periods that start within two local dates, in order of time."""
+    found = views.metric_select(period, frozenset({place}), starting=(first, last)).subquery("found").c
+    query = select(*(found[name] for name in TrendRow.__dataclass_fields__)).where(found.value.is_not(None))
+    return [TrendRow(*row) for row in connection.execute(query.order_by(found.period_start))]
 
 
 def hidden_places(connection: Connection, first: date, last: date) -> set[tuple[str, str, str, str]]:

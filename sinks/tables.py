@@ -5,7 +5,8 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
-`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`.
+`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`,
+`audit_trail`.
 Views for reading are in `sinks/views.py`.
 """
 
@@ -597,6 +598,20 @@ replay_attempt = Table(
     _text("message", "Cause, in words; quotes no content. NULL where none.", nullable=True),
     sqlite_with_rowid=False,
     comment="What became of each dead letter that was replayed, from its first refusal on; it outlives the letter.",
+)
+
+audit_trail = Table(
+    "audit_trail",
+    metadata,
+    Column("entry_id", Serial, primary_key=True, comment="Number."),
+    _big("at", "When."),
+    _text("who", "Account by the name it signed in with; 'nobody' where nobody was signed in."),
+    _text("action", "What was asked for: sign_in, flag_acknowledge, case_close and so on."),
+    _text("object", "What it was done to, such as a flag or a case; '' where there is none."),
+    _text("origin", "Address that the request came from."),
+    _text("outcome", "done, or refused where the account may not."),
+    comment="Who did what on the web pages. Only ever added to: the database refuses changes and deletions.",
+    sqlite_autoincrement=True,
 )
 
 department = Table(

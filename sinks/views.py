@@ -226,10 +226,13 @@ class Window:
     day: date
 
 
-def _booked(period: Period | Span | Window, restated: bool) -> tuple[Any, Expression, Expression, list[Expression]]:
+def _booked(
+    period: Period | Span | Window, restated: bool, starting: Span | None
+) -> tuple[Any, Expression, Expression, list[Expression]]:
     """Where the histogram's rows of a period are: (source, start of the period, its local date, conditions).
 
-    A span of dates is one period, which begins on its first date; so is a window.
+    A span of dates is one period, which begins on its first date; so is a window. `starting` takes of days, weeks or
+    months only those that start within it.
     """
     m, calendar = tables.measure.c, tables.calendar_date.c
     conditions: list[Expression] = [] if restated else [m.basis == "as_reported"]
@@ -249,11 +252,13 @@ def _booked(period: Period | Span | Window, restated: bool) -> tuple[Any, Expres
         return tables.measure, m.bucket_start, m.date, [*conditions, m.grain == "bucket"]
     if period == "hour":
         return tables.measure, m.hour_start, m.date, [*conditions, m.grain.in_(["bucket", "hour"])]
+    if starting is not None:
+        conditions.append(m.date >= starting[0])
     if period == "day":
-        return tables.measure, m.date, m.date, conditions
+        return tables.measure, m.date, m.date, conditions + ([m.date <= starting[1]] if starting else [])
     source = tables.measure.join(tables.calendar_date, calendar.date == m.date)
     start = calendar.week_start if period == "week" else calendar.month_start
-    return source, start, start, conditions
+    return source, start, start, conditions + ([start.between(*starting)] if starting else [])
 
 
 _TABLE = ("start", "metric", "unit")
@@ -262,12 +267,12 @@ _TABLE = ("start", "metric", "unit")
 _SUMS = ("n", "weight", "weight_sq", "total")
 
 
-def _protected(period: Period | Span | Window, restated: bool) -> CTE:
+def _protected(period: Period | Span | Window, restated: bool, starting: Span | None = None) -> CTE:
     """Cells of the histogram summed to period × stage × department × metric × unit × bin, without those that were taken
     back; with the flags that say which of their figures stay hidden.
     """
     m, k, p = tables.measure.c, tables.metric.c, tables.privacy.c
-    source, start, day, conditions = _booked(period, restated)
+    source, start, day, conditions = _booked(period, restated, starting)
     # A date that is the same for all rows is no column that could be grouped by.
     dates = [] if isinstance(period, tuple | Window) else [start] if day is start else [start, day]
     place = (m.stage, m.department, m.metric, m.unit, m.bin)
@@ -288,9 +293,9 @@ def _protected(period: Period | Span | Window, restated: bool) -> CTE:
     return protect(with_sizes(rows, _TABLE, "bin"), _TABLE)
 
 
-def _cells(period: Period | Window, by: frozenset[Place], restated: bool) -> Subquery:
+def _cells(period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None) -> Subquery:
     """Cells of the histogram summed to period × place × metric × unit × bin, each with `suppressed`."""
-    c = _protected(period, restated).c
+    c = _protected(period, restated, starting).c
     groups = (c.start, c.day, *(c[place] for place in _places(by)), c.metric, c.unit, c.bin)
     return (
         select(
@@ -578,14 +583,17 @@ _OPEN = ("period_start", "day", "stage", "department", "metric", *_DEFINITION)
 """Columns that tell nothing of answers, and are shown for hidden figures too."""
 
 
-def metric_select(period: Period | Window, by: frozenset[Place], *, restated: bool = False) -> Select[Any]:
+def metric_select(
+    period: Period | Window, by: frozenset[Place], *, restated: bool = False, starting: Span | None = None
+) -> Select[Any]:
     """One row per period × place × metric × unit: value, interval, target and status.
 
     `by` says which of stage and department keep their own rows; the others hold '*'. Day, week and month start on a
     local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. A window is one
-    period, which starts on its local date. `restated` adds the differences that later tags made.
+    period, which starts on its local date. `restated` adds the differences that later tags made; `starting` takes of
+    days, weeks or months only those that start within it.
     """
-    e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated))))), period).c
+    e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated, starting))))), period).c
     higher = e.direction == "higher"
     met = or_(and_(higher, e.interval_low >= e.target), and_(~higher, e.interval_high <= e.target))
     missed = or_(and_(higher, e.interval_high < e.target), and_(~higher, e.interval_low > e.target))
