@@ -86,7 +86,9 @@ def _running(command: tuple[str | Path, ...], address: str, log: Path) -> Iterat
         while not _ready(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-                raise MonitoringError(f"{Path(command[0]).name} did not start; its log {log} ends with:\n" + "\n".join(said))
+                raise MonitoringError(
+                    f"{Path(command[0]).name} did not start; its log {log} ends with:\n" + "\n".join(said)
+                )
             time.sleep(0.1)
         yield
     finally:

@@ -26,8 +26,10 @@ from ruamel.yaml import YAML
 from vocbeam.deploy.broker import HOST, free_port
 from vocbeam.deploy.monitoring import Programs, running_alertmanager, running_prometheus
 from vocbeam.deploy.tether import release, start_tethered
-from vocbeam.pipelines.alert_routes import OPERATED, WATCHED
+from vocbeam.pipelines.alert_routes import OPERATED, WATCHED, Delivery
+from vocbeam.pipelines.alert_rules import Pace
 from vocbeam.pipelines.apply import apply_to, now_us
+from vocbeam.pipelines.generate import routes_text, rules_text
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE, Home
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import load_governance
@@ -50,8 +52,8 @@ N = 40
 
 VOCBEAM = (sys.executable, "-m", "vocbeam.pipelines.cli")
 
-PACE = ("--wait", "3s", "--interval", "1s")
-NOTIFYING = ("--group-wait", "2s", "--operations-wait", "1s", "--group-interval", "2s", "--repeat-interval", "1h")
+PACE = Pace(wait="3s", interval="1s")
+NOTIFYING = {"group_wait": "2s", "operations_wait": "1s", "group_interval": "2s", "repeat_interval": "1h"}
 
 
 class ChainBroken(VocbeamError):
@@ -145,7 +147,7 @@ class Chain:
     def steps(self) -> Iterator[Step]:
         """Raises ChainBroken where something isn't seen, or somebody is told who shouldn't be."""
         self._close(QUIET_HOURS - 1)
-        self._send("history", {hour: () for hour in range(QUIET_HOURS)})
+        self._send("history", dict.fromkeys(range(QUIET_HOURS), ()))
         pipeline = self._start("run")
         self._wait("the events are in the warehouse", lambda: self._loaded() >= 3 * N * QUIET_HOURS)
         self._watch()
@@ -173,7 +175,8 @@ class Chain:
 
         release(pipeline)
         yield self._wait(
-            "the pipeline is down: its own alert goes to operations", lambda: self.inboxes.told(OPERATED, "PipelineDown")
+            "the pipeline is down: its own alert goes to operations",
+            lambda: self.inboxes.told(OPERATED, "PipelineDown"),
         )
         self._close(QUIET_HOURS + 3)
         held_back = 'ALERTS{alertname="TargetMissed",stage="get_help",alertstate="firing"}'
@@ -183,8 +186,10 @@ class Chain:
         self._start("run")
         yield self._wait(
             "the pipeline is back: the alert that was held back is told",
-            lambda: self.inboxes.told("customer_service", "TargetMissed")
-            and self.inboxes.told(OPERATED, "PipelineDown", "resolved"),
+            lambda: (
+                self.inboxes.told("customer_service", "TargetMissed")
+                and self.inboxes.told(OPERATED, "PipelineDown", "resolved")
+            ),
         )
         strays = [
             notice
@@ -244,10 +249,10 @@ class Chain:
         folder, port = self._scene.folder, free_port()
         self._start("exporter", f"--port={port}", "--refresh-seconds=1", "--reconcile-seconds=0")
         rules, routes = folder / "rules.yml", folder / "alertmanager.yml"
-        governance = f"--governance={self._governance}"
-        self._call("generate", "prometheus", governance, f"--output={rules}", *PACE)
-        named = f"--webhook-url={self._running.enter_context(self.inboxes.listening())}{{route}}"
-        self._call("generate", "alertmanager", governance, f"--output={routes}", named, *NOTIFYING)
+        governance = load_governance(self._governance)
+        rules.write_text(rules_text(governance, pace=PACE), encoding="utf-8")
+        named = self._running.enter_context(self.inboxes.listening()) + "{route}"
+        routes.write_text(routes_text(governance, Delivery(webhook_url=named, **NOTIFYING)), encoding="utf-8")
         programs = self._scene.programs
         self._alertmanager = self._running.enter_context(running_alertmanager(programs.alertmanager, folder, routes))
         config = {

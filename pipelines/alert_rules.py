@@ -19,6 +19,9 @@ OPERATIONS = "vocbeam_operations"
 DOWN = ("ExporterDown", "WarehouseDown", "KafkaDown", "PipelineDown")
 """Alerts under which figures can't be trusted to be there: departments are not paged while one of them fires."""
 
+PIPELINE_SCOPE, DEPARTMENT_SCOPE = "pipeline", "department"
+"""Values of the label `scope`; Watchdog has one of its own."""
+
 TARGET_ALERTS = ("TargetMissed", "ControlChartSignal")
 
 LAG_S = 600
@@ -88,7 +91,7 @@ def _records() -> list[Rule]:
 
 
 def _alert(name: str, expr: str, wait: str, severity: str, summary: str, description: str) -> Rule:
-    labels = {"team": OPERATIONS, "severity": severity, "scope": "pipeline", "stage": "pipeline"}
+    labels = {"team": OPERATIONS, "severity": severity, "scope": PIPELINE_SCOPE, "stage": "pipeline"}
     annotations = {"summary": summary, "description": description}
     return {"alert": name, "expr": expr, "for": wait, "labels": labels, "annotations": annotations}
 
@@ -203,7 +206,7 @@ def _target_alert(metric: Metric, name: str, wait: str, expr: str, summary: str,
         "labels": {
             "team": "{{ $labels.department }}",
             "severity": "warning",
-            "scope": "department",
+            "scope": DEPARTMENT_SCOPE,
             "stage": "{{ $labels.stage }}",
             "metric": metric.id,
         },
