@@ -69,8 +69,9 @@ fuzz: setup ## A million mutated messages into each database, damaged files and 
 	    tests/unit/test_registry.py::test_confluent_registry__any_answer_is_understood_or_an_error_of_ours \
 	    tests/integration/test_fuzz.py
 
-generate: setup ## Write deploy/generated from the retailer's governance file (GOVERNANCE=…)
+generate: setup ## Write the generated files in deploy from the retailer's governance file (GOVERNANCE=…)
 	@$(BIN)/vocbeam generate prometheus --governance $(GOVERNANCE) --output deploy/generated/rules.yml
+	@$(BIN)/vocbeam generate prometheus --format kubernetes --governance $(GOVERNANCE) --output deploy/kubernetes/alerts/rules.yaml
 	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml
 	@$(BIN)/vocbeam generate grafana --governance $(GOVERNANCE) --output deploy/generated/vocbeam.json
 

@@ -20,7 +20,11 @@ WATCHED = "vocbeam.watchdog"
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's."""
+    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's.
+
+    `group_wait`: how long alerts of a stage are gathered before the first notification; `operations_wait`, the same for
+    the pipeline's own, is shorter, so that what silences departments is known in time. All are durations of Prometheus.
+    """
 
     webhook_url: str
     token_file: str | None = None
@@ -28,6 +32,10 @@ class Delivery:
     mail_from: str | None = None
     mail_user: str | None = None
     mail_password_file: str | None = None
+    group_wait: str = "1m"
+    operations_wait: str = "30s"
+    group_interval: str = "10m"
+    repeat_interval: str = "24h"
 
 
 def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any]:
@@ -47,9 +55,9 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
             "receiver": UNROUTED,
             # One page a stage, however many metrics are red there.
             "group_by": ["team", "stage"],
-            "group_wait": "1m",
-            "group_interval": "10m",
-            "repeat_interval": "24h",
+            "group_wait": delivery.group_wait,
+            "group_interval": delivery.group_interval,
+            "repeat_interval": delivery.repeat_interval,
             "routes": [
                 {
                     "matchers": ['alertname="Watchdog"'],
@@ -62,7 +70,7 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
                     "matchers": [f'team="{OPERATIONS}"'],
                     "receiver": OPERATED,
                     "group_by": ["alertname"],
-                    "group_wait": "30s",
+                    "group_wait": delivery.operations_wait,
                     "repeat_interval": "4h",
                 },
                 *(

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "exporter": Entry("vocbeam.pipelines.exporter:exporter", "Serve metrics to Prometheus."),
     "generate": Entry("vocbeam.pipelines.generate:generate", "Write files of Prometheus, Alertmanager and Grafana."),
     "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),
+    "maintenance": Entry("vocbeam.pipelines.maintenance:maintenance", "Keep alerts silent for a planned time."),
     "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),
     "models": Entry("vocbeam.pipelines.models:models", "List, show and publish trained text models."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),

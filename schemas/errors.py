@@ -8,6 +8,7 @@ VocbeamError
 ├── WorseModel             a new text model is worse than the published one         exit 1
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
 ├── RunnerError            what runs the pipeline can't be started or reached       exit 1
+├── MonitoringError        Prometheus or Alertmanager can't be started or asked     exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
 │   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
 ├── TagsDrifted            texts differ from those the model learned from           exit 8
@@ -77,6 +78,10 @@ class RunnerError(VocbeamError):
 
 class JobGone(RunnerError):
     """A cluster that can't be asked about a job: it doesn't answer, or it no longer knows the job."""
+
+
+class MonitoringError(VocbeamError):
+    """Prometheus or Alertmanager can't be started, doesn't answer, or refuses what it is asked for."""
 
 
 class SourceError(VocbeamError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import psycopg
@@ -172,6 +173,8 @@ class WarehouseMonitor:
         self._renewed_at = now()
         self._judged: tuple[int, Mapping[Place, Length], Closed] | None = None
         self._judgements: Sequence[Judgement] = ()
+        # Reading the file takes longer than all queries of a look.
+        self._governance = lru_cache(maxsize=1)(parse_governance)
 
     def look(self) -> WarehouseLook:
         """One snapshot. Raises Unusable where the warehouse can't be read; the next look begins with a new connection.
@@ -201,7 +204,7 @@ class WarehouseMonitor:
             self._anew = self._anew or _Events()
             self._renewed_at = now
         self._read_events(connection, ledger, now)
-        governance = parse_governance(taxonomy.governance_text)
+        governance = self._governance(taxonomy.governance_text)
         delays = {metric.id: metric.delay * SECOND_US for metric in governance.metrics}
         closed = closed_windows(calendar, self._lengths, delays, now)
         self._judge(connection, calendar, taxonomy.taxonomy_version, self._lengths, closed)

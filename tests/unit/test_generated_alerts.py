@@ -10,36 +10,79 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from ruamel.yaml import YAML
 
 from tests.support.alertmanager import Amtool
 from tests.support.prometheus import Binaries
 from vocbeam.pipelines.alert_routes import OPERATED, UNROUTED, WATCHED, Delivery, routes_document
-from vocbeam.pipelines.alert_rules import OPERATIONS, rules_document
+from vocbeam.pipelines.alert_rules import DOWN, OPERATIONS, TARGET_ALERTS, Pace, rules_document
 from vocbeam.pipelines.generate import RUNBOOKS, dashboard_text, generate, routes_text, rules_text
 from vocbeam.schemas.errors import ConfigError, GovernanceError
 from vocbeam.schemas.governance import load_governance, parse_governance
 from vocbeam.sinks.exposition import DEFINITIONS
 
 PROJECT = Path(__file__).parents[2]
-GENERATED = PROJECT / "deploy" / "generated"
+DEPLOY = PROJECT / "deploy"
+GENERATED = DEPLOY / "generated"
 EXAMPLES = sorted((PROJECT / "schemas" / "examples").glob("*.yaml"))
 RETAILER_FILE = PROJECT / "schemas" / "examples" / "retailer.yaml"
 RETAILER = load_governance(RETAILER_FILE)
-RULES = [rule for group in rules_document(RETAILER, RUNBOOKS)["groups"] for rule in group["rules"]]
+RULES = [rule for group in rules_document(RETAILER, RUNBOOKS, Pace())["groups"] for rule in group["rules"]]
 ALERTS = {rule["alert"] for rule in RULES if "alert" in rule}
 
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [("prometheus", "rules.yml"), ("alertmanager", "alertmanager.yml"), ("grafana", "vocbeam.json")],
-)
-def test_generated__is_what_the_example_gives(command: str, name: str, tmp_path: Path) -> None:
+FILES = {
+    "generated/rules.yml": ("prometheus",),
+    "generated/alertmanager.yml": ("alertmanager",),
+    "generated/vocbeam.json": ("grafana",),
+    "kubernetes/alerts/rules.yaml": ("prometheus", "--format", "kubernetes"),
+}
+
+
+def generated(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(generate, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_generated__is_what_the_example_gives(name: str, tmp_path: Path) -> None:
+    command = (*FILES[name], "--governance", RETAILER_FILE, "--output")
+    assert generated(*command, DEPLOY / name, "--check").exit_code == 0, "run: make generate"
     out = tmp_path / "new" / name
-    options = [command, "--governance", str(RETAILER_FILE), "--output", str(out)]
-    result = CliRunner().invoke(generate, options, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert out.read_bytes() == (GENERATED / name).read_bytes(), "run: make generate"
+    assert generated(*command, out).exit_code == 0
+    assert out.read_bytes() == (DEPLOY / name).read_bytes()
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(RETAILER_FILE.read_text(encoding="utf-8").replace("supply-chain, c", "stock, c").replace(
+        "name: Satisfaction", "name: Happiness").replace("company: Lumen", "company: Lamp"), encoding="utf-8")  # fmt: skip
+    other = generated(*FILES[name], "--governance", changed, "--output", out, "--check")
+    assert isinstance(other.exception, ConfigError)
+    assert "write it anew" in str(other.exception)
+    assert out.read_bytes() == (DEPLOY / name).read_bytes()
+
+
+def test_generated__manifest_holds_the_same_rules() -> None:
+    rules, manifest = (YAML(typ="safe").load(DEPLOY / name) for name in ("generated/rules.yml", list(FILES)[-1]))
+    assert manifest["spec"] == rules
+
+
+def test_generate__takes_another_pace_and_refuses_what_is_no_duration() -> None:
+    rules = YAML(typ="safe").load(
+        generated("prometheus", "--governance", RETAILER_FILE, "--wait", "3s", "--interval", "1m30s").stdout
+    )
+    assert {group["interval"] for group in rules["groups"]} == {"1m30s"}
+    waits = {rule["alert"]: rule["for"] for group in rules["groups"] for rule in group["rules"] if "for" in rule}
+    assert {alert for alert, wait in waits.items() if wait == "3s"} == {
+        *DOWN, *TARGET_ALERTS, "BooksUnbalanced",
+    }  # fmt: skip
+    options = ("--group-wait", "4s", "--operations-wait", "1s", "--group-interval", "5s", "--repeat-interval", "1h")
+    route = YAML(typ="safe").load(generated("alertmanager", "--governance", RETAILER_FILE, *options).stdout)["route"]
+    assert [route[key] for key in ("group_wait", "group_interval", "repeat_interval")] == ["4s", "5s", "1h"]
+    assert [entry["group_wait"] for entry in route["routes"] if entry["receiver"] == OPERATED] == ["1s"]
+    for wrong in ("", "2", "2 m", "1s1m", "soon"):
+        refused = generated("prometheus", "--governance", RETAILER_FILE, "--wait", wrong)
+        assert isinstance(refused.exception, ConfigError), wrong
+    refused = generated("prometheus", "--governance", RETAILER_FILE, "--check")
+    assert "name it with --output" in refused.output
 
 
 def test_runbooks__one_an_alert() -> None:
