@@ -1,7 +1,8 @@
 """The warehouse's tables. Every table and column carries its comment; times are BIGINT UTC microseconds.
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
-`customer_day`. Corrections of tags by people: `tag_override`. Dimensions: `department`, `journey_stage`, `metric`,
+`customer_day`. Corrections of tags by people: `tag_override`. Evidence:
+`metric_edge`, `intervention`, `intervention_effect`. Dimensions: `department`, `journey_stage`, `metric`,
 `target`, `calendar_date`, `measure_bin`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
@@ -644,6 +645,90 @@ measure_bin = Table(
     _big("upper", "Largest integer in the bin."),
     Column("representative", Double, nullable=False, comment="Within 2 % of every value in the bin."),
     comment="Logarithmic bins of durations and amounts.",
+)
+
+metric_edge = Table(
+    "metric_edge",
+    metadata,
+    _text("driver", "Metric that is thought to act.", primary_key=True),
+    _text("outcome", "Metric that it acts on: a parent of it in the governance file.", primary_key=True),
+    _text("grade", "Grade of evidence: association, before_after or experiment.", primary_key=True),
+    _text("verdict", "proven, not proven or not enough data; proven holds for all edges of the grade together."),
+    _text("method", "How it was estimated: customers, groups, series or intervention; NULL if not.", nullable=True),
+    _text("reason", "Why there is no estimate, or what it is held back for; NULL if nothing.", nullable=True),
+    _text("driver_step", "What one step of the driver is: percentage point, point or %."),
+    _text("outcome_step", "Unit of the effect: percentage point, point or %."),
+    Column("lag_days", Integer, comment="Customers: longest time from driver to outcome; groups, series: the lag."),
+    Column("effect", Double, comment="Change of the outcome for one step more of the driver; NULL if not estimated."),
+    Column("interval_low", Double, comment="Lower end of its 95 % interval."),
+    Column("interval_high", Double, comment="Upper end of its 95 % interval."),
+    Column("smallest_effect", Double, comment="Effect that the data would have shown in four of five cases."),
+    Column("p_value", Double, comment="Probability of such an effect by chance alone."),
+    Column("p_adjusted", Double, comment="The same for all edges of the grade together (Benjamini and Hochberg)."),
+    Column("n", BigInteger, comment="Outcomes, or cells of group and period, that it rests on."),
+    Column("clusters", Integer, comment="Customers or groups: what counts as independent."),
+    Column("weight", Double, comment="Relative weight: share of the outcome's variance that goes with the driver."),
+    Column("weight_low", Double, comment="Lower end of its 95 % interval; NULL for a weight below the floor."),
+    Column("weight_high", Double, comment="Upper end of its 95 % interval; NULL for a weight below the floor."),
+    Column("weight_floor", Double, comment="What the heaviest of the drivers weighs if scores are dealt at random."),
+    Column("is_driver", SmallInteger, comment="1: even weight_low is above the floor; 0: not; NULL: not weighed."),
+    Column("first_date", Date, comment="First local date of the data."),
+    Column("last_date", Date, comment="Last local date of the data."),
+    _big("fitted_at", "When it was estimated."),
+    sqlite_with_rowid=False,
+    comment="The metric tree with evidence: one row for each edge of the governance file and grade of evidence.",
+)
+
+intervention = Table(
+    "intervention",
+    metadata,
+    Column("intervention_id", Serial, primary_key=True, comment="Number of the intervention."),
+    _text("name", "What was done, in a few words."),
+    _text("stage", "Stage where it was done."),
+    _text("metric", "Metric that it is meant to move; NULL if none was named.", nullable=True),
+    _text("compared_by", "What the groups are: department, or the name of a segment; NULL: everybody.", nullable=True),
+    _text("treated", "The groups where it was done, JSON array; NULL: everybody.", nullable=True),
+    Column("start_date", Date, nullable=False, comment="First local date on which it was in force."),
+    _big("marked_at", "When it was entered."),
+    sqlite_autoincrement=True,
+    comment="What was done for customers, where and from when.",
+)
+
+intervention_effect = Table(
+    "intervention_effect",
+    metadata,
+    Column(
+        "intervention_id",
+        BigInteger().with_variant(Integer, "sqlite"),
+        ForeignKey("intervention.intervention_id"),
+        primary_key=True,
+        autoincrement=False,
+        comment="Intervention.",
+    ),
+    _text("metric", "Metric that was looked at.", primary_key=True),
+    _text("grade", "experiment (with groups to compare) or before_after (without).", nullable=True),
+    _text("outcome", "helped, hurt, no change proven, doubtful or not enough data."),
+    _text("reason", "Why there is no estimate, or why it is doubtful; NULL if neither.", nullable=True),
+    _text("step", "Unit of the effect: percentage point, point or %."),
+    Column("effect", Double, comment="Change that the intervention made; NULL if not estimated."),
+    Column("interval_low", Double, comment="Lower end of its 95 % interval."),
+    Column("interval_high", Double, comment="Upper end of its 95 % interval."),
+    Column("smallest_effect", Double, comment="Effect that the data would have shown in four of five cases."),
+    Column("p_value", Double, comment="Probability of such an effect by chance alone."),
+    Column("deals_p", Double, comment="The same by choosing the treated groups at random."),
+    Column("treated_groups", Integer, comment="Treated groups."),
+    Column("untreated_groups", Integer, comment="Groups they are compared with."),
+    Column("periods_before", Integer, comment="Weeks before the date."),
+    Column("periods_after", Integer, comment="Weeks from the date on."),
+    Column("trend", Double, comment="How much faster treated groups rose a week before the date; should be 0."),
+    Column("trend_low", Double, comment="Lower end of its 95 % interval."),
+    Column("trend_high", Double, comment="Upper end of its 95 % interval."),
+    Column("placebo", Double, comment="Effect of a date halfway before the real one; should be 0."),
+    Column("placebo_low", Double, comment="Lower end of its 95 % interval."),
+    Column("placebo_high", Double, comment="Upper end of its 95 % interval."),
+    _big("estimated_at", "When it was estimated."),
+    sqlite_with_rowid=False,
+    comment="What interventions changed, with the checks that the comparison stands on; the last estimate of each.",
 )
 
 data_dictionary = Table(

@@ -69,7 +69,7 @@ def satisfied_to_churn(rng: np.random.Generator) -> Effect | TooLittle:
 
 
 def errors_to_satisfied(rng: np.random.Generator, effect: float = ERRORS_TO_SATISFIED) -> Effect | TooLittle:
-    """Failed requests → satisfied a week later, by group and week, with a season in both and correlated disturbances."""
+    """Failed requests → satisfied a week later, by group and week, a season in both and correlated disturbances."""
     season = 0.03 * np.sin(np.arange(PERIODS) / 8)
     wanted = np.clip(0.12 + season + rng.uniform(0, 0.08, (GROUPS, 1)) + _carried(rng, 0.03), 0, 1)
     failed = rng.binomial(GROUP_EVENTS, wanted) / GROUP_EVENTS
@@ -107,7 +107,7 @@ def _training_effect(rng: np.random.Generator) -> Effect | TooLittle:
 
 
 def calls(rng: np.random.Generator, share: float = PLANTED_SHARE) -> tuple[list[Driver], Floats]:
-    """Drivers and whole scores from 1 to 5 of as many calls as in the call-centre set; `share` is what waiting explains.
+    """Drivers and whole scores from 1 to 5 of calls as in the call-centre set; `share` is what waiting explains.
 
     The drivers look like those of the set: eight agents, five topics, whether it was solved, waiting and talking.
     """

@@ -10,7 +10,8 @@ one treated group alone borrows the spread of the others (Donald & Lang 2007, sa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from vocbeam.transforms.metric_edges import Effect, Floats, Grade, TooLittle, smallest_effect
+from vocbeam.transforms.metric_edges import Effect, Floats, Grade, TooLittle, effect_of
 
 MIN_BEFORE, MIN_AFTER = 6, 2
 """Periods on either side of the date; fewer before can show neither a trend nor a placebo."""
@@ -137,12 +138,44 @@ def before_after(values: Floats, first_after: int) -> Experiment | TooLittle:
     carried = max(0.0, float(left[1:] @ left[:-1] / (left @ left))) if left @ left > 0 else 0.0
     inflation = (1 + carried) / (1 - min(carried, 0.95))
     error = math.sqrt(inverse[0, 0] * float(left @ left) / degrees * inflation)
-    effective = max(2.0, degrees / inflation)
-    margin = float(stats.t.ppf(0.975, effective)) * error
-    value = float(slopes[0])
-    p_value = 2 * float(stats.t.sf(abs(value) / error, effective)) if error > 0 else 0.0
-    found = Effect(value, value - margin, value + margin, p_value, smallest_effect(error, effective), len(y), 1)
+    found = effect_of(float(slopes[0]), error, max(2.0, degrees / inflation), len(y), 1)
     return Experiment("before_after", found, 1, 0, before, after, None, None, None)
+
+
+def induced_effect(
+    driver: Floats, outcome: Floats, change: Callable[[Floats], Experiment | TooLittle]
+) -> Experiment | TooLittle:
+    """Change of the outcome for one step of the driver that an intervention brought about; interval by Fieller (1954).
+
+    `change` estimates what the intervention did to values of their shape. Only where it provably moved the driver: the
+    interval would be unbounded otherwise.
+    """
+    both = np.isfinite(driver) & np.isfinite(outcome)
+    x, y = np.where(both, driver, np.nan), np.where(both, outcome, np.nan)
+    of_x, of_y, of_sum = change(x), change(y), change(x + y)
+    for found in (of_x, of_y, of_sum):
+        if isinstance(found, TooLittle):
+            return found
+    assert isinstance(of_x, Experiment)
+    assert isinstance(of_y, Experiment)
+    assert isinstance(of_sum, Experiment)
+    dx, dy = of_x.effect, of_y.effect
+    covariance = (of_sum.effect.error**2 - dx.error**2 - dy.error**2) / 2
+    degrees = min(dx.degrees, dy.degrees)
+    quantile = float(stats.t.ppf(0.975, degrees)) ** 2
+    a = dx.value**2 - quantile * dx.error**2
+    if a <= 0:
+        return TooLittle("the intervention did not provably move the driver")
+    b = dx.value * dy.value - quantile * covariance
+    c = dy.value**2 - quantile * dy.error**2
+    half = math.sqrt(max(0.0, b * b - a * c)) / a
+    ratio = dy.value / dx.value
+    error = math.sqrt(max(0.0, dy.error**2 - 2 * ratio * covariance + (ratio * dx.error) ** 2)) / abs(dx.value)
+    # That there is no effect is the same as that the outcome did not change.
+    found_effect = replace(
+        effect_of(ratio, error, degrees, dy.n, dy.groups), low=b / a - half, high=b / a + half, p_value=dy.p_value
+    )
+    return replace(of_y, effect=found_effect)
 
 
 def _compare(changes: Floats, treated: NDArray[np.bool_]) -> Effect:
@@ -157,10 +190,7 @@ def _compare(changes: Floats, treated: NDArray[np.bool_]) -> Effect:
         error = math.sqrt(sum(parts))
         squares = parts[0] ** 2 / (a - 1) + parts[1] ** 2 / (b - 1)
         degrees = sum(parts) ** 2 / squares if squares > 0 else float(a + b - 2)
-    value = float(inside.mean() - outside.mean())
-    margin = float(stats.t.ppf(0.975, degrees)) * error
-    p_value = 2 * float(stats.t.sf(abs(value) / error, degrees)) if error > 0 else 0.0
-    return Effect(value, value - margin, value + margin, p_value, smallest_effect(error, degrees), a + b, a + b)
+    return effect_of(float(inside.mean() - outside.mean()), error, degrees, a + b, a + b)
 
 
 def _check(figures: Floats, treated: NDArray[np.bool_]) -> Check:

@@ -56,12 +56,14 @@ LOG_KINDS = ("duration", "amount", "count")
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Change of the outcome with one step more of the driver, 95 % interval, and what it rests on.
+    """Change of the outcome with one step more of the driver, 95 % interval (Student's t), and what it rests on.
 
     `smallest` is the effect that would have been found with probability POWER, without multiple testing.
     """
 
     value: float
+    error: float
+    degrees: float
     low: float
     high: float
     p_value: float
@@ -112,12 +114,8 @@ def paired_effect(driver: Floats, outcome: Floats, customers: NDArray[np.int64],
     design = np.column_stack([driver, adjusted])
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return TooLittle("what is adjusted for leaves nothing of the driver")
-    fitted = (
-        _statsmodels()
-        .OLS(outcome, design)
-        .fit(cov_type="cluster", cov_kwds={"groups": customers}, use_t=True)
-    )
-    return _effect(float(fitted.params[0]), float(fitted.bse[0]), people - 1, n, people)
+    fitted = _statsmodels().OLS(outcome, design).fit(cov_type="cluster", cov_kwds={"groups": customers}, use_t=True)
+    return effect_of(float(fitted.params[0]), float(fitted.bse[0]), people - 1, n, people)
 
 
 def panel_effect(driver: Floats, outcome: Floats, lag: int, noise: Floats | None = None) -> Effect | TooLittle:
@@ -146,7 +144,7 @@ def panel_effect(driver: Floats, outcome: Floats, lag: int, noise: Floats | None
     if whole is None or len(slopes) < groups:
         return TooLittle("the driver hardly moves within groups and periods, beyond the noise of its sample")
     error = math.sqrt((groups - 1) / groups * float(((slopes - whole) ** 2).sum()))
-    return _effect(whole, error, groups - 1, int(seen.sum()), groups)
+    return effect_of(whole, error, groups - 1, int(seen.sum()), groups)
 
 
 def series_effect(driver: Floats, outcome: Floats, lag: int) -> Effect | TooLittle:
@@ -166,7 +164,7 @@ def series_effect(driver: Floats, outcome: Floats, lag: int) -> Effect | TooLitt
         .OLS(y, np.column_stack([x, np.ones(n)]))
         .fit(cov_type="HAC", cov_kwds={"maxlags": correlated, "use_correction": True}, use_t=True)
     )
-    return _effect(float(fitted.params[0]), float(fitted.bse[0]), n - 2, n, 1)
+    return effect_of(float(fitted.params[0]), float(fitted.bse[0]), n - 2, n, 1)
 
 
 def chosen_lag(driver: Floats, outcome: Floats, lags: Sequence[int], share: float = 1 / 3) -> tuple[int, int]:
@@ -182,6 +180,26 @@ def chosen_lag(driver: Floats, outcome: Floats, lags: Sequence[int], share: floa
         if isinstance(found, Effect) and abs(found.value) / (found.high - found.low) > strength:
             best, strength = lag, abs(found.value) / (found.high - found.low)
     return best, looked_at
+
+
+def means_before(
+    customers: NDArray[np.int64],
+    times: NDArray[np.int64],
+    of: tuple[NDArray[np.int64], NDArray[np.int64], Floats],
+    window: int,
+) -> Floats:
+    """For each (customer, time) the mean of that customer's values in the `window` before it; NaN where there is none.
+
+    `of` is (customers, times, values) of the driver. Times are whole non-negative numbers below 2**31 in one unit; what
+    has the same time as the outcome does not come before it.
+    """
+    order = np.lexsort((of[1], of[0]))
+    keys, values = (of[0][order] << 31) + of[1][order], of[2][order]
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.searchsorted(keys, (customers << 31) + np.maximum(times - window, 0), side="left")
+    end = np.searchsorted(keys, (customers << 31) + times, side="left")
+    n = end - first
+    return np.divide(sums[end] - sums[first], n, out=np.full(len(n), np.nan), where=n > 0)
 
 
 def verdicts(p_values: Sequence[float | None]) -> list[tuple[float | None, Verdict]]:
@@ -201,15 +219,12 @@ def verdicts(p_values: Sequence[float | None]) -> list[tuple[float | None, Verdi
     return found
 
 
-def smallest_effect(error: float, degrees: float) -> float:
-    """The effect that a two-sided test at 5 % with this standard error finds with probability POWER."""
-    return float(error * (stats.t.ppf(0.975, degrees) + stats.t.ppf(POWER, degrees)))
-
-
-def _effect(value: float, error: float, degrees: float, n: int, groups: int) -> Effect:
+def effect_of(value: float, error: float, degrees: float, n: int, groups: int) -> Effect:
+    """An effect from its value, standard error and degrees of freedom."""
     margin = float(stats.t.ppf(0.975, degrees)) * error
     p_value = 2 * float(stats.t.sf(abs(value) / error, degrees)) if error > 0 else 0.0
-    return Effect(value, value - margin, value + margin, p_value, smallest_effect(error, degrees), n, groups)
+    smallest = error * (float(stats.t.ppf(0.975, degrees)) + float(stats.t.ppf(POWER, degrees)))
+    return Effect(value, error, degrees, value - margin, value + margin, p_value, smallest, n, groups)
 
 
 def _normal_equations(x: Floats, y: Floats, v: Floats, seen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
