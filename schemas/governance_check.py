@@ -74,6 +74,7 @@ def cross_errors(governance: Governance) -> Iterator[_Error]:
     yield from _hierarchy_errors(governance)
     yield from _scale_conflicts(governance)
     yield from _target_errors(governance)
+    yield from _value_errors(governance)
 
 
 def _repeated_ids(governance: Governance) -> Iterator[_Error]:
@@ -372,6 +373,52 @@ def _target_errors(governance: Governance) -> Iterator[_Error]:
         same_key[(target.metric, target.stage, target.department)].append((i, target))
 
 
+_SERVICE_LEVELS = ("first_response_in_sla", "resolution_in_sla")
+
+
+def _value_errors(governance: Governance) -> Iterator[_Error]:
+    value = governance.value
+    if value is None:
+        return
+    for i, covariate in enumerate(value.covariates):
+        if covariate not in governance.segment_index:
+            yield ("value", "covariates", i), _unknown("segment", covariate, governance.segment_index)
+        elif covariate in value.covariates[:i]:
+            yield ("value", "covariates", i), f"found {covariate!r}; listed twice"
+    meanings = {"leaving": value.leaving, "revenue": value.revenue, "refunds": value.refunds}
+    seen: dict[str, str] = {}
+    for meaning, kinds in meanings.items():
+        for i, kind in enumerate(kinds):
+            if kind in seen:
+                yield ("value", meaning, i), f"found {kind!r}; listed under {seen[kind]} already"
+            seen[kind] = meaning
+    listed = [issue.metric for issue in value.issues]
+    for i, issue in enumerate(value.issues):
+        here: Place = ("value", "issues", i)
+        metric = governance.metrics_by_id.get(issue.metric)
+        if metric is None:
+            yield (*here, "metric"), _unknown("metric", issue.metric, governance.metrics_by_id)
+            continue
+        if issue.metric in listed[:i]:
+            yield (*here, "metric"), f"found {issue.metric!r}; listed twice"
+        if metric.level != "operational" or metric.kind not in ("rate", "duration"):
+            yield (
+                (*here, "metric"),
+                f"found {issue.metric!r} ({metric.level} {metric.kind}); allowed: operational rates and durations, "
+                "which tell whom trouble met and who was served without it",
+            )
+        elif (metric.kind == "duration") != (issue.above is not None):
+            yield (*here, "above"), f"a duration needs it, in {metric.unit}s, and a rate has none"
+        elif metric.direction == "higher" and getattr(metric.from_, "value", None) not in _SERVICE_LEVELS:
+            yield (*here, "metric"), f"found {issue.metric!r}; its hits are no trouble: higher is better"
+        for k, other in enumerate(issue.adjust_for):
+            if other not in listed or other == issue.metric:
+                yield (
+                    (*here, "adjust_for", k),
+                    _unknown("other issue", other, [name for name in listed if name != issue.metric]),
+                )
+
+
 @dataclass(frozen=True, order=True)
 class Finding:
     """What a valid file leaves ungoverned; an `error` makes `vocbeam check` fail."""
@@ -395,6 +442,7 @@ def check(governance: Governance) -> list[Finding]:
         *_examples_that_rules_take(governance),
         *_partly_taken_rules(governance),
         *_idle_parts(governance),
+        *_value_findings(governance),
     ]
     return sorted(found)
 
@@ -749,3 +797,34 @@ def _idle_parts(governance: Governance) -> Iterator[Finding]:
                     f"{governance.line_of('service_levels', k)} comes first",
                 )
                 break
+
+
+def _value_findings(governance: Governance) -> Iterator[Finding]:
+    """Outcome kinds that nothing else speaks of, and follow-up that is deleted before it is over."""
+    value = governance.value
+    if value is None:
+        return
+    known = {kind for rule in governance.rules for kind in rule.when.outcome_kind or ()}
+    for metric in governance.metrics:
+        if isinstance(metric.from_, OutcomeSelector):
+            known.update(metric.from_.outcome_kind)
+    for meaning in ("leaving", "revenue", "refunds"):
+        for i, kind in enumerate(getattr(value, meaning)):
+            if kind not in known:
+                yield Finding(
+                    governance.line_of("value", meaning, i),
+                    "warning",
+                    f"no metric and no rule speaks of outcome_kind {kind!r}; does it ever come?"
+                    f"{did_you_mean(kind, known)}",
+                )
+    needed = value.lookback_days + value.horizon_days + value.recall_days
+    kept = governance.retention.event
+    if kept is not None and kept < needed * 86_400:
+        yield Finding(
+            governance.line_of("value"),
+            "error",
+            f"value looks at {needed} days (lookback, horizon and recall), and events are deleted after "
+            f"{kept // 86_400}; keep them longer or shorten these",
+        )
+    if not value.issues:
+        yield Finding(governance.line_of("value"), "warning", "value names no issues, so none gets a price")

@@ -517,6 +517,41 @@ class Target(_Model):
         return self.valid_from <= day and (self.valid_to is None or day < self.valid_to)
 
 
+class ValueIssue(_Model):
+    """Trouble whose price is asked for: hits of an operational rate, or durations above `above` in the metric's unit.
+
+    `adjust_for` names metrics of other issues that may cause this one: what a customer met of them before counts as a
+    covariate. A rate's trouble is its hit, but for service levels, where it is that they were missed.
+    """
+
+    metric: Slug
+    above: Number | None = None
+    adjust_for: tuple[Slug, ...] = ()
+
+
+class Value(_Model):
+    """What `vocbeam value` needs to tie experience to money.
+
+    Customers are classed by what was known before a landmark (00:00 of a local date; the latest that leaves a whole
+    horizon of data where none is named) and followed for `horizon_days`. Answers and trouble count for `lookback_days`
+    before it; covariates of other issues for `recall_days` before an encounter. `covariates` are segments. `leaving`,
+    `revenue` and `refunds` are outcome kinds; a contact costs `contact_cost` minor units of the company's currency.
+    Groups of fewer than `minimum_group` customers get no estimate.
+    """
+
+    landmarks: tuple[Day, ...] = ()
+    lookback_days: Annotated[Integer, Field(ge=1, le=3_650)] = 90
+    horizon_days: Annotated[Integer, Field(ge=1, le=3_650)] = 90
+    recall_days: Annotated[Integer, Field(ge=1, le=3_650)] = 30
+    covariates: tuple[Slug, ...] = ()
+    leaving: Values
+    revenue: Values
+    refunds: tuple[Line, ...] = ()
+    contact_cost: Annotated[Integer, Field(ge=0)] = 0
+    minimum_group: Annotated[Integer, Field(ge=2)] = DEFAULT_MIN_N
+    issues: tuple[ValueIssue, ...] = ()
+
+
 class PlacedStage(NamedTuple):
     """A stage with its place: `position` counts from 1 within the journey; an unowned stage's owner is `unassigned`."""
 
@@ -555,6 +590,7 @@ class Governance(_Model):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     targets: tuple[Target, ...] = ()
     freshness: tuple[Freshness, ...] = ()
+    value: Value | None = None
 
     _name: str = PrivateAttr(default="governance")
     _text: str = PrivateAttr(default="")
@@ -581,6 +617,8 @@ class Governance(_Model):
         # A file without these keeps the digest that warehouses have stored for it.
         if not self.freshness:
             del content["freshness"]
+        if self.value is None:
+            del content["value"]
         for metric in content["metrics"]:
             if metric["delay"] == 0:
                 del metric["delay"]
