@@ -29,7 +29,7 @@ from vocbeam.sinks.tables import (
     ticket,
 )
 
-Grouping = Literal["department", "segment_1", "segment_2", "segment_3"]
+Grouping = Literal["stage", "department", "segment_1", "segment_2", "segment_3"]
 
 NO_GROUP = ("", "unknown", "other", "unassigned")
 """Values that stand for no group of their own."""
@@ -64,24 +64,32 @@ class Moment(NamedTuple):
 
 
 class Intervention(NamedTuple):
-    """What was done; `treated` are values of `compared_by` (department or the name of a segment), both None: all."""
+    """What was done; `treated` are values of `compared_by`: stage, department or the name of a segment."""
 
     intervention_id: int
     name: str
     stage: str
     metric: str | None
-    compared_by: str | None
-    treated: tuple[str, ...] | None
+    compared_by: str
+    treated: tuple[str, ...]
     start_date: date
     marked_at: int
 
 
 def grouped_series(
-    connection: Connection, metrics: Sequence[str], first: date, last: date, grouping: Grouping | None, *, weekly: bool
+    connection: Connection,
+    metrics: Sequence[str],
+    first: date,
+    last: date,
+    grouping: Grouping | None,
+    *,
+    weekly: bool,
+    stage: str | None = None,
 ) -> list[SeriesCell]:
     """Histograms of metrics in their own unit by week (its Monday) or local date, and by the values of `grouping`.
 
-    `grouping` None sums everything up, as group ''. Otherwise values that are no group are left out.
+    `grouping` None sums everything up, as group ''; otherwise values that are no group are left out. `stage` None is
+    all stages.
     """
     m, k, b = measure.c, metric.c, measure_bin.c
     start = calendar_date.c.week_start if weekly else m.date
@@ -93,6 +101,7 @@ def grouped_series(
         .join(calendar_date, calendar_date.c.date == m.date)
         .outerjoin(measure_bin, and_(b.bin == m.bin, k.kind.in_(["duration", "amount"])))
         .where(m.metric.in_(metrics), m.date.between(first, last), *(part.not_in(NO_GROUP) for part in group))
+        .where(*([] if stage is None else [m.stage == stage]))
         .group_by(m.metric, start, *group, m.bin, b.lower, b.upper, b.representative)
         .having(func.sum(m.n) > 0)
     )
@@ -178,8 +187,8 @@ def replace_edges(connection: Connection, edges: Sequence[Mapping[str, Any]]) ->
 
 
 def mark(connection: Connection, done: Mapping[str, Any]) -> int:
-    """Number of an intervention that is written down; `treated` is a list of groups or None."""
-    treated = None if done["treated"] is None else json.dumps(list(done["treated"]), ensure_ascii=False)
+    """Number of an intervention that is written down; `treated` is a list of groups."""
+    treated = json.dumps(list(done["treated"]), ensure_ascii=False)
     made = connection.execute(insert(intervention).values({**done, "treated": treated}))
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0])
@@ -190,7 +199,7 @@ def interventions(connection: Connection) -> list[Intervention]:
     c = intervention.c
     names = Intervention._fields
     rows = connection.execute(select(*(c[name] for name in names)).order_by(c.start_date, c.intervention_id))
-    return [Intervention(*row[:5], None if row[5] is None else tuple(json.loads(row[5])), *row[6:]) for row in rows]
+    return [Intervention(*row)._replace(treated=tuple(json.loads(row.treated))) for row in rows]
 
 
 def intervention_of(connection: Connection, number: int) -> Intervention:

@@ -17,8 +17,8 @@ def definitions() -> Iterator[tuple[str, str, Callable[[], Select[Any]]]]:
     """(name, comment, maker of the query) of every view of this family."""
     yield (
         "metric_tree",
-        "Edges operational → satisfaction → financial with effect, interval and evidence; edges that are not proven are "
-        "in it and say so.",
+        "Edges operational → satisfaction → financial with effect, interval and evidence; edges that are not proven "
+        "are in it and say so.",
         _metric_tree,
     )
     yield (

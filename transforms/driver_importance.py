@@ -146,4 +146,4 @@ def _weights(correlations: tuple[Floats, Floats]) -> Floats:
 
 def _shared(weights: Floats, owner: NDArray[np.int64]) -> Floats:
     """Weights of columns summed to those of their drivers."""
-    return np.bincount(owner, weights)
+    return np.bincount(owner, weights).astype(np.float64)

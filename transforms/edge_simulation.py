@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vocbeam.transforms.driver_importance import Driver, indicators
 from vocbeam.transforms.experiments import Experiment, difference_in_differences
@@ -56,7 +57,7 @@ def late_to_satisfied(rng: np.random.Generator) -> Effect | TooLittle:
     chance = 0.85 - 0.04 * region - 0.15 * stock_out + LATE_TO_SATISFIED * late + mood
     satisfied = rng.random(len(customers)) < chance
     others = np.column_stack([region[:, None] == np.arange(1, REGIONS), stock_out]).astype(float)
-    return paired_effect(100.0 * late, 100.0 * satisfied, customers, others)
+    return paired_effect(_points(late), _points(satisfied), customers, others)
 
 
 def satisfied_to_churn(rng: np.random.Generator) -> Effect | TooLittle:
@@ -65,7 +66,7 @@ def satisfied_to_churn(rng: np.random.Generator) -> Effect | TooLittle:
     paid = rng.random(len(customers)) < 0.4
     satisfied = rng.random(len(customers)) < 0.65 + 0.15 * paid
     churned = rng.random(len(customers)) < 0.16 + SATISFIED_TO_CHURN * satisfied - 0.04 * paid
-    return paired_effect(100.0 * satisfied, 100.0 * churned, customers, paid[:, None].astype(float))
+    return paired_effect(_points(satisfied), _points(churned), customers, paid[:, None].astype(float))
 
 
 def errors_to_satisfied(rng: np.random.Generator, effect: float = ERRORS_TO_SATISFIED) -> Effect | TooLittle:
@@ -134,6 +135,10 @@ EDGES: Mapping[str, PlantedEdge] = {
         PlantedEdge("training → satisfied (difference in differences)", TRAINING_TO_SATISFIED, _training_effect),
     )
 }
+
+
+def _points(happened: NDArray[np.bool_]) -> Floats:
+    return 100 * happened.astype(np.float64)
 
 
 def _carried(rng: np.random.Generator, spread: float, carry: float = 0.5) -> Floats:

@@ -208,7 +208,7 @@ def _trend(row: Floats) -> float:
 def _randomised(changes: Floats, treated: NDArray[np.bool_], rng: np.random.Generator) -> float:
     """Share of choices of as many groups that differ at least as much, the real one counted."""
     groups, chosen = len(changes), int(treated.sum())
-    total = changes.sum()
+    total = float(changes.sum())
 
     def difference(inside: float) -> float:
         return abs(inside / chosen - (total - inside) / (groups - chosen))

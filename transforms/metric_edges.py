@@ -199,7 +199,8 @@ def means_before(
     first = np.searchsorted(keys, (customers << 31) + np.maximum(times - window, 0), side="left")
     end = np.searchsorted(keys, (customers << 31) + times, side="left")
     n = end - first
-    return np.divide(sums[end] - sums[first], n, out=np.full(len(n), np.nan), where=n > 0)
+    means: Floats = np.divide(sums[end] - sums[first], n, out=np.full(len(n), np.nan), where=n > 0)
+    return means
 
 
 def verdicts(p_values: Sequence[float | None]) -> list[tuple[float | None, Verdict]]:

@@ -29,12 +29,10 @@ def upgrade() -> None:
         sa.Column(
             "compared_by",
             sa.Text(),
-            nullable=True,
-            comment="What the groups are: department, or the name of a segment; NULL: everybody.",
+            nullable=False,
+            comment="What groups are compared: stage, department, or the name of a segment.",
         ),
-        sa.Column(
-            "treated", sa.Text(), nullable=True, comment="The groups where it was done, JSON array; NULL: everybody."
-        ),
+        sa.Column("treated", sa.Text(), nullable=False, comment="The groups where it was done, JSON array."),
         sa.Column("start_date", sa.Date(), nullable=False, comment="First local date on which it was in force."),
         sa.Column("marked_at", sa.BigInteger(), nullable=False, comment="When it was entered."),
         sa.PrimaryKeyConstraint("intervention_id", name=op.f("pk_intervention")),
@@ -81,7 +79,18 @@ def upgrade() -> None:
             comment="Effect that the data would have shown in four of five cases.",
         ),
         sa.Column("p_value", sa.Double(), nullable=True, comment="Probability of such an effect by chance alone."),
-        sa.Column("deals_p", sa.Double(), nullable=True, comment="The same by choosing the treated groups at random."),
+        sa.Column(
+            "p_adjusted",
+            sa.Double(),
+            nullable=True,
+            comment="The same for all metrics of the intervention (Benjamini and Hochberg).",
+        ),
+        sa.Column(
+            "deals_p",
+            sa.Double(),
+            nullable=True,
+            comment="Probability of such an effect if the treated groups had been chosen at random.",
+        ),
         sa.Column("treated_groups", sa.Integer(), nullable=True, comment="Treated groups."),
         sa.Column("untreated_groups", sa.Integer(), nullable=True, comment="Groups they are compared with."),
         sa.Column("periods_before", sa.Integer(), nullable=True, comment="Weeks before the date."),
