@@ -27,8 +27,12 @@ COMMANDS: dict[str, Entry] = {
     "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "drivers": Entry("vocbeam.pipelines.drivers:drivers", "Estimate the metric tree, and tell drivers from noise."),
     "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),
     "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
+    "experiment": Entry(
+        "vocbeam.pipelines.experiment:experiment", "Mark what was done for customers; estimate whether it helped."
+    ),
     "exporter": Entry("vocbeam.pipelines.exporter:exporter", "Serve metrics to Prometheus."),
     "generate": Entry("vocbeam.pipelines.generate:generate", "Write files of Prometheus, Alertmanager and Grafana."),
     "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),

@@ -139,6 +139,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "calendar_date": _DIMENSION,
     "measure_bin": _DIMENSION,
     "privacy": _DIMENSION,
+    "metric_edge": _DIMENSION,
+    "intervention": _DIMENSION,
+    "intervention_effect": _DIMENSION,
     "data_dictionary": _DIMENSION,
 }  # fmt: skip
 """Every table, Alembic's own included. No role but the owner's sees text, customer keys or raw bytes of dead letters;

@@ -51,7 +51,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
 from vocbeam.schemas.timebase import BUCKET_US
-from vocbeam.sinks import tables
+from vocbeam.sinks import evidence_views, tables
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -1411,6 +1411,7 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             "What was erased or has expired is not in it.",
             partial(tagging, period),
         )
+    yield from evidence_views.definitions()
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
@@ -1535,6 +1536,7 @@ _COLUMNS_OF: dict[str, dict[str, str]] = {
         }
         for period in _RATE_PERIODS
     },
+    **evidence_views.COLUMNS_OF,
     "event_export": {column.key: column.comment or "" for column in tables.event.c},
     "score_distribution_by_month": {"n": "Answers with this score."},
     "ticket_resolution_km": {"n": "Tickets opened in the month.", "open": "Of these, still open."},
