@@ -103,6 +103,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "settle_event": Access(),
     "customer_day": Access(writer=_KEEP),
     "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
+    # Shared as `active_tagging` is; what was folded is corrected in `measure_month` too.
+    "measure_grain": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ),
+    "measure_month": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "dead_letter": Access(
         writer={"INSERT": ()},
         auditor={
