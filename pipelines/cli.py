@@ -26,6 +26,9 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
+    "compact": Entry(
+        "vocbeam.pipelines.compact:compact_command", "Fold closed periods of the metrics to hours and days."
+    ),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
     "drivers": Entry("vocbeam.pipelines.drivers:drivers", "Estimate the metric tree, and tell drivers from noise."),
     "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),

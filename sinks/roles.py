@@ -117,6 +117,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "customer_day": Access(writer=_KEEP),
     # The pages read it for the months they show, since views read all of it; what they show of it is protected.
     "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ, web=_READ),
+    # Shared as `active_tagging` is; what was folded is corrected in `measure_month` too.
+    "measure_grain": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ),
+    "measure_month": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ, web=_READ),
     "dead_letter": Access(
         writer={"INSERT": ()},
         auditor={

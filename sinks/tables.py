@@ -4,6 +4,7 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `customer_day`. What people did: `tag_override`, `flag_action`, `alert_case`, `case_alert`. Dimensions: `department`,
 `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`. Evidence: `metric_edge`, `intervention`,
 `intervention_effect`.
+What was folded: `measure_grain`, `measure_month`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
 `erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`,
@@ -512,6 +513,28 @@ measure = Table(
     ],
     sqlite_with_rowid=False,
     comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
+)
+
+measure_grain = Table(
+    "measure_grain",
+    metadata,
+    Column("only", SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: the table has one row."),
+    Column("hours_before", Date, nullable=False, comment="Local dates before this one are kept by hour or coarser."),
+    Column("days_before", Date, nullable=False, comment="Local dates before this one are kept by day."),
+    CheckConstraint('"only" = 1', name="one_row"),
+    comment="How fine `measure` is kept: every transaction that changes it shares this row, folding locks it.",
+)
+
+measure_month = Table(
+    "measure_month",
+    metadata,
+    measure.c.metric._copy(),
+    Column("month_start", Date, primary_key=True, comment="First of the local month."),
+    *[measure.c[name]._copy() for name in ("basis", "stage", "department", "unit", "bin")],
+    *[measure.c[name]._copy() for name in ("n", "weight", "weight_sq", "total")],
+    sqlite_with_rowid=False,
+    comment="Sums of `measure` by month over those of its cells that were folded to hour or day; topics and segments "
+    "added up.",
 )
 
 measure_retired = Table(

@@ -3,9 +3,10 @@
 Figures of fewer than k answers are hidden, and with them what would tell such figures by subtraction: `suppressed` is
 1 and the figures are NULL. `sinks/small_groups.py` has the rule.
 
-Every metric is computed from `measure` alone: cells of the histogram are summed over the wanted period and place, then
-turned into value, 95 % interval and status. `transforms/statistics.py` says the same in Python and gives the sources of
-the formulas; a test holds the two together. Only the functions under "Dialects" differ between the databases.
+Every metric is computed from `measure` (by month also from `measure_month`, its sums over what was folded): cells of
+the histogram are summed over the wanted period and place, then turned into value, 95 % interval and status.
+`transforms/statistics.py` says the same in Python and gives the sources of the formulas; a test holds the two together.
+Only the functions under "Dialects" differ between the databases.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -52,6 +53,7 @@ from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
 from vocbeam.schemas.timebase import BUCKET_US
 from vocbeam.sinks import evidence_views, tables
+from vocbeam.sinks.contributions import BUCKET_GRAIN
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -226,39 +228,60 @@ class Window:
     day: date
 
 
-def _booked(
-    period: Period | Span | Window, restated: bool, starting: Span | None
-) -> tuple[Any, Expression, Expression, list[Expression]]:
-    """Where the histogram's rows of a period are: (source, start of the period, its local date, conditions).
+class _Booked(NamedTuple):
+    """Rows of the histogram of a period: where they are, its start and local date, and which of the rows are meant."""
 
-    A span of dates is one period, which begins on its first date; so is a window. `starting` takes of days, weeks or
-    months only those that start within it.
+    source: FromClause
+    columns: Any
+    start: Expression
+    day: Expression
+    conditions: list[Expression]
+
+
+def _booked(period: Period | Span | Window, restated: bool, starting: Span | None) -> _Booked:
+    """The histogram's rows of a period. A span of dates is one period, from its first date on; so is a window.
+
+    `starting` takes of days, weeks or months only those that start within it.
     """
     m, calendar = tables.measure.c, tables.calendar_date.c
+    if period == "month":
+        months = _months()
+        c = months.c
+        of_basis = [] if restated else [c.basis == "as_reported"]
+        meant = [c.month_start.between(*starting)] if starting else []
+        return _Booked(months, c, c.month_start, c.month_start, of_basis + meant)
     conditions: list[Expression] = [] if restated else [m.basis == "as_reported"]
     if isinstance(period, Window):
         first = literal(period.day, Date)
-        within = (m.metric.in_(period.metrics), m.grain.in_(period.grains))
-        return (
-            tables.measure,
-            first,
-            first,
-            [*conditions, *within, m.bucket_start >= period.start, m.bucket_start < period.end],
-        )
+        conditions += [m.metric.in_(period.metrics), m.grain.in_(period.grains)]
+        conditions += [m.bucket_start >= period.start, m.bucket_start < period.end]
+        return _Booked(tables.measure, m, first, first, conditions)
     if isinstance(period, tuple):
         first = literal(period[0], Date)
-        return tables.measure, first, first, [*conditions, m.date.between(*period)]
+        return _Booked(tables.measure, m, first, first, [*conditions, m.date.between(*period)])
     if period == "bucket":
-        return tables.measure, m.bucket_start, m.date, [*conditions, m.grain == "bucket"]
+        return _Booked(tables.measure, m, m.bucket_start, m.date, [*conditions, m.grain == "bucket"])
     if period == "hour":
-        return tables.measure, m.hour_start, m.date, [*conditions, m.grain.in_(["bucket", "hour"])]
+        return _Booked(tables.measure, m, m.hour_start, m.date, [*conditions, m.grain.in_(["bucket", "hour"])])
     if starting is not None:
         conditions.append(m.date >= starting[0])
     if period == "day":
-        return tables.measure, m.date, m.date, conditions + ([m.date <= starting[1]] if starting else [])
+        return _Booked(tables.measure, m, m.date, m.date, conditions + ([m.date <= starting[1]] if starting else []))
     source = tables.measure.join(tables.calendar_date, calendar.date == m.date)
-    start = calendar.week_start if period == "week" else calendar.month_start
-    return source, start, start, conditions + ([start.between(*starting)] if starting else [])
+    weeks = [calendar.week_start.between(*starting)] if starting else []
+    return _Booked(source, m, calendar.week_start, calendar.week_start, conditions + weeks)
+
+
+def _months() -> Subquery:
+    """The histogram by local month: rows of `measure` that were not folded yet, and the sums of those that were."""
+    m, f, calendar = tables.measure.c, tables.measure_month.c, tables.calendar_date.c
+    names = ("metric", "basis", "stage", "department", "unit", "bin", *_SUMS)
+    still_fine = (
+        select(calendar.month_start, *(m[name] for name in names))
+        .join_from(tables.measure, tables.calendar_date, calendar.date == m.date)
+        .where(m.grain == BUCKET_GRAIN)
+    )
+    return union_all(still_fine, select(f.month_start, *(f[name] for name in names))).subquery("months")
 
 
 _TABLE = ("start", "metric", "unit")
@@ -271,8 +294,8 @@ def _protected(period: Period | Span | Window, restated: bool, starting: Span | 
     """Cells of the histogram summed to period × stage × department × metric × unit × bin, without those that were taken
     back; with the flags that say which of their figures stay hidden.
     """
-    m, k, p = tables.measure.c, tables.metric.c, tables.privacy.c
-    source, start, day, conditions = _booked(period, restated, starting)
+    k, p = tables.metric.c, tables.privacy.c
+    source, m, start, day, conditions = _booked(period, restated, starting)
     # A date that is the same for all rows is no column that could be grouped by.
     dates = [] if isinstance(period, tuple | Window) else [start] if day is start else [start, day]
     place = (m.stage, m.department, m.metric, m.unit, m.bin)
@@ -631,8 +654,9 @@ _FUNNEL = ("period_start", "metric")
 
 def _invitations(span: Span | None) -> CTE:
     """How far invitations came by month of sending, or in a span of months, with the flags of small groups."""
-    m, k, p, calendar = tables.measure.c, tables.metric.c, tables.privacy.c, tables.calendar_date.c
-    month = calendar.month_start
+    months, k, p = _months(), tables.metric.c, tables.privacy.c
+    m = months.c
+    month = m.month_start
     place = [*([month] if span is None else []), m.stage, m.department, m.metric, p.k]
     counts = (
         select(
@@ -646,8 +670,7 @@ def _invitations(span: Span | None) -> CTE:
             _sum_if(m.bin == 3, m.n).label("partial"),
             _sum_if(m.bin == _COMPLETE, m.n).label("complete"),
         )
-        .join_from(tables.measure, tables.metric, k.metric == m.metric)
-        .join(tables.calendar_date, calendar.date == m.date)
+        .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, literal(True))
         .where(k.kind == "funnel", m.basis == "as_reported", *([] if span is None else [month.between(*span)]))
         .group_by(*place)
@@ -687,9 +710,10 @@ def company_funnel(first: date, last: date) -> Select[Any]:
 
 def _score_distribution() -> Select[Any]:
     """How often each score was given, by month; scores too rare to show are one row without a score."""
-    m, k, p, calendar = tables.measure.c, tables.metric.c, tables.privacy.c, tables.calendar_date.c
+    months, k, p = _months(), tables.metric.c, tables.privacy.c
+    m = months.c
     names = ("period_start", "stage", "department", "metric")
-    place = (calendar.month_start, m.stage, m.department, m.metric)
+    place = (m.month_start, m.stage, m.department, m.metric)
     counts = (
         select(
             *(column.label(name) for column, name in zip(place, names, strict=True)),
@@ -698,8 +722,7 @@ def _score_distribution() -> Select[Any]:
             _sum(m.n).label("n"),
             _sum(m.weight).label("weight"),
         )
-        .join_from(tables.measure, tables.metric, k.metric == m.metric)
-        .join(tables.calendar_date, calendar.date == m.date)
+        .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, literal(True))
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
         .group_by(*place, p.k, m.bin)
