@@ -14,11 +14,11 @@ from statistics import median
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import make_corpus
+from benchmarks.markdown import about_lines, markdown
 from benchmarks.soak import PARTITIONS, Result, soak
 from benchmarks.throughput import QUIET_LOAD, WAREHOUSES, Bench, broker_in, machine, postgres_server
 from vocbeam.transforms.event_files import read_events
@@ -37,17 +37,39 @@ def speed_of(bench: Bench, kind: str) -> float:
     return median(run.steady_events / run.steady_s for run in runs)
 
 
-def latency_table(speed: float, kind: str, results: Sequence[tuple[float, Result]]) -> Table:
+def measure_latency(
+    bench: Bench,
+    corpus: Sequence[MappedEvent],
+    kind: str,
+    *,
+    speed: float,
+    shares: Sequence[float],
+    seconds: float,
+    log: Console,
+) -> list[tuple[float, Result]]:
+    """(share of the speed, what was seen) of each share; raises SystemExit where the books don't balance."""
+    results = []
+    for share in shares:
+        result = soak(
+            bench, corpus, kind, seconds=seconds + STARTING_S, quiet_seconds=0, rate=share * speed, kill_every=0,
+            log=log, starting_seconds=STARTING_S, prefix=f"latency-{kind}-{share * 100:.0f}",
+        )  # fmt: skip
+        if not result.balances():
+            raise SystemExit(f"the books don't balance: {result.closing_line()}")
+        log.print(f"{WAREHOUSES[kind]} at {result.rate:,.0f} events/s: p99 {result.freshness_p99:.2f} s")
+        results.append((share, result))
+    return results
+
+
+def latency_table(speed: float, kind: str, results: Sequence[tuple[float, Result]]) -> str:
     """One row a rate."""
-    table = Table(title=f"{WAREHOUSES[kind]}: at most {speed:,.0f} events/s", title_justify="left")
-    for name in ("of that", "events/s sent", "p50, s", "p99, s", "longest, s", "memory, MiB"):
-        table.add_column(name, justify="right")
+    header = [f"of {speed:,.0f} events/s into {WAREHOUSES[kind]}", "events/s sent", "p50, s", "p99, s", "longest, s"]
+    rows = []
     for share, result in results:
         seconds = (result.freshness_p50, result.freshness_p99, result.freshness_max)
-        table.add_row(
-            f"{share:.0%}", f"{result.rate:,.0f}", *(f"{value:.2f}" for value in seconds), f"{result.memory_max:.0f}"
-        )
-    return table
+        figures = [f"{result.rate:,.0f}", *(f"{value:.2f}" for value in seconds), f"{result.memory_max:.0f}"]
+        rows.append([f"{share:.0%}", *figures])
+    return markdown([*header, "memory, MiB"], rows)
 
 
 @click.command()
@@ -71,7 +93,7 @@ def main(
 ) -> None:
     """Measure how fast the main job is with a backlog, then how late it is at parts of that speed."""
     kinds = kinds or tuple(WAREHOUSES)
-    log, console = Console(stderr=True, highlight=False), Console(width=None if sys.stdout.isatty() else 120)
+    log = Console(stderr=True, highlight=False)
     load = os.getloadavg()[0]
     if load > QUIET_LOAD:
         log.print(f"load average {load:.2f}: something else is running, so these figures are not worth keeping")
@@ -88,16 +110,7 @@ def main(
         for kind in kinds:
             speed = speed_of(bench, kind)
             log.print(f"{WAREHOUSES[kind]}: {speed:,.0f} events/s with a backlog")
-            results = []
-            for share in shares:
-                result = soak(
-                    bench, corpus, kind, seconds=seconds + STARTING_S, quiet_seconds=0, rate=share * speed,
-                    kill_every=0, log=log, starting_seconds=STARTING_S,
-                    prefix=f"latency-{kind}-{share:.0%}".replace("%", ""),
-                )  # fmt: skip
-                if not result.balances():
-                    raise SystemExit(f"the books don't balance: {result.closing_line()}")
-                results.append((share, result))
+            results = measure_latency(bench, corpus, kind, speed=speed, shares=shares, seconds=seconds, log=log)
             found[kind] = speed, results
     if as_json:
         of_kind = {
@@ -106,10 +119,8 @@ def main(
         }
         click.echo(json.dumps({**about, **of_kind}, indent=2, ensure_ascii=False))
         return
-    for name, value in about.items():
-        console.print(f"{name}: {value}", highlight=False)
-    for kind, (speed, results) in found.items():
-        console.print(latency_table(speed, kind, results))
+    tables = [latency_table(speed, kind, results) for kind, (speed, results) in found.items()]
+    click.echo("\n\n".join([about_lines(about), *tables]))
 
 
 if __name__ == "__main__":
