@@ -3,6 +3,7 @@
 VocbeamError
 ├── ConfigError            an option, a file or a secret is missing or wrong        exit 2
 ├── GovernanceError        the governance file breaks a rule (file:line)            exit 2
+├── Refused                what a person entered breaks a rule; nothing was stored   exit 2
 ├── SchemaError            a schema is unknown, unreadable or incompatible          exit 2
 ├── WorseModel             a new text model is worse than the published one         exit 1
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
@@ -42,6 +43,19 @@ class GovernanceError(VocbeamError):
     """The governance file breaks a rule; the message names file and line."""
 
     exit_code = 2
+
+
+class Refused(VocbeamError):
+    """What a person entered (a flag, or what is done about a flag or case) breaks a rule; nothing was stored.
+
+    `field` names the entry that is wrong, where it is one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class SchemaError(VocbeamError):

@@ -29,6 +29,7 @@ from vocbeam.sinks.tables import (
     dead_letter,
     event,
     event_key,
+    flag_action,
     measure,
     measure_retired,
     retired_row,
@@ -106,7 +107,7 @@ def remove_rows(
     The condition is asked again of a row that had to be waited for. `stays` tells whether a contribution stays in
     `measure`, as reported and restated: what a row adds to one metric stays in both or in none. A subject is remembered
     in `retired_subject`, so that no later event is folded into a new row of its own. Corrections of the tags of what is
-    removed go with it.
+    removed, and what was done about flags, go with it.
     """
     key = list(table.primary_key)
     corrected = [table.c[name] for name in (_CORRECTED_BY.get(table.name),) if name]
@@ -120,6 +121,7 @@ def remove_rows(
         # Found by the events, so before they go.
         gone = select(*[event.c[column.name] for column in settle_event.primary_key]).where(keyed(event, keys))
         connection.execute(delete(settle_event).where(tuple_(*settle_event.primary_key).in_(gone)))
+        connection.execute(delete(flag_action).where(flag_action.c.event_key.in_([row.event_key for row in rows])))
     connection.execute(delete(table).where(keyed(table, keys)))
     if table in SUBJECT_TABLES:
         mark_subjects(connection, [(row[0], table.name) for row in keys], reason, now)

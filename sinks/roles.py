@@ -97,6 +97,17 @@ TABLE_ACCESS: Mapping[str, Access] = {
             )
         },
     ),
+    # The owner's too: what is done about flags and cases names the person who did it.
+    "flag_action": Access(),
+    "alert_case": Access(
+        auditor={
+            "SELECT": (
+                "case_id", "alert", "metric", "stage", "department", "unit", "window_length", "started_at", "opened_at",
+                "acknowledged_at", "closed_at",
+            )
+        },
+    ),
+    "case_alert": Access(auditor=_READ),
     # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
     "settle_position": Access(writer=_READ, auditor=_READ),
     "settle_again": Access(auditor=_READ),
