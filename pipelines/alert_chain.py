@@ -1,4 +1,4 @@
-"""The whole path of an alert, with real parts: events → pipeline → warehouse → exporter → rules → the department's webhook.
+"""The whole path of an alert, with real parts: events, pipeline, warehouse, exporter, rules, the department's webhook.
 
 Windows are hours that have passed; their events are sent now. What moves is the metrics' `delay`, so that the window
 that counts as the last closed one is an earlier or a later of these hours: no clock is changed, and no rule.
@@ -18,16 +18,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
-from urllib.request import urlopen
 
+import httpx
 from ruamel.yaml import YAML
 
 from vocbeam.deploy.broker import HOST, free_port
 from vocbeam.deploy.monitoring import Programs, running_alertmanager, running_prometheus
 from vocbeam.deploy.tether import release, start_tethered
 from vocbeam.pipelines.alert_routes import OPERATED, WATCHED, Delivery
-from vocbeam.pipelines.alert_rules import Pace
+from vocbeam.pipelines.alert_rules import DEPARTMENT_SCOPE, Pace
 from vocbeam.pipelines.apply import apply_to, now_us
 from vocbeam.pipelines.generate import routes_text, rules_text
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE, Home
@@ -267,15 +266,14 @@ class Chain:
 
     def _firing(self, expression: str) -> list[Any]:
         """Samples that Prometheus gives now."""
-        with urlopen(f"{self._prometheus}/api/v1/query?query={quote(expression)}", timeout=10) as answer:
-            result: list[Any] = json.load(answer)["data"]["result"]
+        answer = httpx.get(f"{self._prometheus}/api/v1/query", params={"query": expression}, timeout=10)
+        result: list[Any] = answer.raise_for_status().json()["data"]["result"]
         return result
 
     def _inhibited(self) -> bool:
         """Whether Alertmanager holds back every alert of a department that it knows to fire."""
-        chosen = quote('scope="department"')
-        with urlopen(f"{self._alertmanager}/api/v2/alerts?filter={chosen}", timeout=10) as answer:
-            alerts = json.load(answer)
+        chosen = {"filter": f'scope="{DEPARTMENT_SCOPE}"'}
+        alerts = httpx.get(f"{self._alertmanager}/api/v2/alerts", params=chosen, timeout=10).raise_for_status().json()
         return bool(alerts) and all(alert["status"]["inhibitedBy"] for alert in alerts)
 
     def _loaded(self) -> int:
@@ -326,5 +324,5 @@ def run_chain(scene: Scene) -> Iterator[Step]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, without settings of an installation."""
+    """The environment of this process, without settings of an installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("VOCBEAM_")}

@@ -47,6 +47,9 @@ class Pace:
     interval: str | None = None
 
 
+USUAL_PACE = Pace()
+
+
 def rules_document(governance: Governance, runbooks: str, pace: Pace) -> dict[str, Any]:
     """The rules file. `runbooks` is the address of the folder that holds the runbooks."""
     groups: dict[str, list[Rule]] = {

@@ -16,7 +16,7 @@ import click
 from ruamel.yaml import YAML
 
 from vocbeam.pipelines.alert_routes import Delivery, routes_document
-from vocbeam.pipelines.alert_rules import Pace, manifest, rules_document
+from vocbeam.pipelines.alert_rules import USUAL_PACE, Pace, manifest, rules_document
 from vocbeam.pipelines.dashboard import dashboard_document
 from vocbeam.pipelines.settings import governance_option
 from vocbeam.schemas.errors import ConfigError
@@ -29,7 +29,7 @@ WEBHOOK = "http://alerts:9095/{route}"
 
 
 def rules_text(
-    governance: Governance, runbooks: str = RUNBOOKS, pace: Pace = Pace(), *, kubernetes: bool = False
+    governance: Governance, runbooks: str = RUNBOOKS, pace: Pace = USUAL_PACE, *, kubernetes: bool = False
 ) -> str:
     """The rules file of Prometheus, or the same rules as a manifest for its Kubernetes operator."""
     rules = rules_document(governance, runbooks, pace)

@@ -1,4 +1,4 @@
-"""The whole path of an alert: events, pipeline, warehouse, exporter, Prometheus, Alertmanager, a department's webhook."""
+"""The whole path of an alert, from events by way of Prometheus and Alertmanager to a department's webhook."""
 
 from __future__ import annotations
 

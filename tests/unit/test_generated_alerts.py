@@ -52,8 +52,8 @@ def test_generated__is_what_the_example_gives(name: str, tmp_path: Path) -> None
     assert generated(*command, out).exit_code == 0
     assert out.read_bytes() == (DEPLOY / name).read_bytes()
     changed = tmp_path / "changed.yaml"
-    changed.write_text(RETAILER_FILE.read_text(encoding="utf-8").replace("supply-chain, c", "stock, c").replace(
-        "name: Satisfaction", "name: Happiness").replace("company: Lumen", "company: Lamp"), encoding="utf-8")  # fmt: skip
+    text = RETAILER_FILE.read_text(encoding="utf-8").replace("company: Lumen", "company: Lamp")
+    changed.write_text(text, encoding="utf-8")
     other = generated(*FILES[name], "--governance", changed, "--output", out, "--check")
     assert isinstance(other.exception, ConfigError)
     assert "write it anew" in str(other.exception)
