@@ -190,11 +190,6 @@ def _target_alert(metric: Metric, name: str, expr: str, summary: str, descriptio
 def _flag_alerts(governance: Governance) -> Iterator[Rule]:
     if not any(department.acknowledge_flags_within for department in governance.departments):
         return
-    limits = ", ".join(
-        f"{department.id} {_span(department.acknowledge_flags_within)}"
-        for department in governance.departments
-        if department.acknowledge_flags_within
-    )
     yield {
         "alert": "FlagsOverdue",
         "expr": "max without (instance, pod) (vocbeam_flags_overdue) > 0",
@@ -206,9 +201,8 @@ def _flag_alerts(governance: Governance) -> Iterator[Rule]:
             "stage": "flags",
         },
         "annotations": {
-            "summary": "{{ $value }} red flags of employees for {{ $labels.department }} wait to be acknowledged, and "
-            "their time is over.",
-            "description": f"Somebody of the department should read them and say so. Time by department: {limits}.",
+            "summary": "{{ $value }} red flags of employees for {{ $labels.department }} are overdue.",
+            "description": "Nobody of the department has acknowledged them in the time that the governance file gives.",
         },
     }
 
