@@ -150,6 +150,8 @@ def prometheus(
 @click.option("--mail-from", help="Sender of these mails.")
 @click.option("--mail-user", help="Account at the mail server.")
 @click.option("--mail-password-file", help="File with its password, as Alertmanager sees it.")
+@click.option("--case-url", help="Address of `vocbeam case receive`: departments' alerts go there too, and open cases.")
+@click.option("--case-token-file", help="File with the secret for that address, as Alertmanager sees it.")
 @duration_option("--group-wait", Delivery.group_wait, "How long alerts of a stage are gathered before one is told.")
 @duration_option("--operations-wait", Delivery.operations_wait, "The same for the pipeline's own; make it shorter.")
 @duration_option("--group-interval", Delivery.group_interval, "How soon a change of a told group is told.")
