@@ -26,4 +26,4 @@ def test_chain__an_incident_reaches_its_department_and_nobody_else(
     for step in steps:
         print(f"{step.seconds:6.1f} s  {step.what}")
     kafka_topics.created = [name for name in list_topics(scene.bootstrap) if name.startswith(scene.topic_prefix)]
-    assert len(steps) == 8
+    assert len(steps) == 9
