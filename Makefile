@@ -75,7 +75,7 @@ generate: setup ## Write the generated files in deploy from the retailer's gover
 	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml
 	@$(BIN)/vocbeam generate grafana --governance $(GOVERNANCE) --output deploy/generated/vocbeam.json
 
-verify-alerts: setup ## Simulate stable companies and planted drops; count false and missed alarms
+verify-alerts: setup ## Count false and missed alarms by simulation; send an incident through the whole chain
 	@$(BIN)/vocbeam verify alerts
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets

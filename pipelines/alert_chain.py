@@ -1,4 +1,4 @@
-"""The whole path of an alert, with real parts: events → pipeline → warehouse → exporter → rules → the department's webhook.
+"""The whole path of an alert, with real parts: events, pipeline, warehouse, exporter, rules, the department's webhook.
 
 Windows are hours that have passed; their events are sent now. What moves is the metrics' `delay`, so that the window
 that counts as the last closed one is an earlier or a later of these hours: no clock is changed, and no rule.
@@ -18,16 +18,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
-from urllib.request import urlopen
 
+import httpx
 from ruamel.yaml import YAML
 
 from vocbeam.deploy.broker import HOST, free_port
 from vocbeam.deploy.monitoring import Programs, running_alertmanager, running_prometheus
 from vocbeam.deploy.tether import release, start_tethered
 from vocbeam.pipelines.alert_routes import OPERATED, WATCHED, Delivery
-from vocbeam.pipelines.alert_rules import Pace
+from vocbeam.pipelines.alert_rules import DEPARTMENT_SCOPE, Pace
 from vocbeam.pipelines.apply import apply_to, now_us
 from vocbeam.pipelines.generate import routes_text, rules_text
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE, Home
@@ -35,6 +34,7 @@ from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.timebase import HOUR_US, MINUTE_US, SECOND_US
 from vocbeam.sinks import read
+from vocbeam.sinks.cases import cases
 from vocbeam.sinks.engine import open_engine
 
 SEEN_WITHIN_S = 90.0
@@ -148,7 +148,7 @@ class Chain:
         """Raises ChainBroken where something isn't seen, or somebody is told who shouldn't be."""
         self._close(QUIET_HOURS - 1)
         self._send("history", dict.fromkeys(range(QUIET_HOURS), ()))
-        pipeline = self._start("run")
+        pipeline = self._start("run", *self._kafka, f"--governance={self._governance}")
         self._wait("the events are in the warehouse", lambda: self._loaded() >= 3 * N * QUIET_HOURS)
         self._watch()
         yield self._wait("Watchdog arrives", lambda: self.inboxes.told(WATCHED, "Watchdog"))
@@ -167,11 +167,18 @@ class Chain:
         (first,) = self.inboxes.told("logistics", "TargetMissed")
         metrics = sorted(labels["metric"] for _, labels in first.alerts)
         self._require(metrics == sorted(DELAYED), "two metrics of a stage come in one notification")
+        yield self._wait("a case is opened for each", lambda: self._cases() == {(name, False) for name in DELAYED})
 
         self._send("recovery", {QUIET_HOURS + 2: ("get_help",), QUIET_HOURS + 3: ("get_help",)})
         self._wait("the recovery is in the warehouse", lambda: self._loaded() >= 3 * N * HOURS)
         self._close(QUIET_HOURS + 2)
-        yield self._wait("the metric recovers", lambda: self.inboxes.told("logistics", "TargetMissed", "resolved"))
+        yield self._wait(
+            "the metric recovers: the department is told, and the cases know it",
+            lambda: (
+                self.inboxes.told("logistics", "TargetMissed", "resolved")
+                and self._cases() == {(name, True) for name in DELAYED}
+            ),
+        )
 
         release(pipeline)
         yield self._wait(
@@ -183,7 +190,7 @@ class Chain:
         self._wait("another stage misses its target", lambda: self._firing(held_back))
         yield self._wait("meanwhile alerts of departments are inhibited", self._inhibited)
         self._require(not self.inboxes.told("customer_service", "TargetMissed"), "an inhibited alert tells nobody")
-        self._start("run")
+        self._start("run", *self._kafka, f"--governance={self._governance}")
         yield self._wait(
             "the pipeline is back: the alert that was held back is told",
             lambda: (
@@ -246,13 +253,20 @@ class Chain:
 
     def _watch(self) -> None:
         """Starts exporter, Alertmanager and Prometheus, under the files that vocbeam generates."""
-        folder, port = self._scene.folder, free_port()
-        self._start("exporter", f"--port={port}", "--refresh-seconds=1", "--reconcile-seconds=0")
+        folder, port, case_port = self._scene.folder, free_port(), free_port()
+        self._start("case", "receive", f"--port={case_port}")
+        self._start("exporter", f"--port={port}", "--refresh-seconds=1", "--reconcile-seconds=0", *self._kafka)
         rules, routes = folder / "rules.yml", folder / "alertmanager.yml"
         governance = load_governance(self._governance)
         rules.write_text(rules_text(governance, pace=PACE), encoding="utf-8")
         named = self._running.enter_context(self.inboxes.listening()) + "{route}"
-        routes.write_text(routes_text(governance, Delivery(webhook_url=named, **NOTIFYING)), encoding="utf-8")
+        delivery = Delivery(
+            webhook_url=named,
+            case_url=f"http://{HOST}:{case_port}/alerts",
+            case_token_file=str((self._home.keys / "case_token").absolute()),
+            **NOTIFYING,
+        )
+        routes.write_text(routes_text(governance, delivery), encoding="utf-8")
         programs = self._scene.programs
         self._alertmanager = self._running.enter_context(running_alertmanager(programs.alertmanager, folder, routes))
         config = {
@@ -267,15 +281,14 @@ class Chain:
 
     def _firing(self, expression: str) -> list[Any]:
         """Samples that Prometheus gives now."""
-        with urlopen(f"{self._prometheus}/api/v1/query?query={quote(expression)}", timeout=10) as answer:
-            result: list[Any] = json.load(answer)["data"]["result"]
+        answer = httpx.get(f"{self._prometheus}/api/v1/query", params={"query": expression}, timeout=10)
+        result: list[Any] = answer.raise_for_status().json()["data"]["result"]
         return result
 
     def _inhibited(self) -> bool:
         """Whether Alertmanager holds back every alert of a department that it knows to fire."""
-        chosen = quote('scope="department"')
-        with urlopen(f"{self._alertmanager}/api/v2/alerts?filter={chosen}", timeout=10) as answer:
-            alerts = json.load(answer)
+        chosen = {"filter": f'scope="{DEPARTMENT_SCOPE}"'}
+        alerts = httpx.get(f"{self._alertmanager}/api/v2/alerts", params=chosen, timeout=10).raise_for_status().json()
         return bool(alerts) and all(alert["status"]["inhibitedBy"] for alert in alerts)
 
     def _loaded(self) -> int:
@@ -285,6 +298,16 @@ class Chain:
                 return sum(row.loaded for row in read.ledger(connection))
         finally:
             engine.dispose()
+
+    def _cases(self) -> set[tuple[str, bool]]:
+        """Metric of each case of the stage with the incident, and whether it has recovered."""
+        engine = open_engine(self._scene.warehouse)
+        try:
+            with read.snapshot(engine) as connection:
+                found = cases(connection, department="logistics", stage="deliver")
+        finally:
+            engine.dispose()
+        return {(case.metric, case.recovered_at is not None) for case in found}
 
     def _wait(self, what: str, seen: Callable[[], object]) -> Step:
         began = time.monotonic()
@@ -304,9 +327,8 @@ class Chain:
 
     def _start(self, command: str, *options: str) -> subprocess.Popen[bytes]:
         """A command of ours that goes on until it is released, or this run of the chain ends."""
-        where = (f"--home={self._home.path}", f"--warehouse={self._scene.warehouse}", *self._kafka)
-        governed = (f"--governance={self._governance}",) if command == "run" else ()
-        line = (*VOCBEAM, command, *where, *governed, *options)
+        where = (f"--home={self._home.path}", f"--warehouse={self._scene.warehouse}")
+        line = (*VOCBEAM, command, *options, *where)
         process = start_tethered(line, self._scene.folder / f"{command}.log", _environment())
         self._running.callback(release, process)
         return process
@@ -326,5 +348,5 @@ def run_chain(scene: Scene) -> Iterator[Step]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, without settings of an installation."""
+    """The environment of this process, without settings of an installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("VOCBEAM_")}

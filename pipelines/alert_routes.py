@@ -24,6 +24,7 @@ class Delivery:
 
     `group_wait`: how long alerts of a stage are gathered before the first notification; `operations_wait`, the same for
     the pipeline's own, is shorter, so that what silences departments is known in time. All are durations of Prometheus.
+    Alerts of departments go to `case_url` too, which opens cases.
     """
 
     webhook_url: str
@@ -36,6 +37,8 @@ class Delivery:
     operations_wait: str = "30s"
     group_interval: str = "10m"
     repeat_interval: str = "24h"
+    case_url: str | None = None
+    case_token_file: str | None = None
 
 
 def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any]:
@@ -90,7 +93,10 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
                 "target_matchers": ['scope="pipeline"', 'severity="warning"'],
             },
         ],
-        "receivers": [_receiver(name, delivery) for name in names],
+        "receivers": [
+            *(_receiver(name, delivery) for name in names[:3]),
+            *(_with_cases(_receiver(name, delivery), delivery) for name in names[3:]),
+        ],
     }
 
 
@@ -104,6 +110,15 @@ def _receiver(name: str, delivery: Delivery) -> dict[str, Any]:
     if delivery.token_file is not None and "://" not in name:
         webhook["http_config"] = {"authorization": {"credentials_file": delivery.token_file}}
     return {"name": name, "webhook_configs": [webhook]}
+
+
+def _with_cases(receiver: dict[str, Any], delivery: Delivery) -> dict[str, Any]:
+    if delivery.case_url is None:
+        return receiver
+    webhook: dict[str, Any] = {"url": delivery.case_url, "send_resolved": True}
+    if delivery.case_token_file is not None:
+        webhook["http_config"] = {"authorization": {"credentials_file": delivery.case_token_file}}
+    return {**receiver, "webhook_configs": [*receiver.get("webhook_configs", []), webhook]}
 
 
 def _is_mail(route: str) -> bool:

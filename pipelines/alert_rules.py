@@ -47,6 +47,9 @@ class Pace:
     interval: str | None = None
 
 
+USUAL_PACE = Pace()
+
+
 def rules_document(governance: Governance, runbooks: str, pace: Pace) -> dict[str, Any]:
     """The rules file. `runbooks` is the address of the folder that holds the runbooks."""
     groups: dict[str, list[Rule]] = {
@@ -54,6 +57,7 @@ def rules_document(governance: Governance, runbooks: str, pace: Pace) -> dict[st
         "vocbeam_pipeline": list(_pipeline_alerts(pace.wait)),
         "vocbeam_freshness": list(_freshness_alerts(governance)),
         "vocbeam_targets": list(_target_alerts(governance, pace.wait)),
+        "vocbeam_flags": list(_flag_alerts(governance, pace.wait)),
     }
     for rules in groups.values():
         for rule in rules:
@@ -211,6 +215,26 @@ def _target_alert(metric: Metric, name: str, wait: str, expr: str, summary: str,
             "metric": metric.id,
         },
         "annotations": {"summary": summary, "description": description},
+    }
+
+
+def _flag_alerts(governance: Governance, wait: str) -> Iterator[Rule]:
+    if not any(department.acknowledge_flags_within for department in governance.departments):
+        return
+    yield {
+        "alert": "FlagsOverdue",
+        "expr": "max without (instance, pod) (vocbeam_flags_overdue) > 0",
+        "for": wait,
+        "labels": {
+            "team": "{{ $labels.department }}",
+            "severity": "warning",
+            "scope": DEPARTMENT_SCOPE,
+            "stage": "flags",
+        },
+        "annotations": {
+            "summary": "{{ $value }} red flags of employees for {{ $labels.department }} are overdue.",
+            "description": "Nobody of the department has acknowledged them in the time that the governance file gives.",
+        },
     }
 
 

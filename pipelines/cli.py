@@ -26,11 +26,13 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
+    "case": Entry("vocbeam.pipelines.case:case", "Show and close the cases that alerts on targets opened."),
+    "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
     "compact": Entry(
         "vocbeam.pipelines.compact:compact_command", "Fold closed periods of the metrics to hours and days."
     ),
-    "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
     "drivers": Entry("vocbeam.pipelines.drivers:drivers", "Estimate the metric tree, and tell drivers from noise."),
+    "flag": Entry("vocbeam.pipelines.flag:flag", "Raise, acknowledge and resolve employees' flags."),
     "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),
     "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
     "experiment": Entry(

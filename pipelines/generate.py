@@ -16,7 +16,7 @@ import click
 from ruamel.yaml import YAML
 
 from vocbeam.pipelines.alert_routes import Delivery, routes_document
-from vocbeam.pipelines.alert_rules import Pace, manifest, rules_document
+from vocbeam.pipelines.alert_rules import USUAL_PACE, Pace, manifest, rules_document
 from vocbeam.pipelines.dashboard import dashboard_document
 from vocbeam.pipelines.settings import governance_option
 from vocbeam.schemas.errors import ConfigError
@@ -29,7 +29,7 @@ WEBHOOK = "http://alerts:9095/{route}"
 
 
 def rules_text(
-    governance: Governance, runbooks: str = RUNBOOKS, pace: Pace = Pace(), *, kubernetes: bool = False
+    governance: Governance, runbooks: str = RUNBOOKS, pace: Pace = USUAL_PACE, *, kubernetes: bool = False
 ) -> str:
     """The rules file of Prometheus, or the same rules as a manifest for its Kubernetes operator."""
     rules = rules_document(governance, runbooks, pace)
@@ -150,6 +150,8 @@ def prometheus(
 @click.option("--mail-from", help="Sender of these mails.")
 @click.option("--mail-user", help="Account at the mail server.")
 @click.option("--mail-password-file", help="File with its password, as Alertmanager sees it.")
+@click.option("--case-url", help="Address of `vocbeam case receive`: departments' alerts go there too, and open cases.")
+@click.option("--case-token-file", help="File with the secret for that address, as Alertmanager sees it.")
 @duration_option("--group-wait", Delivery.group_wait, "How long alerts of a stage are gathered before one is told.")
 @duration_option("--operations-wait", Delivery.operations_wait, "The same for the pipeline's own; make it shorter.")
 @duration_option("--group-interval", Delivery.group_interval, "How soon a change of a told group is told.")

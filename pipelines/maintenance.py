@@ -148,7 +148,7 @@ def plan(
 def chosen(
     governance: Governance, departments: Iterable[str], stages: Iterable[str], *, pipeline: bool, everything: bool
 ) -> Silenced:
-    """What is to be silent. Raises ConfigError for nothing, for a contradiction, or for a name the file doesn't know."""
+    """What is to be silent. Raises ConfigError for nothing, a contradiction, or a name that the file doesn't know."""
     given = {"department": tuple(dict.fromkeys(departments)), "stage": tuple(dict.fromkeys(stages))}
     if any(given.values()) + pipeline + everything != 1:
         raise ConfigError("say what is to be silent: --department and --stage, or --pipeline, or --all")

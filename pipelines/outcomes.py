@@ -19,7 +19,7 @@ from vocbeam.schemas.timebase import SECOND_US, LocalCalendar
 from vocbeam.sinks import read
 from vocbeam.sinks.cases import CaseRow, get_case, stages_with_cases
 from vocbeam.sinks.figures import Dates, FigureRow, figures
-from vocbeam.sinks.flags import flag
+from vocbeam.sinks.flags import get_flag
 from vocbeam.sinks.small_groups import Place
 from vocbeam.sinks.target_windows import MONTHLY_KINDS, last_closed
 from vocbeam.sinks.views import BOTH
@@ -83,7 +83,7 @@ def around_flag(connection: Connection, key: str, *, now: int) -> list[Movement]
     `key` is the flag's key or event id, `now` UTC microseconds. Empty where the flag has no stage, or no whole day has
     passed since. What moved beside a flag need not have moved for it. Raises Refused where there is no such flag.
     """
-    found = flag(connection, key)
+    found = get_flag(connection, key)
     calendar = LocalCalendar(read.timezone(connection))
     after = _days_after(_day(calendar, found.resolved_at or found.raised_at), _day(calendar, now))
     if found.stage == UNASSIGNED or after is None:

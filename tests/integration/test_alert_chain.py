@@ -1,4 +1,4 @@
-"""The whole path of an alert: events, pipeline, warehouse, exporter, Prometheus, Alertmanager, a department's webhook."""
+"""The whole path of an alert, from events by way of Prometheus and Alertmanager to a department's webhook."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ def test_chain__an_incident_reaches_its_department_and_nobody_else(
     for step in steps:
         print(f"{step.seconds:6.1f} s  {step.what}")
     kafka_topics.created = [name for name in list_topics(scene.bootstrap) if name.startswith(scene.topic_prefix)]
-    assert len(steps) == 8
+    assert len(steps) == 9
