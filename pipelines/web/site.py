@@ -23,7 +23,7 @@ from werkzeug.sansio.utils import host_is_trusted
 from vocbeam.pipelines.report import Line, interval_of, overall, size_of, value_of
 from vocbeam.pipelines.report_page import SYMBOLS, TEMPLATES
 from vocbeam.pipelines.web.charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart, weekly_chart
-from vocbeam.pipelines.web.figures import FigureKeeper, Figures, Trends, worst
+from vocbeam.pipelines.web.figures import FigureKeeper, Figures, Trends, standing, worst
 from vocbeam.pipelines.web.people import Person
 from vocbeam.pipelines.web.sign_in import SignIn, sign_out
 from vocbeam.pipelines.wording import format_target
@@ -55,8 +55,8 @@ CHARTS = 6
 """More plots than these hide what matters."""
 
 ISSUES = 8
-ENTRIES = 50
-"""Most flags, and most cases, on a page."""
+ENTRIES, ALL_ENTRIES = 10, 500
+"""Most flags, and most cases, on a page, and on one that was asked for all."""
 
 AUDIT_ROWS = 100
 
@@ -304,13 +304,13 @@ class Site:
         self.reader()
         figures = self.figures()
         row = figures.stage(stage) or abort(404, "There is no such stage in the governance file in force.")
-        whole = [line for line in figures.stage_lines if line.stage == stage]
+        whole = sorted((line for line in figures.stage_lines if line.stage == stage), key=standing)
         return render_template(
             "stage.html.j2",
             stage=row,
             owner=figures.department(row.owner or ""),
             whole=whole,
-            lines=[line for line in figures.lines if line.stage == stage],
+            lines=sorted((line for line in figures.lines if line.stage == stage), key=standing),
             charts=_charts(whole, figures.stage_trends, lambda line: line.stage),
             issues=[issue for issue in figures.issues if issue.stage == stage][:ISSUES],
             **self._work(stage=stage),
@@ -323,13 +323,11 @@ class Site:
         figures = self.figures()
         row = figures.department(department) or abort(404, "There is no such department in the governance file.")
         whole = [line for line in figures.department_lines if line.department == department]
-        order = {stage.stage: number for number, stage in enumerate(figures.stages)}
-        lines = [line for line in figures.lines if line.department == department]
         return render_template(
             "department.html.j2",
             department=row,
             owned=[stage for stage in figures.stages if stage.owner == department],
-            lines=sorted(lines, key=lambda line: order.get(line.stage, len(order))),
+            lines=sorted((line for line in figures.lines if line.department == department), key=standing),
             charts=_charts(whole, figures.department_trends, lambda line: line.department),
             issues=[issue for issue in figures.issues if issue.department == department][:ISSUES],
             **self._work(department=department),
@@ -338,16 +336,24 @@ class Site:
 
     def _work(self, **place: str) -> dict[str, Any]:
         """Open flags and cases of a stage or department, the latest first."""
+        most = ALL_ENTRIES if "all" in request.args else ENTRIES
         with read.snapshot(self._reading) as connection:
             open_flags = [
-                *find_flags(connection, **place, state="open", limit=ENTRIES),
-                *find_flags(connection, **place, state="acknowledged", limit=ENTRIES),
+                *find_flags(connection, **place, state="open", limit=most),
+                *find_flags(connection, **place, state="acknowledged", limit=most),
             ]
             open_cases = [
-                *find_cases(connection, **place, state="open", limit=ENTRIES),
-                *find_cases(connection, **place, state="acknowledged", limit=ENTRIES),
+                *find_cases(connection, **place, state="open", limit=most),
+                *find_cases(connection, **place, state="acknowledged", limit=most),
             ]
-        return {"flags": open_flags[:ENTRIES], "cases": open_cases[:ENTRIES], "now": self._now(), "most": ENTRIES}
+            counts = [_by_place(count(connection)) for count in (unresolved_flags, unclosed_cases)]
+        return {
+            "flags": open_flags[:most],
+            "cases": open_cases[:most],
+            "flags_in_all": sum(counts[0][kind, of] for kind, of in place.items()),
+            "cases_in_all": sum(counts[1][kind, of] for kind, of in place.items()),
+            "now": self._now(),
+        }
 
     # --- Flags and cases ----------------------------------------------------------------------------------------------
 
