@@ -20,7 +20,10 @@ WATCHED = "vocbeam.watchdog"
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's."""
+    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's.
+
+    Alerts of departments go to `case_url` too, which opens cases.
+    """
 
     webhook_url: str
     token_file: str | None = None
@@ -28,6 +31,8 @@ class Delivery:
     mail_from: str | None = None
     mail_user: str | None = None
     mail_password_file: str | None = None
+    case_url: str | None = None
+    case_token_file: str | None = None
 
 
 def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any]:
@@ -82,7 +87,10 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
                 "target_matchers": ['scope="pipeline"', 'severity="warning"'],
             },
         ],
-        "receivers": [_receiver(name, delivery) for name in names],
+        "receivers": [
+            *(_receiver(name, delivery) for name in names[:3]),
+            *(_with_cases(_receiver(name, delivery), delivery) for name in names[3:]),
+        ],
     }
 
 
@@ -96,6 +104,15 @@ def _receiver(name: str, delivery: Delivery) -> dict[str, Any]:
     if delivery.token_file is not None and "://" not in name:
         webhook["http_config"] = {"authorization": {"credentials_file": delivery.token_file}}
     return {"name": name, "webhook_configs": [webhook]}
+
+
+def _with_cases(receiver: dict[str, Any], delivery: Delivery) -> dict[str, Any]:
+    if delivery.case_url is None:
+        return receiver
+    webhook: dict[str, Any] = {"url": delivery.case_url, "send_resolved": True}
+    if delivery.case_token_file is not None:
+        webhook["http_config"] = {"authorization": {"credentials_file": delivery.case_token_file}}
+    return {**receiver, "webhook_configs": [*receiver.get("webhook_configs", []), webhook]}
 
 
 def _is_mail(route: str) -> bool:

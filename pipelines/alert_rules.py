@@ -38,6 +38,7 @@ def rules_document(governance: Governance, runbooks: str) -> dict[str, Any]:
         "vocbeam_pipeline": list(_pipeline_alerts()),
         "vocbeam_freshness": list(_freshness_alerts(governance)),
         "vocbeam_targets": list(_target_alerts(governance)),
+        "vocbeam_flags": list(_flag_alerts(governance)),
     }
     for rules in groups.values():
         for rule in rules:
@@ -183,6 +184,26 @@ def _target_alert(metric: Metric, name: str, expr: str, summary: str, descriptio
             "metric": metric.id,
         },
         "annotations": {"summary": summary, "description": description},
+    }
+
+
+def _flag_alerts(governance: Governance) -> Iterator[Rule]:
+    if not any(department.acknowledge_flags_within for department in governance.departments):
+        return
+    yield {
+        "alert": "FlagsOverdue",
+        "expr": "max without (instance, pod) (vocbeam_flags_overdue) > 0",
+        "for": "2m",
+        "labels": {
+            "team": "{{ $labels.department }}",
+            "severity": "warning",
+            "scope": "department",
+            "stage": "flags",
+        },
+        "annotations": {
+            "summary": "{{ $value }} red flags of employees for {{ $labels.department }} are overdue.",
+            "description": "Nobody of the department has acknowledged them in the time that the governance file gives.",
+        },
     }
 
 

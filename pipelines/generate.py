@@ -102,6 +102,8 @@ def prometheus(governance: Path, output: Path | None, runbooks: str) -> None:
 @click.option("--mail-from", help="Sender of these mails.")
 @click.option("--mail-user", help="Account at the mail server.")
 @click.option("--mail-password-file", help="File with its password, as Alertmanager sees it.")
+@click.option("--case-url", help="Address of `vocbeam case receive`: departments' alerts go there too, and open cases.")
+@click.option("--case-token-file", help="File with the secret for that address, as Alertmanager sees it.")
 def alertmanager(governance: Path, output: Path | None, **delivery: Any) -> None:
     """Routes by department, inhibition while the pipeline is down, and receivers; no secret is written."""
     if "{route}" not in delivery["webhook_url"]:

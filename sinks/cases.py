@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, case, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, case, func, insert, or_, select, update
 
 from vocbeam.schemas.errors import Refused
 from vocbeam.schemas.timebase import to_micros
 from vocbeam.sinks.flags import MAX_NAME_CHARS, MAX_WORDS_CHARS, Acted, words
-from vocbeam.sinks.tables import alert_case, case_alert, department, journey_stage, metric
+from vocbeam.sinks.tables import alert_case, case_alert, department, journey_stage
+from vocbeam.sinks.tables import metric as metric_table
+from vocbeam.sinks.target_windows import LENGTHS, Length
 
 State = Literal["open", "acknowledged", "closed"]
 STATES: tuple[State, ...] = ("open", "acknowledged", "closed")
@@ -44,7 +46,7 @@ class CaseRow:
     stage: str
     department: str
     unit: str
-    window_length: str
+    window_length: Length
     summary: str
     started_at: int
     opened_at: int
@@ -113,12 +115,12 @@ class _Known:
         def ids(column: Any) -> set[str]:
             return set(connection.execute(select(column)).scalars())
 
-        self._allowed = {
+        self._allowed: dict[str, set[str]] = {
             "department": ids(department.c.department),
             "stage": ids(journey_stage.c.stage),
-            "metric": ids(metric.c.metric),
+            "metric": ids(metric_table.c.metric),
             "alertname": set(CASE_ALERTS),
-            "window": {"hour", "day", "week"},
+            "window": set(LENGTHS),
         }
 
     def opens_case(self, alert: _Alert) -> bool:
@@ -203,6 +205,13 @@ def get_case(connection: Connection, case_id: int) -> CaseRow:
     if row is None:
         raise Refused(f"there is no case {case_id}; see `vocbeam case list`", "case_id")
     return CaseRow(**row)
+
+
+def stages_with_cases(connection: Connection, metric: str, start: int, end: int) -> set[str]:
+    """Stages with a case of a metric that was open at any moment from `start` to `end`, UTC microseconds."""
+    c = alert_case.c
+    overlaps = and_(c.metric == metric, c.started_at < end, or_(c.closed_at.is_(None), c.closed_at >= start))
+    return set(connection.execute(select(c.stage).where(overlaps)).scalars())
 
 
 def acknowledge_case(connection: Connection, case_id: int, *, by: str, at: int) -> Acted:

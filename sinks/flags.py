@@ -29,8 +29,15 @@ MAX_NAME_CHARS = 200
 MAX_WORDS_CHARS = 4_000
 """Longest name of a person, and longest outcome, root cause or action."""
 
-OF_FLAGS = and_(event.c.event_type == "flag", ingest_ledger.c.topic.like("%flag"))
-"""Condition on `event` joined with `ingest_ledger`: a flag. Topics of flags, archived ones included, end so."""
+TOPICS_OF_FLAGS = "%flag"
+"""Topics that hold flags, those of archives included: pattern of LIKE."""
+
+MAX_NAME_CHARS = 200
+MAX_WORDS_CHARS = 4_000
+"""Longest name of a person, and longest outcome, root cause or action."""
+
+TOPICS_OF_FLAGS = "%flag"
+"""Topics that hold flags, those of archives included: pattern of LIKE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def flags(
     limit: int = 200,
 ) -> list[FlagRow]:
     """Flags as they are tagged now, the latest first; those that were erased or have expired are gone."""
-    query = _query()
+    query = _query(connection)
     c = query.selected_columns
     if department is not None:
         query = query.where(event.c.department == department)
@@ -115,14 +122,13 @@ def unresolved_flags(connection: Connection) -> Counter[tuple[str, str]]:
     )
     query = (
         select(e.stage, e.department, func.count())
-        .join_from(event, ingest_ledger, ingest_ledger.c.ledger_id == e.ledger_id)
-        .where(OF_FLAGS, ~resolved.exists())
+        .where(e.ledger_id.in_(ledgers_of_flags(connection)), e.event_type == "flag", ~resolved.exists())
         .group_by(e.stage, e.department)
     )
     return Counter({(stage, department): n for stage, department, n in connection.execute(query)})
 
 
-def flag(connection: Connection, key: str) -> FlagRow:
+def get_flag(connection: Connection, key: str) -> FlagRow:
     """One flag by its key or its event id. Raises Refused where there is none, or several share the id."""
     return _flag_row(_find(connection, key, lock=False))
 
@@ -163,7 +169,16 @@ def words(field: str, text: str, longest: int) -> str:
     return text
 
 
-def _query() -> Select[Any]:
+def ledgers_of_flags(connection: Connection) -> list[int]:
+    """Topic-partitions that hold flags.
+
+    By their values PostgreSQL knows how few events they hold; from a join it would expect many, and read all events.
+    """
+    c = ingest_ledger.c
+    return list(connection.execute(select(c.ledger_id).where(c.topic.like(TOPICS_OF_FLAGS))).scalars())
+
+
+def _query(connection: Connection) -> Select[Any]:
     e, d = event.c, department_table.c
     acknowledged, resolved = flag_action.alias("acknowledged"), flag_action.alias("resolved")
 
@@ -185,11 +200,10 @@ def _query() -> Select[Any]:
             resolved.c.outcome,
         )
         .select_from(event)
-        .join(ingest_ledger, ingest_ledger.c.ledger_id == e.ledger_id)
         .outerjoin(department_table, d.department == e.department)
         .outerjoin(acknowledged, done(acknowledged, ACKNOWLEDGED))
         .outerjoin(resolved, done(resolved, RESOLVED))
-        .where(OF_FLAGS)
+        .where(e.ledger_id.in_(ledgers_of_flags(connection)), e.event_type == "flag")
     )
 
 
@@ -200,7 +214,7 @@ def _find(connection: Connection, key: str, *, lock: bool) -> RowMapping:
     if len(key) == 32:
         with suppress(ValueError):
             named.append(e.event_key == bytes.fromhex(key))
-    query = _query().where(or_(*named))
+    query = _query(connection).where(or_(*named))
     rows = connection.execute(query.with_for_update(of=event) if lock else query).mappings().all()
     if not rows:
         raise Refused(

@@ -88,6 +88,8 @@ class WarehouseLook:
     recent: Counter[tuple[str, str]]
     targets: Sequence[TargetRow]
     judgements: Sequence[Judgement]
+    flags: Sequence[read.FlagCounts]
+    flag_limits: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,8 @@ class WarehouseMonitor:
             recent=self._events.recent() if self._events else Counter(),
             targets=target_rows(connection, self._lengths, closed),
             judgements=self._judgements,
+            flags=read.flag_counts(connection, now),
+            flag_limits=read.flag_limits(connection),
         )
 
     def _judge(

@@ -73,8 +73,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
         writer={"INSERT": ()},
         auditor={
             "SELECT": (
-                "ledger_id", "kafka_offset", "event_type", "source", "event_time", "stage", "department", "topic",
-                "tag_method", "tag_confidence", "taxonomy_version", "model_version", "sentiment", "reported_stage",
+                "ledger_id", "kafka_offset", "event_key", "event_type", "source", "event_time", "stage", "department",
+                "topic", "flag_kind", "tag_method", "tag_confidence", "taxonomy_version", "model_version", "sentiment",
+                "reported_stage",
                 "reported_department", "reported_topic", "contributions", "restated", "loaded_at",
             )
         },
@@ -100,7 +101,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
         },
     ),
     # The owner's too: what is done about flags and cases names the person who did it.
-    "flag_action": Access(),
+    "flag_action": Access(auditor={"SELECT": ("event_key", "action", "made_at")}),
     "alert_case": Access(
         auditor={
             "SELECT": (

@@ -50,8 +50,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
-from vocbeam.schemas.timebase import BUCKET_US
+from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
 from vocbeam.sinks import tables
+from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -1299,6 +1300,98 @@ def _override_rate(period: Period) -> Select[Any]:
 
 _RATE_COUNTS = ("n", "reviewed", "corrected")
 
+
+def _red_flags(period: Period) -> CTE:
+    """Red flags of departments with a limit by the local week or month they were raised in, as of the query."""
+    e, d, p, calendar = tables.event.c, tables.department.c, tables.privacy.c, tables.calendar_date.c
+    action, ledger = tables.flag_action.c, tables.ingest_ledger.c
+    start = calendar.week_start if period == "week" else calendar.month_start
+    due_at = e.event_time + d.acknowledge_flags_within_s * SECOND_US
+    seen_at = func.coalesce(action.made_at, NowUs())
+    counts = (
+        select(
+            start.label("period_start"),
+            # As in the rates of corrections, departments are the cells and the company is their one margin.
+            literal(EVERYWHERE).label("stage"),
+            e.department,
+            p.k,
+            _whole(func.count()).label("n"),
+            _sum_if(and_(action.made_at.is_not(None), seen_at <= due_at)).label("met"),
+            _sum_if(seen_at > due_at).label("missed"),
+            _sum_if(and_(action.made_at.is_(None), seen_at <= due_at)).label("pending"),
+        )
+        .select_from(tables.event)
+        .join(tables.ingest_ledger, ledger.ledger_id == e.ledger_id)
+        .join(tables.department, d.department == e.department)
+        .join(tables.calendar_date, and_(calendar.starts_at <= e.event_time, calendar.ends_at > e.event_time))
+        .join(tables.privacy, literal(True))
+        .outerjoin(tables.flag_action, and_(action.event_key == e.event_key, action.action == ACKNOWLEDGED))
+        .where(
+            ledger.topic.like(TOPICS_OF_FLAGS),
+            e.event_type == "flag",
+            e.flag_kind == RED_FLAG,
+            d.acknowledge_flags_within_s.is_not(None),
+        )
+        .group_by(start, e.department, p.k)
+        .subquery("counts")
+    )
+    return protect(with_sizes(counts, ("period_start",), "k"), ("period_start",))
+
+
+def _flag_acknowledgement(period: Period) -> Select[Any]:
+    """How red flags were acknowledged, by department and in the whole company."""
+    cells, table, figures = _red_flags(period), ("period_start",), ("met", "missed", "pending")
+    one = _margin(cells, frozenset[Place]({"stage", "department"}), table, figures).c
+    all_ = _margin(cells, frozenset[Place](), table, figures).c
+    columns = (*table, *figures, "hidden")
+    u = union_all(
+        select(one.department, *(one[name] for name in columns)),
+        select(literal(EVERYWHERE).label("department"), *(all_[name] for name in columns)),
+    ).subquery("flags")
+    due = u.c.met + u.c.missed
+    low, high = _wilson_of_counts(due, u.c.met)
+    shown = ("period_start", "department")
+    share = (_real(u.c.met) / _positive(due)).label("attainment")
+    kept = [*(u.c[name] for name in (*shown, *figures)), share, low.label("interval_low"), high.label("interval_high")]
+    return select(*_masked(kept, shown, u.c.hidden))
+
+
+def flag_counts(ledger_ids: Sequence[int], now: int, since: int) -> Select[Any]:
+    """Flags by department and kind: those not resolved, and how the limit was kept with those raised from `since` on.
+
+    Where there is no limit, as for all kinds but red flags, overdue, due and in_time are 0.
+    """
+    e, d, action = tables.event.c, tables.department.c, tables.flag_action
+    seen, resolved = action.alias("seen"), action.alias("resolved")
+    limited = and_(e.flag_kind == RED_FLAG, d.acknowledge_flags_within_s.is_not(None))
+    due_at = e.event_time + d.acknowledge_flags_within_s * SECOND_US
+    unseen, over = seen.c.made_at.is_(None), due_at < now
+    recent = and_(limited, e.event_time >= since)
+    in_time = _sum_if(and_(recent, seen.c.made_at <= due_at))
+    due = _sum_if(and_(recent, or_(~unseen, over)))
+    low, high = _wilson_of_counts(due, in_time)
+    return (
+        select(
+            e.department,
+            e.flag_kind.label("kind"),
+            _sum_if(unseen).label("open"),
+            _sum_if(and_(~unseen, resolved.c.made_at.is_(None))).label("acknowledged"),
+            _sum_if(and_(limited, unseen, over)).label("overdue"),
+            due.label("due"),
+            in_time.label("in_time"),
+            low.label("interval_low"),
+            high.label("interval_high"),
+        )
+        .select_from(tables.event)
+        .outerjoin(tables.department, d.department == e.department)
+        .outerjoin(seen, and_(seen.c.event_key == e.event_key, seen.c.action == ACKNOWLEDGED))
+        .outerjoin(resolved, and_(resolved.c.event_key == e.event_key, resolved.c.action == RESOLVED))
+        .where(e.ledger_id.in_(ledger_ids), e.event_type == "flag")
+        .group_by(e.department, e.flag_kind)
+        .order_by(e.department, e.flag_kind)
+    )
+
+
 _OUTCOMES = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
 
 
@@ -1402,6 +1495,13 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             f"Events that a machine tagged, per {_LENGTHS[period]}, department and method of that tag, and which share "
             "a person corrected. A lower bound of the share of wrong tags, unless events were drawn at random.",
             partial(_override_rate, period),
+        )
+    for period in _RATE_PERIODS:
+        yield (
+            f"flag_acknowledgement_by_{period}",
+            f"Red flags by the {_LENGTHS[period]} they were raised in, and department ('*' for all) with a limit: "
+            "acknowledged in time (met), late or overdue (missed), not yet due (pending), as of the query.",
+            partial(_flag_acknowledgement, period),
         )
     for period in _COARSE:
         yield (

@@ -40,7 +40,7 @@ from vocbeam.sinks.flags import (
     RED_FLAG,
     FlagRow,
     acknowledge_flag,
-    flag,
+    get_flag,
     resolve_flag,
     unresolved_flags,
 )
@@ -411,7 +411,7 @@ class Site:
 
     def acknowledge_flag(self, key: str) -> ResponseReturnValue:
         """Says that a department takes a flag on."""
-        with self._acting("flag_acknowledge", f"flag {key}", lambda found: flag(found, key)) as (
+        with self._acting("flag_acknowledge", f"flag {key}", lambda found: get_flag(found, key)) as (
             connection,
             asked,
             row,
@@ -422,7 +422,7 @@ class Site:
     def resolve_flag(self, key: str) -> ResponseReturnValue:
         """Says what came of a flag."""
         outcome = request.form.get("outcome", "")
-        with self._acting("flag_resolve", f"flag {key}", lambda found: flag(found, key)) as (connection, asked, row):
+        with self._acting("flag_resolve", f"flag {key}", lambda found: get_flag(found, key)) as (connection, asked, row):
             resolve_flag(connection, row.key, by=asked.who, at=asked.at, outcome=outcome)
         return self._back(row, "flags")
 

@@ -155,6 +155,10 @@ CASES = {
         {f"vocbeam_metric_value{PLACE}": "0.6x40", f"vocbeam_control_chart_signal{SIGNAL}": "0x5 1x10 0x20"},
         7, 10, 18, OWNER,
     ),
+    "FlagsOverdue": Case(
+        {'vocbeam_flags_overdue{department="logistics",job="vocbeam",instance="a"}': "0x5 2x10 0x20"},
+        7, 10, 18, {"team": "logistics", "stage": "flags"},
+    ),
 }  # fmt: skip
 
 
