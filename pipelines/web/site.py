@@ -422,8 +422,8 @@ class Site:
     def resolve_flag(self, key: str) -> ResponseReturnValue:
         """Says what came of a flag."""
         outcome = request.form.get("outcome", "")
-        with self._acting("flag_resolve", f"flag {key}", lambda found: get_flag(found, key)) as (connection, asked, row):
-            resolve_flag(connection, row.key, by=asked.who, at=asked.at, outcome=outcome)
+        with self._acting("flag_resolve", f"flag {key}", lambda found: get_flag(found, key)) as (writing, asked, row):
+            resolve_flag(writing, row.key, by=asked.who, at=asked.at, outcome=outcome)
         return self._back(row, "flags")
 
     def case(self, case_id: int, wrong: str | None = None) -> str:
@@ -437,8 +437,8 @@ class Site:
     def acknowledge_case(self, case_id: int) -> ResponseReturnValue:
         """Says that a department works on a case."""
         on = f"case {case_id}"
-        with self._acting("case_acknowledge", on, lambda found: get_case(found, case_id)) as (connection, asked, row):
-            acknowledge_case(connection, row.case_id, by=asked.who, at=asked.at)
+        with self._acting("case_acknowledge", on, lambda found: get_case(found, case_id)) as (writing, asked, row):
+            acknowledge_case(writing, row.case_id, by=asked.who, at=asked.at)
         return redirect(url_for("case", case_id=case_id))
 
     def close_case(self, case_id: int) -> ResponseReturnValue:
@@ -446,8 +446,8 @@ class Site:
         on, form = f"case {case_id}", request.form
         said = {"root_cause": form.get("root_cause", ""), "action": form.get("action", "")}
         try:
-            with self._acting("case_close", on, lambda found: get_case(found, case_id)) as (connection, asked, row):
-                close_case(connection, row.case_id, by=asked.who, at=asked.at, **said)
+            with self._acting("case_close", on, lambda found: get_case(found, case_id)) as (writing, asked, row):
+                close_case(writing, row.case_id, by=asked.who, at=asked.at, **said)
         except Refused as error:
             if error.field not in said:
                 raise
