@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from matplotlib.ticker import MaxNLocator
 
@@ -30,13 +31,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A plot in the units of its view box: value by week with its 95 % interval as a band, the target as a line."""
+    """A plot in the units of its view box: value by week with its 95 % interval as a band, the target as a line.
+
+    `lines` and `bands` are lists of corners, one for each run of weeks without a gap.
+    """
 
     title: str
     summary: str
     points: Sequence[Mark]
-    line: str
-    band: str
+    lines: Sequence[str]
+    bands: Sequence[str]
     target_y: float | None
     x_labels: Sequence[Mark]
     y_labels: Sequence[Mark]
@@ -47,44 +51,63 @@ def weekly_chart(line: Line, rows: Sequence[TrendRow]) -> Chart | None:
     if len(rows) < 2:
         return None
     scale, label = value_axis(line, rows)
-    ends = [
-        end for row in rows for end in (row.value, row.interval_low, row.interval_high, line.target) if end is not None
-    ]
-    ticks = MaxNLocator(4).tick_values(min(ends) / scale, max(ends) / scale)
-    lowest, highest = float(ticks[0]), float(ticks[-1])
+    ticks = _ticks(line, rows, scale)
     first, last = rows[0].period_start, rows[-1].period_start
 
-    def x_of(row: TrendRow) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (row.period_start - first).days / (last - first).days, 1)
+    def x_at(day: date) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (day - first).days / (last - first).days, 1)
 
-    def y_of(value: float) -> float:
-        return round(TOP + (HEIGHT - TOP - BOTTOM) * (highest - value / scale) / (highest - lowest), 1)
+    def y_at(value: float) -> float:
+        return round(TOP + (HEIGHT - TOP - BOTTOM) * (ticks[-1] - value / scale) / (ticks[-1] - ticks[0]), 1)
 
     def written(value: float) -> str:
         return format_value(line.metric, line.unit, value)
 
-    points = [Mark(x_of(row), y_of(row.value), _in_words(line, row)) for row in rows]
-    banded = [(x_of(row), row.interval_low, row.interval_high) for row in rows]
-    edge = [(x, y_of(high)) for x, low, high in banded if low is not None and high is not None]
-    edge += [(x, y_of(low)) for x, low, high in reversed(banded) if low is not None and high is not None]
+    def corners(run: Sequence[TrendRow]) -> str:
+        ends = [(x_at(row.period_start), row.interval_low, row.interval_high) for row in run]
+        high = [(x, y_at(high)) for x, low, high in ends if low is not None and high is not None]
+        low = [(x, y_at(low)) for x, low, high in ends if low is not None and high is not None]
+        return _path([*high, *reversed(low)])
+
+    runs = _without_gaps(rows)
     summary = (
         f"{line.metric.name} by week, {first} to {last}: from {written(rows[0].value)} to {written(rows[-1].value)}"
     )
     if line.target is not None:
         summary += f"; target {format_target(line.metric, line.unit, line.target)}"
+    weeks = [last - timedelta(weeks=n) for n in range(0, (last - first).days // 7 + 1, WEEKS_BETWEEN_LABELS)]
     return Chart(
         title=line.metric.name,
         summary=summary,
-        points=points,
-        line=_path((point.x, point.y) for point in points),
-        band=_path(edge),
-        target_y=None if line.target is None else y_of(line.target),
-        x_labels=[
-            Mark(x_of(row), HEIGHT - 6, f"{row.period_start.day} {row.period_start:%b}")
-            for row in rows[::-WEEKS_BETWEEN_LABELS]
-        ],
-        y_labels=[Mark(LEFT - 5, y_of(float(tick) * scale), label(float(tick))) for tick in ticks],
+        points=[Mark(x_at(row.period_start), y_at(row.value), _in_words(line, row)) for row in rows],
+        lines=[_path((x_at(row.period_start), y_at(row.value)) for row in run) for run in runs],
+        bands=[band for run in runs if (band := corners(run))],
+        target_y=None if line.target is None else y_at(line.target),
+        x_labels=[Mark(x_at(day), HEIGHT - 6, f"{day.day} {day:%b}") for day in weeks],
+        y_labels=[Mark(LEFT - 5, y_at(tick * scale), label(tick)) for tick in ticks],
     )
+
+
+def _ticks(line: Line, rows: Sequence[TrendRow], scale: float) -> list[float]:
+    """Round numbers around all values, intervals and the target, within what the metric can be; at least two."""
+    ends = [
+        end for row in rows for end in (row.value, row.interval_low, row.interval_high, line.target) if end is not None
+    ]
+    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(min(ends) / scale, max(ends) / scale)]
+    if line.metric.kind in ("share", "rate", "funnel") and ticks[-1] > 1:
+        ticks = [*(tick for tick in ticks if tick < 1), 1.0]
+    return ticks
+
+
+def _without_gaps(rows: Sequence[TrendRow]) -> list[list[TrendRow]]:
+    """The rows in runs of weeks that follow one another."""
+    runs: list[list[TrendRow]] = []
+    for row in rows:
+        if runs and row.period_start - runs[-1][-1].period_start == timedelta(weeks=1):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
 
 
 def _in_words(line: Line, row: TrendRow) -> str:

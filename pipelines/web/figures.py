@@ -101,14 +101,14 @@ def _grouped(rows: Iterable[read.TrendRow], place: Callable[[read.TrendRow], str
 
 
 def worst(lines: Iterable[Line]) -> Line | None:
-    """The line that stands worst against its target; None where none has one.
+    """The line that stands worst against its target; None where none has one."""
+    return min((line for line in lines if line.target is not None), key=standing, default=None)
 
-    By status, then by how far the value lies on the wrong side, measured in halves of its interval.
+
+def standing(line: Line) -> tuple[int, float]:
+    """Orders lines, the worst first: by status, then by how far the value lies on the wrong side of its target,
+    measured in halves of its interval.
     """
-    return min((line for line in lines if line.target is not None), key=_standing, default=None)
-
-
-def _standing(line: Line) -> tuple[int, float]:
     distance = 0.0
     if line.estimate is not None and line.estimate.value is not None and line.target is not None:
         low, high = line.estimate.interval

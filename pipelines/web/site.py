@@ -23,7 +23,7 @@ from werkzeug.sansio.utils import host_is_trusted
 from vocbeam.pipelines.report import Line, interval_of, overall, size_of, value_of
 from vocbeam.pipelines.report_page import SYMBOLS, TEMPLATES
 from vocbeam.pipelines.web.charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart, weekly_chart
-from vocbeam.pipelines.web.figures import FigureKeeper, Figures, Trends, worst
+from vocbeam.pipelines.web.figures import FigureKeeper, Figures, Trends, standing, worst
 from vocbeam.pipelines.web.people import Person
 from vocbeam.pipelines.web.sign_in import SignIn, sign_out
 from vocbeam.pipelines.wording import format_target
@@ -40,7 +40,7 @@ from vocbeam.sinks.flags import (
     RED_FLAG,
     FlagRow,
     acknowledge_flag,
-    flag,
+    get_flag,
     resolve_flag,
     unresolved_flags,
 )
@@ -55,8 +55,8 @@ CHARTS = 6
 """More plots than these hide what matters."""
 
 ISSUES = 8
-ENTRIES = 50
-"""Most flags, and most cases, on a page."""
+ENTRIES, ALL_ENTRIES = 10, 500
+"""Most flags, and most cases, on a page, and on one that was asked for all."""
 
 AUDIT_ROWS = 100
 
@@ -304,13 +304,13 @@ class Site:
         self.reader()
         figures = self.figures()
         row = figures.stage(stage) or abort(404, "There is no such stage in the governance file in force.")
-        whole = [line for line in figures.stage_lines if line.stage == stage]
+        whole = sorted((line for line in figures.stage_lines if line.stage == stage), key=standing)
         return render_template(
             "stage.html.j2",
             stage=row,
             owner=figures.department(row.owner or ""),
             whole=whole,
-            lines=[line for line in figures.lines if line.stage == stage],
+            lines=sorted((line for line in figures.lines if line.stage == stage), key=standing),
             charts=_charts(whole, figures.stage_trends, lambda line: line.stage),
             issues=[issue for issue in figures.issues if issue.stage == stage][:ISSUES],
             **self._work(stage=stage),
@@ -323,13 +323,11 @@ class Site:
         figures = self.figures()
         row = figures.department(department) or abort(404, "There is no such department in the governance file.")
         whole = [line for line in figures.department_lines if line.department == department]
-        order = {stage.stage: number for number, stage in enumerate(figures.stages)}
-        lines = [line for line in figures.lines if line.department == department]
         return render_template(
             "department.html.j2",
             department=row,
             owned=[stage for stage in figures.stages if stage.owner == department],
-            lines=sorted(lines, key=lambda line: order.get(line.stage, len(order))),
+            lines=sorted((line for line in figures.lines if line.department == department), key=standing),
             charts=_charts(whole, figures.department_trends, lambda line: line.department),
             issues=[issue for issue in figures.issues if issue.department == department][:ISSUES],
             **self._work(department=department),
@@ -338,16 +336,24 @@ class Site:
 
     def _work(self, **place: str) -> dict[str, Any]:
         """Open flags and cases of a stage or department, the latest first."""
+        most = ALL_ENTRIES if "all" in request.args else ENTRIES
         with read.snapshot(self._reading) as connection:
             open_flags = [
-                *find_flags(connection, **place, state="open", limit=ENTRIES),
-                *find_flags(connection, **place, state="acknowledged", limit=ENTRIES),
+                *find_flags(connection, **place, state="open", limit=most),
+                *find_flags(connection, **place, state="acknowledged", limit=most),
             ]
             open_cases = [
-                *find_cases(connection, **place, state="open", limit=ENTRIES),
-                *find_cases(connection, **place, state="acknowledged", limit=ENTRIES),
+                *find_cases(connection, **place, state="open", limit=most),
+                *find_cases(connection, **place, state="acknowledged", limit=most),
             ]
-        return {"flags": open_flags[:ENTRIES], "cases": open_cases[:ENTRIES], "now": self._now(), "most": ENTRIES}
+            counts = [_by_place(count(connection)) for count in (unresolved_flags, unclosed_cases)]
+        return {
+            "flags": open_flags[:most],
+            "cases": open_cases[:most],
+            "flags_in_all": sum(counts[0][kind, of] for kind, of in place.items()),
+            "cases_in_all": sum(counts[1][kind, of] for kind, of in place.items()),
+            "now": self._now(),
+        }
 
     # --- Flags and cases ----------------------------------------------------------------------------------------------
 
@@ -405,7 +411,7 @@ class Site:
 
     def acknowledge_flag(self, key: str) -> ResponseReturnValue:
         """Says that a department takes a flag on."""
-        with self._acting("flag_acknowledge", f"flag {key}", lambda found: flag(found, key)) as (
+        with self._acting("flag_acknowledge", f"flag {key}", lambda found: get_flag(found, key)) as (
             connection,
             asked,
             row,
@@ -416,8 +422,8 @@ class Site:
     def resolve_flag(self, key: str) -> ResponseReturnValue:
         """Says what came of a flag."""
         outcome = request.form.get("outcome", "")
-        with self._acting("flag_resolve", f"flag {key}", lambda found: flag(found, key)) as (connection, asked, row):
-            resolve_flag(connection, row.key, by=asked.who, at=asked.at, outcome=outcome)
+        with self._acting("flag_resolve", f"flag {key}", lambda found: get_flag(found, key)) as (writing, asked, row):
+            resolve_flag(writing, row.key, by=asked.who, at=asked.at, outcome=outcome)
         return self._back(row, "flags")
 
     def case(self, case_id: int, wrong: str | None = None) -> str:
@@ -431,8 +437,8 @@ class Site:
     def acknowledge_case(self, case_id: int) -> ResponseReturnValue:
         """Says that a department works on a case."""
         on = f"case {case_id}"
-        with self._acting("case_acknowledge", on, lambda found: get_case(found, case_id)) as (connection, asked, row):
-            acknowledge_case(connection, row.case_id, by=asked.who, at=asked.at)
+        with self._acting("case_acknowledge", on, lambda found: get_case(found, case_id)) as (writing, asked, row):
+            acknowledge_case(writing, row.case_id, by=asked.who, at=asked.at)
         return redirect(url_for("case", case_id=case_id))
 
     def close_case(self, case_id: int) -> ResponseReturnValue:
@@ -440,8 +446,8 @@ class Site:
         on, form = f"case {case_id}", request.form
         said = {"root_cause": form.get("root_cause", ""), "action": form.get("action", "")}
         try:
-            with self._acting("case_close", on, lambda found: get_case(found, case_id)) as (connection, asked, row):
-                close_case(connection, row.case_id, by=asked.who, at=asked.at, **said)
+            with self._acting("case_close", on, lambda found: get_case(found, case_id)) as (writing, asked, row):
+                close_case(writing, row.case_id, by=asked.who, at=asked.at, **said)
         except Refused as error:
             if error.field not in said:
                 raise
