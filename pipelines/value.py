@@ -30,6 +30,7 @@ from sqlalchemy import Connection
 from vocbeam.pipelines.apply import ensure_applied, now_us
 from vocbeam.pipelines.runners import InProcess
 from vocbeam.pipelines.settings import Home, governance_option, home_option, warehouse_option
+from vocbeam.pipelines.supervisor import original_error
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, Value, load_governance, parse_governance
 from vocbeam.schemas.timebase import DAY_US, LocalCalendar
@@ -367,7 +368,13 @@ def value(
     job = ValueJob(url, rules.to_yaml_text(), horizon, replicates, seed, not dry_run)
     RESULTS.found.clear()
     click.echo(f"{', '.join(map(str, chosen))}: {horizon} days · {RUNNER.description}, value", err=True)
-    RUNNER.run(partial(job.compose, landmarks=chosen))
+    try:
+        RUNNER.run(partial(job.compose, landmarks=chosen))
+    except Exception as error:
+        ours = original_error(error)
+        if ours is None:
+            raise
+        raise ours from error
     found = sorted(RESULTS.found, key=lambda each: each.key.landmark)
     if as_json:
         click.echo(json.dumps([found_json(each) for each in found]))

@@ -19,6 +19,7 @@ from stdnum import luhn
 
 from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, SECOND_US, to_micros
+from vocbeam.transforms.simulated_encounters import ADJUST_FOR, leaving_effects
 from vocbeam.transforms.simulated_orders import (
     CYCLE_DAYS,
     HORIZON_DAYS,
@@ -48,11 +49,16 @@ COUNTERFACTUAL_ORDERS = 400_000
 """Orders drawn for the effects that have no closed form; standard errors of risk differences are then below 0.1 %."""
 
 
+LEAVING_HORIZON_DAYS = 28
+"""The horizon of the retailer's governance file: over before the next order's survey is sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Company:
     """What to simulate: `customers`, local days from `start`, share of events that are sent twice.
 
-    `counterfactual_orders` are drawn for the effects without a closed form.
+    `counterfactual_orders` are drawn for the effects without a closed form; those on leaving are told for a horizon of
+    `leaving_horizon_days` after an encounter.
     """
 
     customers: int
@@ -60,6 +66,7 @@ class Company:
     start: date
     duplicates: float = 0.0
     counterfactual_orders: int = COUNTERFACTUAL_ORDERS
+    leaving_horizon_days: int = LEAVING_HORIZON_DAYS
     planted: Planted = field(default_factory=Planted)
 
     def __post_init__(self) -> None:
@@ -577,6 +584,34 @@ def _truth(
         },
         "effects": effects,
         "issues_by_payout": payouts,
+        "leaving": _leaving(company, rng, plans),
+    }
+
+
+def _leaving(company: Company, rng: np.random.Generator, plans: Counter[str]) -> dict[str, Any]:
+    """Effects of trouble on leaving as `vocbeam value` estimates them, those that made most customers leave first."""
+    total = sum(plans.values())
+    paid_share = plans["paid"] / total if total else company.planted.paid
+    horizon = company.leaving_horizon_days
+    found = leaving_effects(company.planted, rng, company.counterfactual_orders, paid_share, horizon)
+    return {
+        "outcome": "churn",
+        "quantity": "risk difference among the affected",
+        "from": "a day after the encounter: the order, the delivery, or the first resolution of the ticket",
+        "horizon_days": horizon,
+        "method": "counterfactual",
+        "effects": [
+            {
+                "cause": effect.issue,
+                "cause_in_events": _ISSUE_IN_EVENTS[effect.issue],
+                "value": effect.value,
+                "standard_error": effect.standard_error,
+                "affected_share_of_orders": effect.affected_share,
+                "left_for_it_per_1000_orders": 1_000 * effect.affected_share * effect.value,
+                "adjust_for": ["segments.region", "segments.plan", *ADJUST_FOR.get(effect.issue, ())],
+            }
+            for effect in sorted(found, key=lambda each: -each.affected_share * each.value)
+        ],
     }
 
 
@@ -650,7 +685,7 @@ def _issue_effects(
             "quantity": quantity,
             "horizon_days": horizon,
             "value": float(chosen.mean()),
-            "adjust_for": ["segments.region", "stock_out"] if issue == "late_delivery" else [],
+            "adjust_for": [*(["segments.region"] if issue == "late_delivery" else []), *ADJUST_FOR.get(issue, ())],
             "method": "counterfactual",
             "standard_error": float(chosen.std(ddof=1) / np.sqrt(len(chosen))),
         }

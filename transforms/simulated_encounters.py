@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vocbeam.schemas.value import Issue
+from vocbeam.transforms.customers import EncounterTable
 from vocbeam.transforms.simulated_orders import (
     CYCLE_DAYS,
     HORIZON_DAYS,
@@ -27,7 +29,6 @@ from vocbeam.transforms.simulated_orders import (
     Ints,
     Orders,
     Planted,
-    Texts,
     draw_orders,
     respond,
 )
@@ -160,17 +161,6 @@ def _left_between(hazard: Floats, asked: Floats, begin: Floats, end: Floats) -> 
 
 
 @dataclass(frozen=True)
-class Encounters:
-    """Encounters of one issue as arrays; `customer` numbers the customers of the company."""
-
-    issue: str
-    customer: Ints
-    hit: Bools
-    covariates: Mapping[str, Texts]
-    left: Bools
-
-
-@dataclass(frozen=True)
 class EncounterCompany:
     """A company as encounter tables.
 
@@ -178,9 +168,14 @@ class EncounterCompany:
     that follows (minor units; those who left by its end not counted) are for the value of a customer.
     """
 
-    tables: dict[str, Encounters]
+    tables: dict[str, EncounterTable]
     paid_share: float
     kept_revenue: Floats = field(repr=False)
+
+
+def simulated_issue(name: str) -> Issue:
+    """The place of an issue in a company that has no stages and departments."""
+    return Issue("simulated", "simulated", "", name)
 
 
 def simulate_encounters(
@@ -229,8 +224,8 @@ def simulate_encounters(
             other: np.where(np.concatenate([part[3][other] for part in found])[kept], "met", "not met")
             for other in ADJUST_FOR.get(issue, ())
         }
-        tables[issue] = Encounters(
-            issue,
+        tables[issue] = EncounterTable(
+            simulated_issue(issue),
             customer,
             hit[kept],
             {"region": region[customer], "plan": plan[customer], **others},

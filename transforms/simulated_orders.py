@@ -34,7 +34,6 @@ REMOTE_REGIONS = ("CE", "AM", "PA")
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Texts = NDArray[np.str_]
 
 
 @dataclass(frozen=True, slots=True)

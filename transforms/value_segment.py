@@ -55,8 +55,8 @@ def segment_rows(table: CustomerTable, metric: str, fewest: int, currency: str) 
     names, sizes = np.unique(classes, return_counts=True)
     hidden = refused(dict(zip(names.tolist(), sizes.tolist(), strict=True)), fewest)
     horizon = table.study.horizon_days
-    shown = [name for name in names.tolist() if name not in hidden]
-    p_value = log_rank(table, classes, [name for name in shown if name != NO_ANSWER])
+    tested = np.isin(classes, [name for name in names.tolist() if name not in hidden and name != NO_ANSWER])
+    p_value = log_rank(table.followed_days[tested], classes[tested], table.left[tested])
     money = {currency, *table.revenue}
     for name in names.tolist():
         if name in hidden:
@@ -69,8 +69,8 @@ def segment_rows(table: CustomerTable, metric: str, fewest: int, currency: str) 
         for day in range(horizon + 1):
             stays, low, high = (float(part[day]) for part in (curve.stays, curve.low, curve.high))
             yield SegmentRow(metric, name, "retention", SHARE, day, n, stays, low, high, None, False)
-        tested = None if name == NO_ANSWER else p_value
-        yield SegmentRow(metric, name, "churn", SHARE, horizon, n, 1 - stays, 1 - high, 1 - low, tested, False)
+        of_answers = None if name == NO_ANSWER else p_value
+        yield SegmentRow(metric, name, "churn", SHARE, horizon, n, 1 - stays, 1 - high, 1 - low, of_answers, False)
         for quantity, unit in _quantities(money, currency):
             if quantity in ("retention", "churn"):
                 continue
@@ -125,16 +125,18 @@ def retention(followed_days: Floats, left: Bools, horizon: int) -> Curve:
     return Curve(stays, low, np.where(nobody, 1.0, high))
 
 
-def log_rank(table: CustomerTable, classes: Texts, names: list[str]) -> float | None:
-    """p-value of the log-rank test between some classes; None where fewer than two, or nobody left them."""
-    among = np.isin(classes, names)
-    if len(names) < 2 or not table.left[among].any():
+def log_rank(followed_days: Floats, groups: Texts, left: Bools) -> float | None:
+    """p-value of the log-rank test that all groups stay equally long; None for fewer than two, or where nobody left.
+
+    Raises ConfigError where lifelines is missing.
+    """
+    if len(np.unique(groups)) < 2 or not left.any():
         return None
     try:
         from lifelines.statistics import multivariate_logrank_test
     except ModuleNotFoundError as error:
         raise lacking(error) from error
-    return float(multivariate_logrank_test(table.followed_days[among], classes[among], table.left[among]).p_value)
+    return float(multivariate_logrank_test(followed_days, groups, left).p_value)
 
 
 def lacking(error: ModuleNotFoundError) -> ConfigError:
