@@ -31,6 +31,7 @@ from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.pipelines.verify_alerts import alerts
 from vocbeam.pipelines.verify_drivers import drivers
 from vocbeam.pipelines.verify_tagging import tagging
+from vocbeam.pipelines.verify_value import value
 from vocbeam.schemas.errors import ConfigError, VocbeamError
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.read import snapshot
@@ -163,12 +164,13 @@ def _without_small_groups(governance: Path, folder: Path) -> Path:
 
 @click.group()
 def verify() -> None:
-    """Compare warehouse, text model and alarms with independent computations and fixed demands."""
+    """Compare warehouse, text model, alarms and value with independent computations and fixed demands."""
 
 
 verify.add_command(alerts)
 verify.add_command(drivers)
 verify.add_command(tagging)
+verify.add_command(value)
 
 
 @verify.command()

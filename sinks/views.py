@@ -11,7 +11,7 @@ the formulas; a test holds the two together. Only the functions under "Dialects"
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
@@ -51,7 +51,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
 from vocbeam.schemas.timebase import BUCKET_US
-from vocbeam.sinks import evidence_views, tables
+from vocbeam.sinks import evidence_views, tables, value_views
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -1404,6 +1404,7 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             partial(tagging, period),
         )
     yield from evidence_views.definitions()
+    yield from value_views.definitions()
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
@@ -1519,7 +1520,8 @@ _COLUMNS: dict[str, str] = {
     "first_at": "First of them.",
     "last_at": "Last of them.",
 }
-_COLUMNS_OF: dict[str, dict[str, str]] = {
+_COLUMNS_OF: dict[str, Mapping[str, str]] = {
+    **value_views.COLUMNS_OF,
     **{
         f"override_rate_by_{period}": {
             "n": "Events that a machine tagged.",
