@@ -60,6 +60,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("vocbeam.pipelines.status:status", "Show lag, freshness, counts and dead letters."),
     "tag": Entry("vocbeam.pipelines.tag:tag", "Correct tags, draw samples to judge them by, watch how they drift."),
     "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
+    "value": Entry("vocbeam.pipelines.value:value", "Tell what satisfaction and trouble are worth."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
     "web": Entry("vocbeam.pipelines.web.command:web", "Serve pages on stages and departments, flags and cases."),
 }

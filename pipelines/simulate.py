@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from vocbeam.schemas.errors import ConfigError
-from vocbeam.transforms.simulate import Company, simulate
+from vocbeam.transforms.simulate import LEAVING_HORIZON_DAYS, Company, simulate
 
 EVENTS_FILE = "events.jsonl"
 TRUTH_FILE = "truth.json"
@@ -35,6 +35,13 @@ TRUTH_FILE = "truth.json"
     help="Share of the events that are sent twice.",
 )
 @click.option(
+    "--horizon",
+    default=LEAVING_HORIZON_DAYS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Days for which the planted effects on leaving are told.",
+)
+@click.option(
     "--truth",
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"File for the planted effects.  [default: {TRUTH_FILE} in the folder]",
@@ -47,6 +54,7 @@ def simulate_command(
     seed: int,
     start: datetime,
     duplicates: float,
+    horizon: int,
     truth: Path | None,
     as_json: bool,
 ) -> None:
@@ -56,7 +64,9 @@ def simulate_command(
     contract's fields (times as UTC microseconds), and beside them the effects that were planted.
     """
     began = time.perf_counter()
-    company = Company(customers=customers, days=days, start=start.date(), duplicates=duplicates)
+    company = Company(
+        customers=customers, days=days, start=start.date(), duplicates=duplicates, leaving_horizon_days=horizon
+    )
     simulation = simulate(company, np.random.default_rng(seed), seed=seed)
     events_path, truth_path = out / EVENTS_FILE, truth or out / TRUTH_FILE
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode

@@ -28,7 +28,9 @@ from vocbeam.pipelines import figures_from_warehouse as warehouse
 from vocbeam.pipelines.figures import FEW, About, Comparison, compare, write_row, write_table
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.pipelines.verify_alerts import alerts
+from vocbeam.pipelines.verify_drivers import drivers
 from vocbeam.pipelines.verify_tagging import tagging
+from vocbeam.pipelines.verify_value import value
 from vocbeam.schemas.errors import ConfigError, VocbeamError
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.read import snapshot
@@ -161,11 +163,13 @@ def _without_small_groups(governance: Path, folder: Path) -> Path:
 
 @click.group()
 def verify() -> None:
-    """Compare warehouse, text model and alarms with independent computations and fixed demands."""
+    """Compare warehouse, text model, alarms and value with independent computations and fixed demands."""
 
 
 verify.add_command(alerts)
+verify.add_command(drivers)
 verify.add_command(tagging)
+verify.add_command(value)
 
 
 @verify.command()

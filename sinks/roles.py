@@ -146,6 +146,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "metric_edge": _DIMENSION,
     "intervention": _DIMENSION,
     "intervention_effect": _DIMENSION,
+    # Figures of groups that are large enough, like views.
+    "value_segment": _DIMENSION,
+    "value_issue": _DIMENSION,
     "data_dictionary": _DIMENSION,
 }  # fmt: skip
 """Every table, Alembic's own included. No role but the owner's sees text, customer keys or raw bytes of dead letters;

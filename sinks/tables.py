@@ -2,9 +2,9 @@
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
 `customer_day`. What people did: `tag_override`, `flag_action`, `alert_case`, `case_alert`. Dimensions: `department`,
-`journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`. Evidence: `metric_edge`, `intervention`,
-`intervention_effect`.
-What was folded: `measure_grain`, `measure_month`.
+`journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`. Results of `vocbeam value`: `value_segment`,
+`value_issue`. Evidence: `metric_edge`, `intervention`, `intervention_effect`. What was folded: `measure_grain`,
+`measure_month`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
 `erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`,
@@ -821,6 +821,92 @@ intervention_effect = Table(
     _big("estimated_at", "When it was estimated."),
     sqlite_with_rowid=False,
     comment="What interventions changed, with the checks that the comparison stands on; the last estimate of each.",
+)
+
+
+def _fit_columns() -> list[Column[Any]]:
+    """Which fit a row is of: the key that a rerun replaces."""
+    return [
+        Column(
+            "landmark", Date, primary_key=True, comment="Local date: known is what came before, counted what after."
+        ),
+        Column(
+            "horizon_days", Integer, primary_key=True, autoincrement=False, comment="Length of the follow-up, in days."
+        ),
+        _text("basis", "Which tags: restated (present) or as_reported.", primary_key=True),
+    ]
+
+
+def _provenance_columns() -> list[Column[Any]]:
+    return [
+        Column("taxonomy_version", Integer, nullable=False, comment="Governance version under which it was fitted."),
+        _text("model_version", "Text model published then; NULL while there was none.", nullable=True),
+        _text("vocbeam_version", "Release of vocbeam."),
+        _big("fitted_at", "When it was fitted."),
+    ]
+
+
+value_segment = Table(
+    "value_segment",
+    metadata,
+    *_fit_columns(),
+    _text("metric", "Survey metric whose answers before the landmark make the classes.", primary_key=True),
+    _text(
+        "customer_class",
+        "promoter, passive or detractor (NPS), satisfied or dissatisfied (others), or no answer.",
+        primary_key=True,
+    ),
+    _text("quantity", "retention, churn, revenue, repeat_contacts or cost_to_serve.", primary_key=True),
+    _text("unit", "share, contacts, or the currency (minor units), which is never added across.", primary_key=True),
+    Column(
+        "day",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="Days since the landmark: retention has a row a day, the others one for the whole follow-up.",
+    ),
+    _big("n", "Customers of the class; NULL where suppressed.", nullable=True),
+    Column("value", Double, comment="Share who stay or left, or mean per customer; NULL where suppressed."),
+    Column("interval_low", Double, comment="Lower end of the 95 % interval; NULL if the data give none."),
+    Column("interval_high", Double, comment="Upper end of the 95 % interval; NULL if the data give none."),
+    Column("p_value", Double, comment="Rows of churn: log-rank test that the classes that answered stay equally long."),
+    Column("suppressed", SmallInteger, nullable=False, comment="1: too few customers, all figures are NULL; 0: shown."),
+    *_provenance_columns(),
+    sqlite_with_rowid=False,
+    comment="Satisfied against dissatisfied customers, classed by answers before a landmark and followed after it.",
+)
+
+value_issue = Table(
+    "value_issue",
+    metadata,
+    *_fit_columns(),
+    _text("stage", "Customer-journey stage.", primary_key=True),
+    _text("department", "Owning department.", primary_key=True),
+    _text("topic", "What it is about.", primary_key=True),
+    _text("metric", "Operational metric that shows whom the trouble met.", primary_key=True),
+    _text("currency", "Currency of the payout, in minor units."),
+    Column("rank", Integer, comment="Place by the lower end of the payout, from 1; NULL without enough data."),
+    _text("status", "proven, not proven or not enough data."),
+    _text("grade", "Grade of evidence: association (adjusted, not randomised)."),
+    _big("customers", "Customers who were served there; NULL without enough data.", nullable=True),
+    _big("affected", "Of these, met trouble; NULL without enough data.", nullable=True),
+    Column("effect", Double, comment="Adjusted difference in the risk of leaving within the horizon, of the affected."),
+    Column("interval_low", Double, comment="Lower end of its 95 % interval."),
+    Column("interval_high", Double, comment="Upper end of its 95 % interval."),
+    Column("p_value", Double, comment="Two-sided p-value of no effect."),
+    Column("q_value", Double, comment="The same adjusted for the number of issues (Benjamini-Hochberg)."),
+    Column("shrunk_effect", Double, comment="The effect pulled towards the mean of all issues (empirical Bayes)."),
+    Column("shrunk_low", Double, comment="Lower end of its 95 % interval."),
+    Column("shrunk_high", Double, comment="Upper end of its 95 % interval."),
+    Column("customer_value", Double, comment="Mean revenue over the horizon of one who stays; NULL if unknown."),
+    Column("payout", Double, comment="affected x shrunk_effect x customer_value. Never to be added up over issues."),
+    Column("payout_low", Double, comment="Lower end of its 95 % interval."),
+    Column("payout_high", Double, comment="Upper end of its 95 % interval."),
+    _text("adjusted_for", "Covariates, comma separated; '' if none."),
+    _text("method", "How effect and interval were made."),
+    *_provenance_columns(),
+    sqlite_with_rowid=False,
+    comment="What trouble costs: customers it made leave, times what they would have brought.",
 )
 
 data_dictionary = Table(

@@ -12,7 +12,7 @@ Only the functions under "Dialects" differ between the databases.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
@@ -52,7 +52,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
 from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
-from vocbeam.sinks import evidence_views, tables
+from vocbeam.sinks import evidence_views, tables, value_views
 from vocbeam.sinks.contributions import BUCKET_GRAIN
 from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
@@ -1535,6 +1535,7 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             partial(tagging, period),
         )
     yield from evidence_views.definitions()
+    yield from value_views.definitions()
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
@@ -1650,7 +1651,8 @@ _COLUMNS: dict[str, str] = {
     "first_at": "First of them.",
     "last_at": "Last of them.",
 }
-_COLUMNS_OF: dict[str, dict[str, str]] = {
+_COLUMNS_OF: dict[str, Mapping[str, str]] = {
+    **value_views.COLUMNS_OF,
     **{
         f"override_rate_by_{period}": {
             "n": "Events that a machine tagged.",

@@ -92,14 +92,9 @@ def importance(
     widths = [driver.columns.reshape(n, -1).shape[1] for driver in drivers]
     owner = np.repeat(np.arange(len(drivers)), widths)
     values = _shared(_weights(_correlations(columns, score)), owner)
-    centred = columns - columns.mean(axis=0)
-    spread = np.sqrt((centred**2).sum(axis=0))
-    standard = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
-    dealt = np.array([rng.permutation(score) for _ in range(permutations)])
-    dealt = (dealt - score.mean()) / (score.std() * np.sqrt(n) or 1.0)
-    inner = standard.T @ standard
-    noise = [_shared(_weights((inner, standard.T @ deal)), owner).max() for deal in dealt]
-    floor = float(np.quantile(noise, FLOOR_LEVEL, method="higher"))
+    floor = float(
+        np.quantile(_heaviest_of_deals(columns, score, owner, rng, permutations), FLOOR_LEVEL, method="higher")
+    )
     intervals: dict[int, tuple[float, float]] = {}
     heavy = [i for i in range(len(drivers)) if values[i] > floor]
     if heavy:
@@ -133,15 +128,37 @@ def _correlations(columns: Floats, score: Floats, times: NDArray[np.int64] | Non
     return correlation[:-1, :-1], correlation[:-1, -1]
 
 
+def _heaviest_of_deals(
+    columns: Floats, score: Floats, owner: NDArray[np.int64], rng: np.random.Generator, permutations: int
+) -> Floats:
+    """Weight of the heaviest driver in each random deal of the scores."""
+    among, _ = _correlations(columns, score)
+    loadings, inverse = _roots(among)
+    dealt = np.column_stack([rng.permutation(score) for _ in range(permutations)])
+    standard = _standardised(columns)
+    weights = loadings**2 @ (inverse @ standard.T @ _standardised(dealt)) ** 2
+    return np.array([_shared(column, owner).max() for column in weights.T])
+
+
+def _standardised(columns: Floats) -> Floats:
+    """Columns with mean 0 and length 1; one that never changes is 0."""
+    centred = columns - columns.mean(axis=0)
+    length = np.sqrt((centred**2).sum(axis=0))
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+
+
 def _weights(correlations: tuple[Floats, Floats]) -> Floats:
     """Relative weight of each column (Johnson 2000, eq. 5 to 8)."""
-    among, with_score = correlations
+    loadings, inverse = _roots(correlations[0])
+    return np.asarray(loadings**2 @ (inverse @ correlations[1]) ** 2, dtype=np.float64)
+
+
+def _roots(among: Floats) -> tuple[Floats, Floats]:
+    """Square root of the drivers' correlations and its generalised inverse."""
     values, vectors = np.linalg.eigh(among)
     root = np.sqrt(np.clip(values, 0, None))
     inverse = np.divide(1, root, out=np.zeros_like(root), where=values > _SINGULAR * len(values))
-    loadings = (vectors * root) @ vectors.T
-    slopes = (vectors * inverse) @ vectors.T @ with_score
-    return np.asarray(loadings**2 @ slopes**2, dtype=np.float64)
+    return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
 
 
 def _shared(weights: Floats, owner: NDArray[np.int64]) -> Floats:

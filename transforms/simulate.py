@@ -1,15 +1,6 @@
 """An invented online retailer whose causes and effects are known: events of all five types and the truth behind them.
 
-The structural model (one unit is one order; every arrow is a term of `_respond`):
-
-    region ──> late delivery, satisfaction         plan ──> satisfaction, churn          (confounders)
-    stock-out ──> late delivery, cancellation, contact, satisfaction
-    payment failure ──> cancellation, contact, satisfaction
-    late delivery ──> contact, satisfaction        app error ──> contact, satisfaction
-    contact ──> long wait, repeat contact <── training gap of the agent
-    long wait, repeat contact ──> satisfaction ──> dissatisfied (score of 2 or less) ──> churn ──> no further orders
-
-Whether a customer answers a survey depends on nothing else, so answers are a random sample of the orders.
+`simulated_orders` has the structural model.
 """
 
 from __future__ import annotations
@@ -28,6 +19,23 @@ from stdnum import luhn
 
 from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, SECOND_US, to_micros
+from vocbeam.transforms.simulated_encounters import ADJUST_FOR, leaving_effects
+from vocbeam.transforms.simulated_orders import (
+    CYCLE_DAYS,
+    HORIZON_DAYS,
+    ISSUES,
+    REGION_SHARES,
+    REGIONS,
+    REMOTE_REGIONS,
+    Bools,
+    Draws,
+    Floats,
+    Ints,
+    Orders,
+    Planted,
+    draw_orders,
+    respond,
+)
 from vocbeam.transforms.simulated_texts import CONTACT_NOTES, FLAG_TEXTS, LANGUAGES, TEXTS
 
 GENERATOR_VERSION = 2
@@ -37,85 +45,20 @@ TIMEZONE = "America/Sao_Paulo"
 CURRENCY = "BRL"
 SOURCE = "lumen"
 
-CYCLE_DAYS = 42
-"""A customer orders at most once in a cycle; order, delivery, survey and the churn horizon fit into it."""
-
-HORIZON_DAYS = 14
-"""Churn is counted from the sending of the survey for this long."""
-
 COUNTERFACTUAL_ORDERS = 400_000
 """Orders drawn for the effects that have no closed form; standard errors of risk differences are then below 0.1 %."""
 
-REGIONS = ("SP", "RJ", "MG", "RS", "PR", "BA", "PE", "CE", "AM", "PA")
-REGION_SHARES = (0.36, 0.14, 0.12, 0.07, 0.07, 0.06, 0.05, 0.05, 0.04, 0.04)
-REMOTE_REGIONS = ("CE", "AM", "PA")
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """Parameters of the structural model: probabilities, effects on the latent 1–5 satisfaction, hazards a day."""
-
-    paid: float = 0.4
-    stock_out: float = 0.05
-    payment_failure: float = 0.05
-    app_error: float = 0.06
-    training_gap: float = 0.2
-    late: float = 0.07
-    late_if_remote: float = 0.12
-    late_if_stock_out: float = 0.30
-    cancel: float = 0.01
-    cancel_if_stock_out: float = 0.25
-    cancel_if_payment_failure: float = 0.10
-    contact: float = 0.08
-    contact_if_late: float = 0.40
-    contact_if_stock_out: float = 0.25
-    contact_if_payment_failure: float = 0.20
-    contact_if_app_error: float = 0.10
-    wait: float = 0.12
-    wait_if_gap: float = 0.20
-    repeat: float = 0.05
-    repeat_if_gap: float = 0.25
-    base_satisfaction: float = 4.1
-    satisfaction_sd: float = 0.8
-    remote_effect: float = -0.2
-    paid_effect: float = 0.2
-    late_effect: float = -1.6
-    stock_out_effect: float = -0.7
-    payment_failure_effect: float = -0.9
-    app_error_effect: float = -0.5
-    wait_effect: float = -1.0
-    repeat_effect: float = -1.2
-    hazard_free: float = 0.006
-    hazard_paid: float = 0.003
-    hazard_ratio_dissatisfied: float = 5.0
-    order_share: float = 0.85
-    order_amount_log_mean: float = 9.2
-    order_amount_log_sd: float = 0.6
-
-    def churn_risk(self, paid: Bools | bool, dissatisfied: Bools | bool) -> Floats:
-        """Risk of churn within the horizon: 1 − exp(−hazard · days)."""
-        hazard = np.where(paid, self.hazard_paid, self.hazard_free)
-        hazard = hazard * np.where(dissatisfied, self.hazard_ratio_dissatisfied, 1.0)
-        return np.asarray(1.0 - np.exp(-hazard * HORIZON_DAYS), dtype=np.float64)
-
-    def mean_order_amount(self) -> float:
-        """Expected order value in minor units (mean of the log-normal)."""
-        return float(np.exp(self.order_amount_log_mean + self.order_amount_log_sd**2 / 2))
-
-
-ISSUES = ("late_delivery", "stock_out", "payment_failure", "app_error", "long_wait", "training_gap", "repeat_contact")
-"""Causes that a company could remove; each a name that `_respond` lets be set."""
+LEAVING_HORIZON_DAYS = 28
+"""The horizon of the retailer's governance file: over before the next order's survey is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Company:
     """What to simulate: `customers`, local days from `start`, share of events that are sent twice.
 
-    `counterfactual_orders` are drawn for the effects without a closed form.
+    `counterfactual_orders` are drawn for the effects without a closed form; those on leaving are told for a horizon of
+    `leaving_horizon_days` after an encounter.
     """
 
     customers: int
@@ -123,6 +66,7 @@ class Company:
     start: date
     duplicates: float = 0.0
     counterfactual_orders: int = COUNTERFACTUAL_ORDERS
+    leaving_horizon_days: int = LEAVING_HORIZON_DAYS
     planted: Planted = field(default_factory=Planted)
 
     def __post_init__(self) -> None:
@@ -138,93 +82,6 @@ class Simulation:
 
     events: list[dict[str, Any]]
     truth: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Draws:
-    """Everything about orders that no cause of the model decides."""
-
-    remote: Bools
-    paid: Bools
-    gap: Bools
-    uniforms: Mapping[str, Floats]
-    noise: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class _Orders:
-    """What became of orders, under the natural course or an intervention."""
-
-    stock_out: Bools
-    payment_failure: Bools
-    app_error: Bools
-    cancelled: Bools
-    late: Bools
-    contact: Bools
-    gap: Bools
-    wait: Bools
-    repeat: Bools
-    latent: Floats
-    csat: Ints
-    dissatisfied: Bools
-
-
-_UNIFORMS = ("stock_out", "payment_failure", "app_error", "late", "cancel", "contact", "wait", "repeat")
-
-
-def _draw(rng: np.random.Generator, planted: Planted, remote: Bools, paid: Bools, gap: Bools) -> _Draws:
-    count = len(remote)
-    uniforms = {name: rng.random(count) for name in _UNIFORMS}
-    return _Draws(remote, paid, gap, uniforms, rng.normal(0.0, planted.satisfaction_sd, count))
-
-
-def _respond(planted: Planted, draws: _Draws, do: Mapping[str, bool] | None = None) -> _Orders:
-    """The structural equations; `do` sets an issue for every order (for contacts where it is about contacts)."""
-    do = do or {}
-    u = draws.uniforms
-
-    def happens(name: str, drawn: str, probability: NDArray[np.floating[Any]] | float) -> Bools:
-        if name in do:
-            return np.full(len(draws.remote), do[name])
-        return u[drawn] < probability
-
-    stock_out = happens("stock_out", "stock_out", planted.stock_out)
-    payment_failure = happens("payment_failure", "payment_failure", planted.payment_failure)
-    app_error = happens("app_error", "app_error", planted.app_error)
-    cancelled = u["cancel"] < (
-        planted.cancel + planted.cancel_if_stock_out * stock_out + planted.cancel_if_payment_failure * payment_failure
-    )
-    late = ~cancelled & happens(
-        "late_delivery",
-        "late",
-        planted.late + planted.late_if_remote * draws.remote + planted.late_if_stock_out * stock_out,
-    )
-    contact = u["contact"] < (
-        planted.contact
-        + planted.contact_if_late * late
-        + planted.contact_if_stock_out * stock_out
-        + planted.contact_if_payment_failure * payment_failure
-        + planted.contact_if_app_error * app_error
-    )
-    gap = np.full(len(draws.gap), do["training_gap"]) if "training_gap" in do else draws.gap
-    wait = contact & happens("long_wait", "wait", planted.wait + planted.wait_if_gap * gap)
-    repeat = contact & happens("repeat_contact", "repeat", planted.repeat + planted.repeat_if_gap * gap)
-    latent = (
-        planted.base_satisfaction
-        + planted.remote_effect * draws.remote
-        + planted.paid_effect * draws.paid
-        + planted.late_effect * late
-        + planted.stock_out_effect * stock_out
-        + planted.payment_failure_effect * payment_failure
-        + planted.app_error_effect * app_error
-        + planted.wait_effect * wait
-        + planted.repeat_effect * repeat
-        + draws.noise
-    )
-    csat = np.clip(np.rint(latent), 1, 5).astype(np.int64)
-    return _Orders(
-        stock_out, payment_failure, app_error, cancelled, late, contact, gap, wait, repeat, latent, csat, csat <= 2
-    )
 
 
 class _Log:
@@ -373,8 +230,8 @@ class _Company:
         rng, planted = self.rng, self.planted
         agent = rng.integers(0, self.agents, len(who))
         opened_week = np.minimum((begin - self.start) // (7 * DAY_US) + 1, self.weeks - 1)
-        draws = _draw(rng, planted, self.remote[who], self.paid[who], self.gaps[agent, opened_week])
-        orders = _respond(planted, draws)
+        draws = draw_orders(rng, planted, self.remote[who], self.paid[who], self.gaps[agent, opened_week])
+        orders = respond(planted, draws)
         order_ids = np.array(_ids("order", who, begin), dtype=np.str_)
 
         value = np.exp(rng.normal(planted.order_amount_log_mean, planted.order_amount_log_sd, len(who)))
@@ -388,7 +245,7 @@ class _Company:
         self._returns(who, arrived, orders, order_ids, amount)
         return self._renew(who, asked, orders)
 
-    def _shop(self, who: Ints, begin: Ints, orders: _Orders, order_ids: NDArray[np.str_], amount: Ints) -> Ints:
+    def _shop(self, who: Ints, begin: Ints, orders: Orders, order_ids: NDArray[np.str_], amount: Ints) -> Ints:
         """Pages, search, basket, checkout, approval; returns when the order was placed."""
         rng, log, person = self.rng, self.log, self._person(who)
         session: dict[str, Any] = {"session_id": order_ids}
@@ -437,7 +294,7 @@ class _Company:
         log.add("outcome", dropped, orders.cancelled, outcome_kind="cancellation", **person)
         return ordered
 
-    def _deliver(self, who: Ints, ordered: Ints, orders: _Orders, order_ids: NDArray[np.str_]) -> Ints:
+    def _deliver(self, who: Ints, ordered: Ints, orders: Orders, order_ids: NDArray[np.str_]) -> Ints:
         """Handover and delivery; returns when it arrived, or for a cancelled order a day after it was placed."""
         promised = ordered + 10 * DAY_US
         arrived = np.where(
@@ -458,7 +315,7 @@ class _Company:
         )  # fmt: skip
         return np.where(orders.cancelled, ordered + DAY_US, arrived)
 
-    def _contacts(self, who: Ints, arrived: Ints, orders: _Orders, order_ids: NDArray[np.str_]) -> Ints:
+    def _contacts(self, who: Ints, arrived: Ints, orders: Orders, order_ids: NDArray[np.str_]) -> Ints:
         """Tickets of those who got in touch; returns when everything about the order was settled."""
         rng, log = self.rng, self.log
         at = np.flatnonzero(orders.contact)
@@ -528,7 +385,7 @@ class _Company:
         settled[at] = np.maximum(settled[at], last)
         return settled
 
-    def _effort(self, who: Ints, last: Ints, orders: _Orders, at: Ints) -> None:
+    def _effort(self, who: Ints, last: Ints, orders: Orders, at: Ints) -> None:
         """The question after a contact: how hard was it, 1 (very easy) to 7."""
         asked = self._after(last, 10 * MINUTE_US, HOUR_US)
         answers = self.rng.random(len(at)) < 0.35
@@ -540,7 +397,7 @@ class _Company:
         self.log.add("survey", asked, status="sent", **fixed)
         self.log.add("survey", self._after(asked, MINUTE_US, DAY_US), answers, metric="ces", score=score, **fixed)
 
-    def _survey(self, who: Ints, asked: Ints, orders: _Orders) -> None:
+    def _survey(self, who: Ints, asked: Ints, orders: Orders) -> None:
         """Invitation after the order; a start, a partial answer, the complete one with rating, NPS and comment."""
         rng, count = self.rng, len(who)
         touchpoint = np.where(orders.cancelled, "shop", "delivery")
@@ -586,7 +443,7 @@ class _Company:
         nps = np.clip(np.rint(2.3 * orders.latent - 1.2 + rng.normal(0, 0.8, count)), 0, 10)
         self.log.add("survey", done, complete, metric="nps", score=nps, touchpoint="relationship", **fixed)
 
-    def _returns(self, who: Ints, arrived: Ints, orders: _Orders, order_ids: NDArray[np.str_], amount: Ints) -> None:
+    def _returns(self, who: Ints, arrived: Ints, orders: Orders, order_ids: NDArray[np.str_], amount: Ints) -> None:
         """Goods that are sent back, and their refund."""
         rng, count = self.rng, len(who)
         sent_back = ~orders.cancelled & (rng.random(count) < 0.07)
@@ -603,7 +460,7 @@ class _Company:
             outcome_kind="refund", amount=amount, currency=CURRENCY, **self._person(who),
         )  # fmt: skip
 
-    def _renew(self, who: Ints, asked: Ints, orders: _Orders) -> Bools:
+    def _renew(self, who: Ints, asked: Ints, orders: Orders) -> Bools:
         """Churn with the planted hazard within the horizon, else a renewal at its end; returns who churned."""
         paid = self.paid[who]
         risk = self.planted.churn_risk(paid, orders.dissatisfied)
@@ -688,7 +545,7 @@ def _truth(
 ) -> dict[str, Any]:
     planted = company.planted
     count = company.counterfactual_orders
-    draws = _draw(
+    draws = draw_orders(
         rng,
         planted,
         np.isin(rng.choice(np.array(REGIONS), count, p=np.array(REGION_SHARES)), REMOTE_REGIONS),
@@ -696,10 +553,10 @@ def _truth(
         rng.random(count) < planted.training_gap,
     )
     effects = [_satisfaction_effect(planted, plans)]
-    natural = _respond(planted, draws)
+    natural = respond(planted, draws)
     payouts = []
     for issue in ISSUES:
-        with_issue, without = _respond(planted, draws, {issue: True}), _respond(planted, draws, {issue: False})
+        with_issue, without = respond(planted, draws, {issue: True}), respond(planted, draws, {issue: False})
         effects.extend(_issue_effects(planted, draws, issue, with_issue, without))
         payouts.append(_payout(planted, draws, issue, natural, without))
     payouts.sort(key=lambda row: -row["payout_per_1000_orders"])
@@ -727,6 +584,34 @@ def _truth(
         },
         "effects": effects,
         "issues_by_payout": payouts,
+        "leaving": _leaving(company, rng, plans),
+    }
+
+
+def _leaving(company: Company, rng: np.random.Generator, plans: Counter[str]) -> dict[str, Any]:
+    """Effects of trouble on leaving as `vocbeam value` estimates them, those that made most customers leave first."""
+    total = sum(plans.values())
+    paid_share = plans["paid"] / total if total else company.planted.paid
+    horizon = company.leaving_horizon_days
+    found = leaving_effects(company.planted, rng, company.counterfactual_orders, paid_share, horizon)
+    return {
+        "outcome": "churn",
+        "quantity": "risk difference among the affected",
+        "from": "a day after the encounter: the order, the delivery, or the first resolution of the ticket",
+        "horizon_days": horizon,
+        "method": "counterfactual",
+        "effects": [
+            {
+                "cause": effect.issue,
+                "cause_in_events": _ISSUE_IN_EVENTS[effect.issue],
+                "value": effect.value,
+                "standard_error": effect.standard_error,
+                "affected_share_of_orders": effect.affected_share,
+                "left_for_it_per_1000_orders": 1_000 * effect.affected_share * effect.value,
+                "adjust_for": ["segments.region", "segments.plan", *ADJUST_FOR.get(effect.issue, ())],
+            }
+            for effect in sorted(found, key=lambda each: -each.affected_share * each.value)
+        ],
     }
 
 
@@ -766,7 +651,7 @@ _ABOUT_CONTACTS = ("long_wait", "training_gap", "repeat_contact")
 
 
 def _issue_effects(
-    planted: Planted, draws: _Draws, issue: str, with_issue: _Orders, without: _Orders
+    planted: Planted, draws: Draws, issue: str, with_issue: Orders, without: Orders
 ) -> Iterator[dict[str, Any]]:
     """Total effects of one issue; on contacts for what can only happen there, on delivered orders for lateness."""
     among, population = np.ones(len(draws.paid), dtype=bool), "orders"
@@ -800,13 +685,13 @@ def _issue_effects(
             "quantity": quantity,
             "horizon_days": horizon,
             "value": float(chosen.mean()),
-            "adjust_for": ["segments.region", "stock_out"] if issue == "late_delivery" else [],
+            "adjust_for": [*(["segments.region"] if issue == "late_delivery" else []), *ADJUST_FOR.get(issue, ())],
             "method": "counterfactual",
             "standard_error": float(chosen.std(ddof=1) / np.sqrt(len(chosen))),
         }
 
 
-def _payout(planted: Planted, draws: _Draws, issue: str, natural: _Orders, without: _Orders) -> dict[str, Any]:
+def _payout(planted: Planted, draws: Draws, issue: str, natural: Orders, without: Orders) -> dict[str, Any]:
     """What removing an issue is worth over 1,000 orders: orders not cancelled now, and customers' next orders kept."""
     risk = planted.churn_risk(draws.paid, natural.dissatisfied)
     churn = float((risk - planted.churn_risk(draws.paid, without.dissatisfied)).mean())
