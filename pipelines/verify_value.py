@@ -60,11 +60,12 @@ class ValueMissedTarget(VocbeamError):
 
 @dataclass(frozen=True)
 class Options:
-    """What every section is told."""
+    """What every section is told: companies, seed of all, their size, orders behind each planted effect."""
 
     seeds: int
-    seed: int
-    customers: int
+    seed: int = 1
+    customers: int = CUSTOMERS
+    truth_orders: int = TRUTH_ORDERS
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def verify_effects(options: Options) -> Iterator[Figure]:
         ranked.append(rank_issues(fitted, values[-1]))
         paid.append(made.paid_share)
     rng = np.random.default_rng([options.seed, options.seeds])
-    planted_effects = leaving_effects(planted, rng, TRUTH_ORDERS, float(np.mean(paid)), LEAVING_HORIZON_DAYS)
+    planted_effects = leaving_effects(planted, rng, options.truth_orders, float(np.mean(paid)), LEAVING_HORIZON_DAYS)
     truth = {effect.issue: effect.value for effect in planted_effects}
 
     low, high = covering(options.seeds)
