@@ -1,7 +1,7 @@
 """How fast the views answer: a year by month, department and stage, in a warehouse of so many events.
 
-Writes the cells of `measure` that a year of such events leaves, asks the views, folds as `vocbeam compact` does, and asks
-again. No events are loaded: the views don't read them.
+Writes the cells of `measure` that a year of such events leaves, asks the views, folds as `vocbeam compact` does, and
+asks again. No events are loaded: the views don't read them.
 """
 
 from __future__ import annotations
