@@ -17,7 +17,6 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import make_corpus, quotas
-from benchmarks.floor import peak_rss_mib
 from benchmarks.growth import PARTITIONS, RUNS, SECONDS, SIZES, Growth, growth_table, measure_growth, medians
 from benchmarks.latency import SHARES, latency_table, measure_latency, speed_of
 from benchmarks.markdown import about_lines
@@ -129,7 +128,6 @@ def main(
             tables.append(peers_table(peers, PEERS_EVENTS))
             found["peers"] = {name: [asdict(run) for run in rows] for name, rows in peers.items()}
     about["load average after"] = f"{os.getloadavg()[0]:.2f}"
-    about["memory of this process"] = f"{peak_rss_mib():.0f} MiB (the main job's peak can't show less)"
     if as_json:
         settings = {"events": quotas(events), "partitions": partitions, "seed": seed}
         click.echo(json.dumps({**about, **settings, **found}, indent=2, ensure_ascii=False))

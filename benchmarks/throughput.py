@@ -49,6 +49,9 @@ PACKAGES = ("apache-beam", "kafka-python", "fastavro", "SQLAlchemy")
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
 """PostgreSQL's own defaults, which the server of the tests gives up for speed."""
 
+LOOK_S = 0.02
+"""Between two looks at a process that is measured."""
+
 QUIET_LOAD = 0.5
 """Load average before the start above which the figures are marked as disturbed."""
 
@@ -122,7 +125,7 @@ def contents_of(url: str) -> Contents:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended well, and what it took."""
+    """A process that has ended well, and what it took; memory is that of the largest of it and its children."""
 
     stdout: str
     wall_s: float
@@ -130,15 +133,36 @@ class Ended:
     rss_mib: float
 
 
+def peak_mib(pid: int) -> float:
+    """Peak resident memory until now of the largest of a process and its children; 0 where it has ended.
+
+    The kernel's own sum of an ended process (ru_maxrss) would count that of the process it was forked from.
+    """
+    peaks = [0.0]
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        for number in (pid, *children):
+            status = Path(f"/proc/{number}/status").read_text(encoding="ascii")
+            peaks += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return max(peaks)
+
+
 def run_process(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> Ended:
     """Runs a command of ours to its end; raises SystemExit with what it said where it fails."""
     with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:
-        began = time.perf_counter()
+        began, rss_mib = time.perf_counter(), 0.0
         process = subprocess.Popen(
             [sys.executable, *map(str, command)], env={**os.environ, **environment}, cwd=PROJECT, stdout=out, stderr=err
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            while True:
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    break
+                rss_mib = max(rss_mib, peak_mib(process.pid))
+                time.sleep(LOOK_S)
         except BaseException:
             process.kill()
             process.wait()
@@ -149,7 +173,7 @@ def run_process(command: Sequence[str | Path], environment: Mapping[str, str], f
         err.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{err.read().decode()}")
-        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, rss_mib)
 
 
 @dataclass(frozen=True, kw_only=True)
