@@ -90,8 +90,8 @@ verify-tagging: setup ## Train and test the text model on the real texts
 verify-value: setup ## Simulate companies with planted effects; count intervals that hold them (three minutes)
 	@$(BIN)/vocbeam verify value
 
-bench: setup ## Measure throughput and memory end to end
-	@$(BIN)/python benchmarks/throughput.py
+bench: setup ## Measure throughput, steps, latency, growth and peers: an hour and more (BENCH="--part throughput …")
+	@$(BIN)/python benchmarks/report.py $(BENCH)
 
 soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
 	@$(BIN)/python benchmarks/soak.py $(SOAK)

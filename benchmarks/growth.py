@@ -52,6 +52,10 @@ from vocbeam.sinks.tables import (
 from vocbeam.transforms.event_files import read_events
 from vocbeam.transforms.mapping import MappedEvent
 
+SIZES = (10**5, 10**6, 10**7)
+PARTITIONS = (1, 4, 16, 64)
+RUNS = 3
+SECONDS = 30.0
 FILLED = (event_key, event, ticket, survey_answer, survey_response, customer_day, measure, ingest_ledger)
 SHIFT_DAYS = DAYS
 DAY_US = 86_400_000_000
@@ -313,10 +317,10 @@ def plot(points: Sequence[Point], path: Path) -> None:
 
 
 @click.command()
-@click.option("--size", "sizes", multiple=True, default=(10**5, 10**6, 10**7), show_default=True, type=int)
-@click.option("--partitions", multiple=True, default=(1, 4, 16, 64), show_default=True, type=int)
-@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Loads in each situation.")
-@click.option("--seconds", default=30.0, show_default=True, help="Of a steady load at half the rate; 0 for none.")
+@click.option("--size", "sizes", multiple=True, default=SIZES, show_default=True, type=int)
+@click.option("--partitions", multiple=True, default=PARTITIONS, show_default=True, type=int)
+@click.option("--runs", default=RUNS, show_default=True, type=click.IntRange(1), help="Loads in each situation.")
+@click.option("--seconds", default=SECONDS, show_default=True, help="Of a steady load at half the rate; 0 for none.")
 @click.option("--events", default=100_000, show_default=True, type=click.IntRange(1_000), help="Of one load.")
 @click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
 @click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")

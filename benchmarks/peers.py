@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,10 +30,9 @@ from sqlalchemy import func, select
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.markdown import about_lines, markdown, spread
-from benchmarks.peers_job import PREFIX
-from benchmarks.throughput import machine, run_process
+from benchmarks.throughput import broker_in, machine, run_process
 from benchmarks.warehouses import fresh_warehouse
-from vocbeam.deploy.broker import BrokerOptions, create_topics, start_broker, stop_broker
+from vocbeam.deploy.broker import create_topics
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.registry import FileRegistry
@@ -44,7 +43,10 @@ SERVER = "postgresql+psycopg://postgres@127.0.0.1:15432/postgres"
 """What their pg.sh starts."""
 
 PEERS = ("plain", "plain_ck", "bytewax", "bytewax_rec", "beam", "spark", "quix", "pathway")
+USUAL_PEERS = ("plain", "bytewax", "beam", "quix")
+EVENTS = 300_000
 OURS = {"vocbeam": "keep", "vocbeam, with redaction": "redact"}
+PREFIX = "peers"
 PARTITIONS = 2
 TENTHS = 10
 """vocbeam adds whole numbers, so their latencies, given to a tenth of a millisecond, are sent in tenths."""
@@ -236,7 +238,7 @@ def run_ours(folder: Folder, home: Path, governance: Path, redact: str) -> Run:
     """One run of the main job into a fresh database of their server."""
     with fresh_warehouse("postgresql", home, SERVER) as url:
         model = folder.path / "model.joblib"
-        command = ["-m", "benchmarks.peers_job", folder.bootstrap, url, governance, home, model, redact]
+        command = ["-m", "benchmarks.peers_job", folder.bootstrap, url, governance, home, model, PREFIX, redact]
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         ended = run_process(command, threads, home)
         check(url, folder)
@@ -282,24 +284,31 @@ def peers_table(results: Mapping[str, Sequence[Run]], events: int) -> str:
     return markdown(header, rows)
 
 
+@contextmanager
+def their_server() -> Iterator[str]:
+    """Their PostgreSQL, as long as the context."""
+    script = str(Path(os.environ["PEERS_HOME"]) / "pg.sh")
+    subprocess.run([script, "start"], check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield SERVER
+    finally:
+        subprocess.run([script, "stop"], check=True)
+
+
 @click.command()
-@click.option("--peer", "peers", multiple=True, type=click.Choice(PEERS), default=("plain", "bytewax", "beam", "quix"))
+@click.option("--peer", "peers", multiple=True, type=click.Choice(PEERS), default=USUAL_PEERS, show_default=True)
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
-@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--events", default=EVENTS, show_default=True, type=click.IntRange(1_000))
 def main(peers: tuple[str, ...], runs: int, events: int) -> None:
     """Run the peers in PEERS_HOME and vocbeam on the same events, each compared with their oracle."""
     if "PEERS_HOME" not in os.environ:
         raise click.UsageError("name the folder of the peers in PEERS_HOME; it must be readable by the user postgres")
     log = Console(stderr=True, highlight=False)
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocbeam-peers-")))
-        broker = start_broker(BrokerOptions(home=home / "broker", port=0, timeout_s=180))
-        stack.callback(stop_broker, home / "broker")
-        script = str(Path(os.environ["PEERS_HOME"]) / "pg.sh")
-        subprocess.run([script, "start"], check=True, stdout=subprocess.DEVNULL)
-        stack.callback(subprocess.run, [script, "stop"], check=True)
-        about = machine(SERVER)
-        results = measure_peers(home, broker.bootstrap, peers, runs, events, log)
+    with tempfile.TemporaryDirectory(prefix="vocbeam-peers-") as folder, their_server() as server:
+        home = Path(folder)
+        about = machine(server)
+        with broker_in(home / "broker") as bootstrap:
+            results = measure_peers(home, bootstrap, peers, runs, events, log)
     click.echo(f"{about_lines(about)}\n\n{peers_table(results, events)}")
 
 

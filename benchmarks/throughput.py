@@ -10,24 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import click
 import psutil
 import psycopg
 from rich.console import Console
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.corpus import make_corpus, quotas
-from benchmarks.floor import peak_rss_mib
-from benchmarks.markdown import about_lines, markdown, spread
+from benchmarks.markdown import markdown, spread
 from benchmarks.warehouses import MODEL_VERSION, fresh_warehouse
 from tests.support import postgres
 from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
@@ -53,6 +48,9 @@ PACKAGES = ("apache-beam", "kafka-python", "fastavro", "SQLAlchemy")
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
 """PostgreSQL's own defaults, which the server of the tests gives up for speed."""
+
+LOOK_S = 0.02
+"""Between two looks at a process that is measured."""
 
 QUIET_LOAD = 0.5
 """Load average before the start above which the figures are marked as disturbed."""
@@ -127,7 +125,7 @@ def contents_of(url: str) -> Contents:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended well, and what it took."""
+    """A process that has ended well, and what it took; memory is that of the largest of it and its children."""
 
     stdout: str
     wall_s: float
@@ -135,15 +133,36 @@ class Ended:
     rss_mib: float
 
 
+def peak_mib(pid: int) -> float:
+    """Peak resident memory until now of the largest of a process and its children; 0 where it has ended.
+
+    The kernel's own sum of an ended process (ru_maxrss) would count that of the process it was forked from.
+    """
+    peaks = [0.0]
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        for number in (pid, *children):
+            status = Path(f"/proc/{number}/status").read_text(encoding="ascii")
+            peaks += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return max(peaks)
+
+
 def run_process(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> Ended:
     """Runs a command of ours to its end; raises SystemExit with what it said where it fails."""
     with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:
-        began = time.perf_counter()
+        began, rss_mib = time.perf_counter(), 0.0
         process = subprocess.Popen(
             [sys.executable, *map(str, command)], env={**os.environ, **environment}, cwd=PROJECT, stdout=out, stderr=err
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            while True:
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    break
+                rss_mib = max(rss_mib, peak_mib(process.pid))
+                time.sleep(LOOK_S)
         except BaseException:
             process.kill()
             process.wait()
@@ -154,7 +173,7 @@ def run_process(command: Sequence[str | Path], environment: Mapping[str, str], f
         err.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{err.read().decode()}")
-        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, rss_mib)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +226,10 @@ class Bench:
         """Runs one command of vocbeam."""
         environment = {**self.environment, "VOCBEAM_WAREHOUSE": warehouse}
         return run_process(["-m", "vocbeam.pipelines.cli", *arguments], environment, self.folder)
+
+    def with_workers(self, workers: int) -> Bench:
+        """The same with so many processes of the main job."""
+        return replace(self, workers=workers)
 
     @property
     def model(self) -> Path:
@@ -399,69 +422,3 @@ def measure_throughput(bench: Bench, kinds: Sequence[str], runs: int, log: Conso
             results[WAREHOUSES[kind]].append(measured)
             log.print(f"run {number} of {runs}, {WAREHOUSES[kind]}: {measured.process_s:.1f} s, the books balance")
     return results
-
-
-@click.command()
-@click.option("--events", default=100_000, show_default=True, type=click.IntRange(100))
-@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
-@click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes of the main job.")
-@click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
-@click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
-@click.option("--steps", "with_steps", is_flag=True, help="Also what each step costs alone.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout instead of tables.")
-def main(
-    events: int,
-    runs: int,
-    partitions: int,
-    workers: int,
-    kinds: tuple[str, ...],
-    postgres_url: str | None,
-    seed: int,
-    with_steps: bool,
-    as_json: bool,
-) -> None:
-    """Measure the main job from Kafka to fresh warehouses, beside a loop that only polls and decodes."""
-    kinds = kinds or tuple(WAREHOUSES)
-    log = Console(stderr=True, highlight=False)
-    load = os.getloadavg()[0]
-    if load > QUIET_LOAD:
-        log.print(f"load average {load:.2f}: something else is running, so these figures are not worth keeping")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocbeam-benchmark-")))
-        if "postgresql" in kinds and postgres_url is None:
-            postgres_url = stack.enter_context(postgres_server())
-        about = machine(postgres_url)
-        log.print(f"making {events:,} events and sending them to a Kafka of this machine")
-        bench = Bench(folder, stack.enter_context(broker_in(folder / "broker")), events, postgres_url, workers)
-        corpus = make_corpus(folder, events, seed)
-        bench.vocbeam("produce", "--events", corpus, "--partitions", str(partitions))
-
-        results = measure_throughput(bench, kinds, runs, log)
-        steps = bench.steps(kinds, runs) if with_steps else {}
-
-    about["load average after"] = f"{os.getloadavg()[0]:.2f}"
-    about["memory of this process"] = f"{peak_rss_mib():.0f} MiB (the main job's peak can't show less)"
-    if as_json:
-        report = {
-            **about,
-            "events": quotas(events),
-            "partitions": partitions,
-            "workers": workers,
-            "seed": seed,
-            "runs": {
-                name: [{**asdict(run), "figures": run.figures()} for run in rows] for name, rows in results.items()
-            },
-            "steps": steps,
-        }
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
-        return
-    title = f"{events:,} events, {partitions} partitions a topic, {workers} processes, {runs} runs"
-    click.echo(f"{about_lines(about)}\n\n{main_table(results, title)}")
-    if steps:
-        click.echo(f"\n{steps_table(steps)}")
-
-
-if __name__ == "__main__":
-    main()
