@@ -33,6 +33,7 @@ from kafka.structs import OffsetAndMetadata
 from vocbeam.schemas.errors import SourceError, TopicChanged
 from vocbeam.schemas.records import Ledger, PartitionKey, RawChunk, RawGroup
 from vocbeam.transforms.chunking import Shard, ShardWatermark, cut_chunks, pack_groups, start_of
+from vocbeam.transforms.group_coder import emits_groups
 from vocbeam.transforms.kafka_settings import (
     REQUEST_TIMEOUT_MS,
     SourceConfig,
@@ -480,6 +481,7 @@ _RESTRICTION = beam.DoFn.RestrictionParam(ShardRestrictions())
 _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
 
+@emits_groups
 class _ReadShardFn(beam.DoFn):
     """Reads one shard for a bundle's time, hands it over, and keeps the consumer for the next bundle."""
 
@@ -555,6 +557,6 @@ class ReadChunks(beam.PTransform[PBegin, PCollection[RawGroup]]):
         groups: PCollection[RawGroup] = (
             begin
             | "Shards" >> beam.Create([Shard(number, total) for number in read])
-            | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger)).with_output_types(RawGroup)
+            | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger))
         )
         return groups
