@@ -90,7 +90,7 @@ class Job:
             ReadChunks(self.source, LedgerFactory(self.steps.warehouse_url)),
             self.steps.decode(),
             self.steps.tag(),
-            self.steps.write(),
+            self.steps.write(ahead=True),
         )
 
 

@@ -56,10 +56,10 @@ class MeasureChange:
 def add_contributions(delta: Delta, contributions: Iterable[Contribution], times: int) -> None:
     """Adds contributions `times` to the change of their cells; -1 takes them back."""
     for contribution in contributions:
-        weight, total = contribution[10], contribution[11]
-        change = delta.get(contribution[:10])
+        cell, weight, total = contribution[:10], contribution[10], contribution[11]
+        change = delta.get(cell)
         if change is None:
-            delta[contribution[:10]] = [times, times * weight, times * weight * weight, times * total]
+            delta[cell] = [times, times * weight, times * weight * weight, times * total]
         else:
             change[0] += times
             change[1] += times * weight
