@@ -249,7 +249,7 @@ def _booked(period: Period | Span | Window, restated: bool, starting: Span | Non
         months = _months()
         c = months.c
         of_basis = [] if restated else [c.basis == "as_reported"]
-        meant = [c.month_start.between(*starting)] if starting else []
+        meant: list[Expression] = [c.month_start.between(*starting)] if starting else []
         return _Booked(months, c, c.month_start, c.month_start, of_basis + meant)
     conditions: list[Expression] = [] if restated else [m.basis == "as_reported"]
     if isinstance(period, Window):
@@ -269,7 +269,7 @@ def _booked(period: Period | Span | Window, restated: bool, starting: Span | Non
     if period == "day":
         return _Booked(tables.measure, m, m.date, m.date, conditions + ([m.date <= starting[1]] if starting else []))
     source = tables.measure.join(tables.calendar_date, calendar.date == m.date)
-    weeks = [calendar.week_start.between(*starting)] if starting else []
+    weeks: list[Expression] = [calendar.week_start.between(*starting)] if starting else []
     return _Booked(source, m, calendar.week_start, calendar.week_start, conditions + weeks)
 
 
