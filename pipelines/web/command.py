@@ -120,6 +120,8 @@ def serving(app: Flask, keeper: FigureKeeper, address: str, port: int) -> Iterat
             port=port,
             threads=THREADS,
             ident="vocbeam",
+            # Whether they are believed is decided for each request, by the address of the other end.
+            clear_untrusted_proxy_headers=False,
             max_request_body_size=2 * MAX_BODY_BYTES,
             max_request_header_size=32 * 1024,
             channel_timeout=30,

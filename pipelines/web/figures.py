@@ -130,6 +130,7 @@ class FigureKeeper:
         self._engine, self._now, self._every_seconds = engine, now, every_seconds
         self._found: Figures | None = None
         self.problem: str | None = None
+        self._looks = 0
         self._looked = threading.Condition()
         self._asked = threading.Event()
         self._stopped = False
@@ -160,14 +161,16 @@ class FigureKeeper:
             log.warning("%s", problem or "the warehouse answers again")
         with self._looked:
             self._found, self.problem = found, problem
+            self._looks += 1
             self._looked.notify_all()
 
     def figures(self, wait_seconds: float) -> Figures | None:
-        """The figures of the last look; where there are none, asks for a look and waits so long for one to succeed."""
+        """The figures of the last look; where there are none, asks for another and waits at most so long for its end."""
         with self._looked:
             if self._found is None:
+                looks = self._looks
                 self._asked.set()
-                self._looked.wait_for(lambda: self._found is not None, timeout=wait_seconds)
+                self._looked.wait_for(lambda: self._looks > looks, timeout=wait_seconds)
             return self._found
 
     def _go_on(self) -> None:
