@@ -371,6 +371,11 @@ def chosen_period(month: str | None, week: str | None, since: datetime | None, u
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained HTML page to this file."
 )
+@click.option(
+    "--executive",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the board's page to this file: what experience is worth, what was done, a page a department.",
+)
 def report(
     home: Home,
     warehouse: str | None,
@@ -380,11 +385,19 @@ def report(
     until: datetime | None,
     json_: bool,
     html: Path | None,
+    executive: Path | None,
 ) -> None:
     """Show each metric by stage and department: value, 95 % interval, n, target and status."""
     period = chosen_period(month, week, since, until)
     with read.snapshot(open_engine(warehouse or home.warehouse_url)) as connection:
         found = build_report(connection, period, now_us)
+        if executive is not None:
+            from vocbeam.pipelines.executive import build_executive, render_executive
+
+            board = render_executive(build_executive(connection, found.period, now_us()))
+            executive.parent.mkdir(parents=True, exist_ok=True)
+            executive.write_text(board, encoding="utf-8")
+            click.echo(f"wrote {executive}", err=True)
     if json_:
         click.echo(json.dumps(as_json(found), indent=2, default=str))
     else:

@@ -28,7 +28,6 @@ from vocbeam.pipelines import figures_from_warehouse as warehouse
 from vocbeam.pipelines.figures import FEW, About, Comparison, compare, write_row, write_table
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.pipelines.verify_alerts import alerts
-from vocbeam.pipelines.verify_drivers import drivers
 from vocbeam.pipelines.verify_tagging import tagging
 from vocbeam.pipelines.verify_value import value
 from vocbeam.schemas.errors import ConfigError, VocbeamError
@@ -167,7 +166,6 @@ def verify() -> None:
 
 
 verify.add_command(alerts)
-verify.add_command(drivers)
 verify.add_command(tagging)
 verify.add_command(value)
 

@@ -144,7 +144,8 @@ def _standardised(columns: Floats) -> Floats:
     """Columns with mean 0 and length 1; one that never changes is 0."""
     centred = columns - columns.mean(axis=0)
     length = np.sqrt((centred**2).sum(axis=0))
-    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    standard: Floats = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return standard
 
 
 def _weights(correlations: tuple[Floats, Floats]) -> Floats:

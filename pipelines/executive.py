@@ -1,0 +1,489 @@
+"""The board's page: what experience is worth, where it fails, what was done and whether it helped.
+
+Everything on it comes from named SQL queries, which stand at its end, so that each number can be looked up.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from sqlalchemy import Connection, text
+
+from vocbeam.pipelines.report import Period, latest_month
+from vocbeam.pipelines.wording import NOTHING, format_interval, format_target, format_value, minor_digits
+from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.governance import Governance, parse_governance
+from vocbeam.schemas.records import UNASSIGNED
+from vocbeam.schemas.timebase import from_micros
+from vocbeam.sinks import read
+from vocbeam.transforms.statistics import Interval
+
+TEMPLATES = Path(__file__).parent / "templates"
+TOP_ISSUES, TOP_DRIVERS = 8, 10
+
+Row = Mapping[str, Any]
+
+WORDS = {
+    "met": "met",
+    "missed": "missed",
+    "not proven": "too close to call",
+    "not enough data": "too little data",
+    "hidden": "hidden: too few answers",
+}
+"""Statuses in the board's words; what has no target is left out."""
+
+STATUS_ORDER = ("missed", "not proven", "met", "not enough data", "hidden")
+RUN_VALUE = "vocbeam value"
+RUN_DRIVERS = "vocbeam drivers"
+RUN_MARK = "vocbeam experiment mark, then vocbeam experiment estimate"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A named question to the warehouse as it is asked, and what it is about."""
+
+    name: str
+    about: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class Executive:
+    """Everything on the page, read from one snapshot; `rows` holds the answers by the name of the query."""
+
+    governance: Governance
+    period: Period
+    created_at: int
+    metrics: Mapping[str, read.MetricRow]
+    departments: Sequence[read.DepartmentRow]
+    stages: Mapping[str, read.StageRow]
+    queries: Sequence[Query]
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+
+
+def queries_of(period: Period) -> list[Query]:
+    """The questions of the page; both databases understand them."""
+    month = period.first.isoformat()
+    return [
+        Query(
+            "targets",
+            "Each target of the month, by department and stage.",
+            "SELECT department, stage, metric, unit, n, value, interval_low, interval_high, target, status\n"
+            f"FROM metric_by_month\nWHERE period_start = '{month}' AND target IS NOT NULL\n"
+            "ORDER BY department, stage, metric",
+        ),
+        Query(
+            "company",
+            "The month of the whole company.",
+            "SELECT metric, unit, n, value, interval_low, interval_high, target, status\n"
+            f"FROM company_metric_by_month\nWHERE period_start = '{month}'\nORDER BY metric, unit",
+        ),
+        Query(
+            "issues",
+            "Trouble by what it costs, the surest first.",
+            "SELECT landmark, horizon_days, stage, stage_name, department, topic, metric, name, currency, status,\n"
+            "       customers, affected, effect, interval_low, interval_high, payout, payout_low, payout_high\n"
+            "FROM issue_payout\nWHERE is_latest = 1\nORDER BY rank IS NULL, rank, stage, metric",
+        ),
+        Query(
+            "classes",
+            "Satisfied against dissatisfied customers over the time that follows.",
+            "SELECT landmark, horizon_days, metric, name, customer_class, quantity, unit, n, value,\n"
+            "       interval_low, interval_high, p_value\n"
+            "FROM value_by_class\nWHERE is_latest = 1 AND suppressed = 0\nORDER BY metric, customer_class, quantity",
+        ),
+        Query(
+            "retention",
+            "Share of customers who stay, day by day.",
+            "SELECT metric, customer_class, day, n, value, interval_low, interval_high\n"
+            "FROM retention_by_class\nWHERE is_latest = 1 AND suppressed = 0\nORDER BY metric, customer_class, day",
+        ),
+        Query(
+            "drivers",
+            "What goes with satisfaction and with money: the metric tree.",
+            "SELECT driver, driver_name, outcome, outcome_name, outcome_level, grade, verdict, reason, driver_step,\n"
+            "       outcome_step, lag_days, effect, interval_low, interval_high, smallest_effect, n, is_driver\n"
+            "FROM metric_tree\nWHERE strongest = 1\n"
+            "ORDER BY verdict = 'proven' DESC, weight IS NULL, weight DESC, driver, outcome",
+        ),
+        Query(
+            "done",
+            "What was done, and what it changed.",
+            "SELECT intervention_id, name, stage, compared_by, treated, start_date, metric, metric_name, outcome,\n"
+            "       reason, step, effect, interval_low, interval_high, grade, treated_groups, untreated_groups\n"
+            "FROM intervention_result\nORDER BY start_date, intervention_id, metric",
+        ),
+    ]
+
+
+def build_executive(connection: Connection, period: Period | None, now: int) -> Executive:
+    """Asks everything for one month; None takes the latest month of the data.
+
+    Raises ConfigError where nothing has been loaded, or for a period that is no month: targets are judged by month.
+    """
+    governance = parse_governance(read.taxonomy(connection).governance_text)
+    if period is None:
+        period = latest_month(read.month_sizes(connection), read.last_date(connection) or date.min)
+    if period.kind != "month":
+        raise ConfigError("the board's page is about a month; choose it with --month")
+    queries = queries_of(period)
+    return Executive(
+        governance=governance,
+        period=period,
+        created_at=now,
+        metrics={row.metric: row for row in read.metrics(connection)},
+        departments=read.departments(connection),
+        stages={row.stage: row for row in read.stages(connection)},
+        queries=queries,
+        rows={query.name: [row._mapping for row in connection.execute(text(query.sql))] for query in queries},
+    )
+
+
+def render_executive(found: Executive) -> str:
+    """The page as text: one file, no script, nothing from elsewhere; prints on A4, one page or more a department."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    rows = found.rows
+    targets = [_target(found, row) for row in rows["targets"] if row["status"] in WORDS]
+    issues = [_issue(found, row) for row in rows["issues"]]
+    done = _done(found)
+    edges = [_edge(row) for row in rows["drivers"]]
+    sections = {
+        row.department: {
+            "row": row,
+            "stages": [stage.name for stage in found.stages.values() if stage.owner == row.department],
+            "targets": [line for line in targets if line["department"] == row.department],
+            "issues": [issue for issue in issues if issue["department"] == row.department],
+            "done": [each for each in done if each["owner"] == row.department],
+        }
+        for row in found.departments
+        if row.department != UNASSIGNED
+    }
+    measured = {department: {line["metric"] for line in section["targets"]} for department, section in sections.items()}
+    for department, section in sections.items():
+        section["edges"] = [edge for edge in edges if edge["driver"] in measured[department]]
+    return environment.get_template("executive.html.j2").render(
+        company=found.governance.company,
+        period=found.period,
+        timezone=found.governance.timezone,
+        created_at=f"{from_micros(found.created_at):%Y-%m-%d %H:%M} UTC",
+        queries=found.queries,
+        sections=sections,
+        tally=_tally(sections, targets),
+        statuses=[(status, WORDS[status]) for status in STATUS_ORDER],
+        headlines=_headlines(found),
+        stake=_stake(found, issues),
+        issues=issues[:TOP_ISSUES],
+        issues_left=max(0, len(issues) - TOP_ISSUES),
+        horizon=rows["issues"][0]["horizon_days"] if rows["issues"] else None,
+        landmark=rows["issues"][0]["landmark"] if rows["issues"] else None,
+        comparisons=_comparisons(found),
+        edges=edges[:TOP_DRIVERS],
+        unproven=sum(edge["verdict"] != "proven" for edge in edges),
+        all_edges=len(edges),
+        done=done,
+        run_value=RUN_VALUE,
+        run_drivers=RUN_DRIVERS,
+        run_mark=RUN_MARK,
+        nothing=NOTHING,
+    )
+
+
+def _target(found: Executive, row: Row) -> dict[str, Any]:
+    metric, unit = found.metrics[row["metric"]], row["unit"]
+    stage = found.stages.get(row["stage"])
+    return {
+        "department": row["department"],
+        "stage": stage.name if stage else row["stage"],
+        "metric": row["metric"],
+        "name": metric.name,
+        "value": format_value(metric, unit, row["value"]),
+        "interval": format_interval(metric, unit, Interval(row["interval_low"], row["interval_high"])),
+        "target": format_target(metric, unit, row["target"]),
+        "status": row["status"],
+        "word": WORDS[row["status"]],
+    }
+
+
+def _issue(found: Executive, row: Row) -> dict[str, Any]:
+    enough = row["effect"] is not None
+    return {
+        "department": row["department"],
+        "place": " · ".join(
+            part for part in (row["stage_name"] or row["stage"], (row["topic"] or "").replace("_", " ")) if part
+        ),
+        "name": row["name"] or row["metric"],
+        "status": row["status"],
+        "affected": f"{row['affected']:,} of {row['customers']:,}" if enough else NOTHING,
+        "effect": points(row["effect"]) if enough else NOTHING,
+        "interval": f"{points(row['interval_low'])} to {points(row['interval_high'])}" if enough else NOTHING,
+        "payout": money(row["currency"], row["payout"]),
+        "payout_low": money(row["currency"], row["payout_low"]),
+        "low": row["payout_low"],
+        "currency": row["currency"],
+    }
+
+
+def _edge(row: Row) -> dict[str, Any]:
+    known = row["effect"] is not None
+    return {
+        "driver": row["driver"],
+        "driver_name": row["driver_name"] or row["driver"],
+        "outcome_name": row["outcome_name"] or row["outcome"],
+        "verdict": row["verdict"],
+        "reason": row["reason"],
+        "grade": {"association": "goes together", "before_after": "before and after", "experiment": "experiment"}[
+            row["grade"]
+        ],
+        "step": f"+1 {row['driver_step']}",
+        "effect": f"{signed(row['effect'])} {row['outcome_step']}{'' if row['outcome_step'] == '%' else 's'}"
+        if known
+        else NOTHING,
+        "interval": _between(row) if known else NOTHING,
+        "smallest": signed(row["smallest_effect"]).lstrip("+") if known else NOTHING,
+        "is_driver": bool(row["is_driver"]),
+    }
+
+
+def _done(found: Executive) -> list[dict[str, Any]]:
+    """Interventions, each with what was looked at."""
+    grouped: dict[int, dict[str, Any]] = {}
+    for row in found.rows["done"]:
+        stage = found.stages.get(row["stage"])
+        entry = grouped.setdefault(
+            row["intervention_id"],
+            {
+                "number": row["intervention_id"],
+                "name": row["name"],
+                "stage": stage.name if stage else row["stage"],
+                "owner": stage.owner if stage else None,
+                "from": row["start_date"],
+                "where": f"{row['compared_by']}: {row['treated'].strip('[]').replace(chr(34), '')}",
+                "results": [],
+            },
+        )
+        if row["metric"] is not None:
+            known = row["effect"] is not None
+            unit = row["step"] + ("" if row["step"] == "%" else "s")
+            entry["results"].append(
+                {
+                    "metric": row["metric_name"] or row["metric"],
+                    "outcome": row["outcome"],
+                    "reason": row["reason"],
+                    "effect": f"{signed(row['effect'])} {unit}" if known else NOTHING,
+                    "interval": _between(row) if known else NOTHING,
+                    "against": f"{row['treated_groups']} groups against {row['untreated_groups']}"
+                    if row["grade"] == "experiment"
+                    else "before and after only" if known else NOTHING,
+                }
+            )  # fmt: skip
+    return list(grouped.values())
+
+
+def _tally(sections: Mapping[str, Any], targets: Sequence[Row]) -> list[dict[str, Any]]:
+    """Targets by department and status; the bar of each is as long as its share."""
+    rows = []
+    for department, section in sections.items():
+        counts = {status: sum(line["status"] == status for line in section["targets"]) for status in STATUS_ORDER}
+        total = sum(counts.values())
+        rows.append({"department": department, "name": section["row"].name, "counts": counts, "total": total})
+    return sorted(rows, key=lambda row: (-row["counts"]["missed"], row["name"]))
+
+
+def _headlines(found: Executive) -> list[dict[str, str]]:
+    """The month of the company's satisfaction and money in a few figures."""
+    lines = []
+    for row in found.rows["company"]:
+        metric = found.metrics[row["metric"]]
+        wanted = (metric.level == "cx" and metric.kind in ("nps", "share")) or metric.level == "financial"
+        if wanted and row["value"] is not None and row["unit"] == metric.unit:
+            lines.append(
+                {
+                    "name": metric.name,
+                    "value": format_value(metric, row["unit"], row["value"]),
+                    "interval": format_interval(
+                        metric, row["unit"], Interval(row["interval_low"], row["interval_high"])
+                    ),
+                    "target": format_target(metric, row["unit"], row["target"]),
+                    "status": row["status"],
+                    "word": WORDS.get(row["status"], ""),
+                    "level": metric.level,
+                }
+            )
+    return sorted(lines, key=lambda line: line["level"] != "cx")
+
+
+def _stake(found: Executive, issues: Sequence[Row]) -> dict[str, Any] | None:
+    """The dearest proven issue by the lower end of what it costs, and how many are proven; None without any."""
+    if not issues:
+        return None
+    proven = [
+        issue for issue in issues if issue["status"] == "proven" and issue["low"] is not None and issue["low"] > 0
+    ]
+    return {"proven": len(proven), "all": len(issues), "first": proven[0] if proven else None}
+
+
+CLASS_WORDS = {
+    "promoter": "Promoters (9 or 10)",
+    "passive": "Passives (7 or 8)",
+    "detractor": "Detractors (0 to 6)",
+    "satisfied": "Satisfied",
+    "dissatisfied": "Dissatisfied",
+    "no answer": "Did not answer",
+}
+CLASS_COLOURS = {
+    "promoter": "good",
+    "satisfied": "good",
+    "passive": "middle",
+    "detractor": "bad",
+    "dissatisfied": "bad",
+    "no answer": "quiet",
+}
+
+
+def _comparisons(found: Executive) -> list[dict[str, Any]]:
+    """For each survey metric the classes of customers with what became of them, and the curve of who stays."""
+    by_metric: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in found.rows["classes"]:
+        by_metric.setdefault(row["metric"], {}).setdefault(row["customer_class"], {})[row["quantity"]] = row
+    comparisons = []
+    for metric, classes in by_metric.items():
+        any_row = next(iter(next(iter(classes.values())).values()))
+        curve = [row for row in found.rows["retention"] if row["metric"] == metric]
+        lines = []
+        for name in CLASS_WORDS:
+            if name not in classes:
+                continue
+            figures = classes[name]
+            churn, revenue = figures.get("churn"), figures.get("revenue")
+            contacts, cost = figures.get("repeat_contacts"), figures.get("cost_to_serve")
+            lines.append(
+                {
+                    "name": CLASS_WORDS[name],
+                    "colour": CLASS_COLOURS[name],
+                    "n": f"{churn['n']:,}" if churn else NOTHING,
+                    "left": _with_interval(churn, lambda row, at: f"{100 * row[at]:.1f} %"),
+                    "revenue": _with_interval(revenue, lambda row, at: money(row["unit"], row[at])),
+                    "contacts": _with_interval(contacts, lambda row, at: f"{row[at]:.2f}"),
+                    "cost": _with_interval(cost, lambda row, at: money(row["unit"], row[at])),
+                }
+            )
+        tested = [figures["churn"]["p_value"] for figures in classes.values() if "churn" in figures]
+        p_value = next((p for p in tested if p is not None), None)
+        comparisons.append(
+            {
+                "name": any_row["name"] or metric,
+                "landmark": any_row["landmark"],
+                "days": any_row["horizon_days"],
+                "lines": lines,
+                "chance": None
+                if p_value is None
+                else ("less than 1 in 1,000" if p_value < 0.001 else f"{p_value:.3f}"),
+                "differs": p_value is not None and p_value < 0.05,
+                "svg": curves(curve) if curve else None,
+            }
+        )
+    return comparisons
+
+
+def _with_interval(row: Row | None, write: Any) -> dict[str, str]:
+    if row is None or row["value"] is None:
+        return {"value": NOTHING, "interval": ""}
+    known = row["interval_low"] is not None and row["interval_high"] is not None
+    interval = f"{write(row, 'interval_low')} to {write(row, 'interval_high')}" if known else ""
+    return {"value": write(row, "value"), "interval": interval}
+
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 230.0, 46.0, 130.0, 10.0, 26.0
+"""Size and margins of a curve's picture, in its own units."""
+
+LABEL_GAP = 14.0
+
+
+def curves(rows: Sequence[Row]) -> Markup:
+    """Retention of each class as steps with a band, as SVG that takes its colours from the page."""
+    last = max(row["day"] for row in rows) or 1
+    lowest = min(row["value"] if row["interval_low"] is None else row["interval_low"] for row in rows)
+    floor = max(0.0, int(lowest * 20) / 20)
+
+    def x(day: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * day / last
+
+    def y(share: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share) / (1 - floor or 1)
+
+    parts = []
+    for tick in range(5):
+        share = floor + (1 - floor) * tick / 4
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
+            f'<text class="tick" x="{LEFT - 6}" y="{y(share) + 3.5:.1f}" text-anchor="end">{100 * share:.0f} %</text>'
+        )
+    parts += [
+        f'<text class="tick" x="{x(day):.1f}" y="{HEIGHT - 8}" text-anchor="middle">day {day}</text>'
+        for day in sorted({0, round(last / 2), last})
+    ]
+    names = [name for name in CLASS_WORDS if any(row["customer_class"] == name for row in rows)]
+    ends = []
+    for name in names:
+        own = [row for row in rows if row["customer_class"] == name]
+        banded = [row for row in own if row["interval_low"] is not None and row["interval_high"] is not None]
+        upper = _steps([(x(row["day"]), y(row["interval_high"])) for row in banded])
+        lower = _steps([(x(row["day"]), y(row["interval_low"])) for row in banded])
+        colour = CLASS_COLOURS[name]
+        if banded:
+            points_of = " ".join(f"{a:.1f},{b:.1f}" for a, b in upper + lower[::-1])
+            parts.append(f'<polygon class="band {colour}" points="{points_of}"/>')
+        line = " ".join(f"{a:.1f},{b:.1f}" for a, b in _steps([(x(row["day"]), y(row["value"])) for row in own]))
+        parts.append(f'<polyline class="curve {colour}" points="{line}"/>')
+        ends.append((y(own[-1]["value"]), name, colour))
+    at = -LABEL_GAP
+    for height, name, colour in sorted(ends):
+        at = max(height + 4, at + LABEL_GAP)
+        label = html.escape(CLASS_WORDS[name].split(" (")[0])
+        parts.append(f'<text class="label {colour}" x="{WIDTH - RIGHT + 8}" y="{at:.1f}">{label}</text>')
+    # Drawn from numbers and our own words alone.
+    return Markup(  # noqa: S704
+        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="Share of customers who stay, by day">'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def _steps(points_of: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A curve that stays level between its points."""
+    steps: list[tuple[float, float]] = []
+    for at, height in points_of:
+        if steps:
+            steps.append((at, steps[-1][1]))
+        steps.append((at, height))
+    return steps
+
+
+def money(currency: str, value: float | None) -> str:
+    """Minor units as whole major units for people: BRL 1,234; a dash for None."""
+    if value is None:
+        return NOTHING
+    return f"{currency} {value / 10 ** minor_digits(currency):,.0f}".replace("-", "−")
+
+
+def points(share: float) -> str:
+    """A difference of shares for people: +3.2 % points."""
+    return f"{100 * share:+.1f} % points".replace("-", "−")
+
+
+def _between(row: Row) -> str:
+    return f"{signed(row['interval_low'])} to {signed(row['interval_high'])}"
+
+
+def signed(value: float) -> str:
+    """A number with its sign and three digits that matter."""
+    return f"{value:+.3g}".replace("-", "−")
