@@ -6,6 +6,7 @@ asks again. No events are loaded: the views don't read them.
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import sys
@@ -15,7 +16,7 @@ from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -148,20 +149,38 @@ def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     return zip(*[frame[name].tolist() for name in frame.columns], strict=True)
 
 
-def ask(engine: Engine) -> dict[str, tuple[float, int]]:
-    """Query → median milliseconds to the last row, and rows."""
+class Answer(NamedTuple):
+    """What a query cost: median wall time to the last row, mean CPU time of who computes it (both ms); rows."""
+
+    wall: float
+    cpu: float
+    rows: int
+
+
+def ask(engine: Engine) -> dict[str, Answer]:
+    """Query → its answer."""
     found = {}
     with engine.connect() as connection:
         for name, query in QUERIES.items():
             times, rows = [], 0
-            for _ in range(REPEATS):
+            cpu = _cpu_ms(connection)
+            while len(times) < REPEATS and sum(times) < 20 * LARGEST_MS:
                 started = time.perf_counter()
                 rows = len(connection.execute(text(query)).all())
                 times.append(1000 * (time.perf_counter() - started))
-                if times[-1] > 20 * LARGEST_MS:
-                    break
-            found[name] = statistics.median(times), rows
+            found[name] = Answer(statistics.median(times), (_cpu_ms(connection) - cpu) / len(times), rows)
     return found
+
+
+def _cpu_ms(connection: Connection) -> float:
+    """CPU time so far of this process, or of the server's process behind the connection where it is on this machine."""
+    if connection.dialect.name == "sqlite":
+        return 1000 * time.process_time()
+    process = Path(f"/proc/{connection.execute(text('SELECT pg_backend_pid()')).scalar_one()}/stat")
+    if not process.is_file():
+        return float("nan")
+    fields = process.read_text().rsplit(")", 1)[1].split()
+    return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _counted(connection: Connection) -> str:
@@ -191,11 +210,12 @@ def measure_warehouse(url: str, events: int, folder: Path) -> bool:
             f"folded in {took}: {folded[0].dates} dates to hours, {folded[1].dates} to days; {_counted(connection)}"
         )
     after = ask(engine)
-    click.echo(f"  {'a year by month, department and stage':<38} {'rows':>7} {'before':>10} {'after':>10}")
-    for name, (milliseconds, rows) in after.items():
-        click.echo(f"  {name:<38} {rows:>7,} {before[name][0]:>7,.0f} ms {milliseconds:>7,.0f} ms")
+    click.echo(f"  {'a year by month, department and stage':<38} {'rows':>7} {'before (CPU)':>20} {'after (CPU)':>20}")
+    for name, (wall, cpu, rows) in after.items():
+        was = f"{before[name].wall:,.0f} ms ({before[name].cpu:,.0f})"
+        click.echo(f"  {name:<38} {rows:>7,} {was:>20} {f'{wall:,.0f} ms ({cpu:,.0f})':>20}")
     engine.dispose()
-    return all(milliseconds < LARGEST_MS for name, (milliseconds, _) in after.items() if "all metrics" not in name)
+    return all(answer.wall < LARGEST_MS for name, answer in after.items() if "all metrics" not in name)
 
 
 def _analyze(engine: Engine) -> None:

@@ -32,6 +32,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -47,6 +48,8 @@ from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
 Fold = Literal["hour", "day"]
 
 _FINER = {HOUR_GRAIN: BUCKET_GRAIN, DAY_GRAIN: HOUR_GRAIN}
+_Metrics = dict[Table, list[str]]
+
 _UNTIL = {HOUR_GRAIN: measure_grain.c.hours_before, DAY_GRAIN: measure_grain.c.days_before}
 
 
@@ -99,15 +102,17 @@ def _fold_next(connection: Connection, grain: str, limit: date, failpoint: Failp
     if position >= limit:
         return None
     calendar = stored_calendar(connection)
-    day = _next_date(connection, calendar, _FINER[grain], position)
+    metrics = {table: _metrics(connection, table) for table in (measure, measure_retired)}
+    day = _next_date(connection, calendar, metrics, _FINER[grain], position)
     if day is None or day >= limit:
         connection.execute(update(measure_grain).values({column: limit}))
         return None
     counts = 0, 0
     if grain == HOUR_GRAIN:
-        _add_month(connection, calendar, day)
-    for table in (measure, measure_retired):
-        done = _fold(connection, table, grain, calendar, day)
+        _add_month(connection, _within(measure, metrics, BUCKET_GRAIN, calendar, day), day)
+    for table in metrics:
+        finer = _within(table, metrics, _FINER[grain], calendar, day)
+        done = _fold(connection, table, finer, grain, calendar, day)
         counts = done if table is measure else counts
     failpoint.reach("in_transaction")
     connection.execute(update(measure_grain).values({column: day + timedelta(days=1)}))
@@ -117,36 +122,35 @@ def _fold_next(connection: Connection, grain: str, limit: date, failpoint: Failp
 
 def _metrics(connection: Connection, table: Table) -> list[str]:
     """Metrics that have cells, each found by one look at the primary key."""
-    found: list[str] = []
-    while True:
-        query = select(func.min(table.c.metric))
-        metric = connection.execute(query.where(table.c.metric > found[-1]) if found else query).scalar_one()
-        if metric is None:
-            return found
-        found.append(metric)
+    first = select(func.min(table.c.metric).label("metric")).cte("known", recursive=True)
+    following = select(func.min(table.c.metric)).where(table.c.metric > first.c.metric).correlate(first)
+    known = first.union_all(select(following.scalar_subquery()).where(first.c.metric.is_not(None)))
+    return list(connection.execute(select(known.c.metric).where(known.c.metric.is_not(None))).scalars())
 
 
-def _next_date(connection: Connection, calendar: LocalCalendar, grain: str, position: date) -> date | None:
-    """The first local date from `position` on that has cells of this grain."""
-    start, _ = calendar.day_bounds(position)
-    found = []
-    for table in (measure, measure_retired):
-        c = table.c
-        for metric in _metrics(connection, table):
-            query = select(func.min(c.bucket_start)).where(c.metric == metric, c.grain == grain)
-            found.append(connection.execute(query.where(c.bucket_start >= start)).scalar_one())
-    first = min((moment for moment in found if moment is not None), default=None)
+def _next_date(
+    connection: Connection, calendar: LocalCalendar, metrics: _Metrics, grain: str, day: date
+) -> date | None:
+    """The first local date from `day` on that has cells of this grain."""
+    start, _ = calendar.day_bounds(day)
+    firsts = [
+        select(func.min(table.c.bucket_start).label("first")).where(
+            table.c.metric == metric, table.c.grain == grain, table.c.bucket_start >= start
+        )
+        for table, of_table in metrics.items()
+        for metric in of_table
+    ]
+    if not firsts:
+        return None
+    first = connection.execute(select(func.min(union_all(*firsts).subquery("firsts").c.first))).scalar_one()
     return None if first is None else date.fromisoformat(calendar.day(first))
 
 
-def _within(
-    connection: Connection, table: Table, grain: str, calendar: LocalCalendar, day: date
-) -> ColumnElement[bool]:
+def _within(table: Table, metrics: _Metrics, grain: str, calendar: LocalCalendar, day: date) -> ColumnElement[bool]:
+    """Condition of a date's cells of one grain, which the primary key answers."""
     start, end = calendar.day_bounds(day)
     c = table.c
-    return and_(
-        c.metric.in_(_metrics(connection, table)), c.grain == grain, c.bucket_start >= start, c.bucket_start < end
-    )
+    return and_(c.metric.in_(metrics[table]), c.grain == grain, c.bucket_start >= start, c.bucket_start < end)
 
 
 def _coarser(table: Table, grain: str, calendar: LocalCalendar, day: date) -> ColumnElement[int]:
@@ -162,9 +166,10 @@ def _coarser(table: Table, grain: str, calendar: LocalCalendar, day: date) -> Co
     return cast(case(*until, else_=hours[-1]), BigInteger)
 
 
-def _fold(connection: Connection, table: Table, grain: str, calendar: LocalCalendar, day: date) -> tuple[int, int]:
+def _fold(
+    connection: Connection, table: Table, finer: ColumnElement[bool], grain: str, calendar: LocalCalendar, day: date
+) -> tuple[int, int]:
     """Replaces a date's cells by coarser ones: how many there were, and how many there are."""
-    finer = _within(connection, table, _FINER[grain], calendar, day)
     place = [column.name for column in table.primary_key if column.name not in ("grain", "bucket_start")]
     columns = [table.c[name] for name in (*place, *SUMS)]
     cells = select(_coarser(table, grain, calendar, day).label("start"), *columns).where(finer).subquery("cells")
@@ -189,9 +194,9 @@ def _fold(connection: Connection, table: Table, grain: str, calendar: LocalCalen
     return before, after
 
 
-def _add_month(connection: Connection, calendar: LocalCalendar, day: date) -> None:
+def _add_month(connection: Connection, buckets: ColumnElement[bool], day: date) -> None:
     """Adds the cells of a date, which are buckets still, to its month."""
-    cells = select(measure).where(_within(connection, measure, BUCKET_GRAIN, calendar, day)).subquery("cells")
+    cells = select(measure).where(buckets).subquery("cells")
     month = day.replace(day=1)
     place = [column.name for column in measure_month.primary_key if column.name != "month_start"]
     values = {**{name: cells.c[name] for name in place}, "month_start": literal(month, Date), **_sums(cells)}

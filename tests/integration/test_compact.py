@@ -70,8 +70,16 @@ def figures(engine: Engine, views: tuple[str, ...] = VIEWS) -> dict[str, list[st
     with engine.begin() as connection:
         connection.execute(update(privacy).values(k=1))
         return {
-            name: sorted(str(tuple(row)) for row in connection.execute(text(f"SELECT * FROM {name}"))) for name in views
+            name: sorted(
+                str([_plain(value) for value in row]) for row in connection.execute(text(f"SELECT * FROM {name}"))
+            )
+            for name in views
         }
+
+
+def _plain(value: Any) -> Any:
+    """A value as both databases have it; sums of doubles to ten digits, since their order differs."""
+    return float(f"{value:.10g}") if isinstance(value, float | int) else str(value)
 
 
 def test_compact__figures_stay_and_finer_views_are_empty(warehouse_url: str) -> None:
