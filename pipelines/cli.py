@@ -33,7 +33,9 @@ COMMANDS: dict[str, Entry] = {
     "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),
     "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
     "exporter": Entry("vocbeam.pipelines.exporter:exporter", "Serve metrics to Prometheus."),
-    "generate": Entry("vocbeam.pipelines.generate:generate", "Write files of Prometheus, Alertmanager and Grafana."),
+    "generate": Entry(
+        "vocbeam.pipelines.generate:generate", "Write files of Prometheus, Grafana, dbt; docs of the data."
+    ),
     "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),
     "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),
     "models": Entry("vocbeam.pipelines.models:models", "List, show and publish trained text models."),

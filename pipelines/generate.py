@@ -1,4 +1,4 @@
-"""`vocbeam generate`: Prometheus rules, Alertmanager routes and a Grafana dashboard from the governance file.
+"""`vocbeam generate`: what follows from the governance file for Prometheus, Alertmanager, Grafana and BI tools.
 
 The same file and options give the same text, byte by byte.
 """
@@ -16,7 +16,10 @@ from ruamel.yaml import YAML
 
 from vocbeam.pipelines.alert_routes import Delivery, routes_document
 from vocbeam.pipelines.alert_rules import rules_document
+from vocbeam.pipelines.contract import contract_document
 from vocbeam.pipelines.dashboard import dashboard_document
+from vocbeam.pipelines.dictionary import dictionary_text
+from vocbeam.pipelines.semantics import MODELS, project_document, semantics_document
 from vocbeam.pipelines.settings import governance_option
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, load_governance
@@ -40,6 +43,20 @@ def routes_text(governance: Governance, delivery: Delivery) -> str:
 def dashboard_text(governance: Governance) -> str:
     """The dashboard of Grafana, JSON."""
     return json.dumps(dashboard_document(governance), indent=1, ensure_ascii=False) + "\n"
+
+
+def contract_text(governance: Governance) -> str:
+    """The data contract, ODCS."""
+    return _yaml(governance, "contract", contract_document(governance))
+
+
+def dbt_files(governance: Governance) -> dict[str, str]:
+    """Path in the dbt project → text."""
+    return {
+        "dbt_project.yml": _yaml(governance, "dbt", project_document()),
+        "models/vocbeam.yml": _yaml(governance, "dbt", semantics_document(governance)),
+        **{f"models/{name}": text for name, text in MODELS.items()},
+    }
 
 
 def _yaml(governance: Governance, command: str, content: dict[str, Any]) -> str:
@@ -76,7 +93,7 @@ def _write(text: str, output: Path | None) -> None:
 
 @click.group()
 def generate() -> None:
-    """Write the files of Prometheus, Alertmanager and Grafana that follow from the governance file."""
+    """Write the files of Prometheus, Alertmanager, Grafana and BI tools that follow from the governance file."""
 
 
 @generate.command()
@@ -115,3 +132,30 @@ def alertmanager(governance: Path, output: Path | None, **delivery: Any) -> None
 def grafana(governance: Path, output: Path | None) -> None:
     """A dashboard: health of the pipeline, then each stage against its targets with interval and n."""
     _write(dashboard_text(load_governance(governance)), output)
+
+
+@generate.command()
+@governance_option
+@output_option
+def dictionary(governance: Path, output: Path | None) -> None:
+    """The data dictionary: views and tables with their columns, metrics, stages and owners; Markdown."""
+    _write(dictionary_text(load_governance(governance)), output)
+
+
+@generate.command()
+@governance_option
+@output_option
+def contract(governance: Path, output: Path | None) -> None:
+    """The data contract of what the role reader may read (Open Data Contract Standard 3.1, YAML)."""
+    _write(contract_text(load_governance(governance)), output)
+
+
+@generate.command()
+@governance_option
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dbt project."
+)
+def dbt(governance: Path, output: Path) -> None:
+    """A dbt project with semantic definitions (MetricFlow) of the metrics that can be added up."""
+    for name, text in dbt_files(load_governance(governance)).items():
+        _write(text, output / name)
