@@ -56,9 +56,9 @@ def published() -> Iterator[Relation]:
             comments[view] = comment
         else:
             columns_of.setdefault(view, []).append(Column(str(name), types[view, name], comment))
-    for view, columns in columns_of.items():
+    for view, found in columns_of.items():
         if rights(view, "reader"):
-            yield Relation(view, "view", comments[view], tuple(columns))
+            yield Relation(view, "view", comments[view], tuple(found))
 
 
 def column_type(kind: TypeEngine[object]) -> ColumnType:
