@@ -69,11 +69,14 @@ fuzz: setup ## A million mutated messages into each database, damaged files and 
 	    tests/unit/test_registry.py::test_confluent_registry__any_answer_is_understood_or_an_error_of_ours \
 	    tests/integration/test_fuzz.py
 
-generate: setup ## Write the generated files in deploy from the retailer's governance file (GOVERNANCE=…)
+generate: setup ## Write the generated files in deploy and the data dictionary from the retailer's governance file (GOVERNANCE=…)
 	@$(BIN)/vocbeam generate prometheus --governance $(GOVERNANCE) --output deploy/generated/rules.yml
 	@$(BIN)/vocbeam generate prometheus --format kubernetes --governance $(GOVERNANCE) --output deploy/kubernetes/alerts/rules.yaml
 	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml
 	@$(BIN)/vocbeam generate grafana --governance $(GOVERNANCE) --output deploy/generated/vocbeam.json
+	@$(BIN)/vocbeam generate dictionary --governance $(GOVERNANCE) --output docs/data-dictionary.md
+	@$(BIN)/vocbeam generate contract --governance $(GOVERNANCE) --output deploy/bi/contract.odcs.yaml
+	@$(BIN)/vocbeam generate dbt --governance $(GOVERNANCE) --output deploy/bi/dbt
 
 verify-alerts: setup ## Count false and missed alarms by simulation; send an incident through the whole chain
 	@$(BIN)/vocbeam verify alerts

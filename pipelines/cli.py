@@ -39,7 +39,9 @@ COMMANDS: dict[str, Entry] = {
         "vocbeam.pipelines.experiment:experiment", "Mark what was done for customers; estimate whether it helped."
     ),
     "exporter": Entry("vocbeam.pipelines.exporter:exporter", "Serve metrics to Prometheus."),
-    "generate": Entry("vocbeam.pipelines.generate:generate", "Write files of Prometheus, Alertmanager and Grafana."),
+    "generate": Entry(
+        "vocbeam.pipelines.generate:generate", "Write files of Prometheus, Grafana, dbt; docs of the data."
+    ),
     "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),
     "maintenance": Entry("vocbeam.pipelines.maintenance:maintenance", "Keep alerts silent for a planned time."),
     "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),

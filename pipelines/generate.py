@@ -1,4 +1,4 @@
-"""`vocbeam generate`: Prometheus rules, Alertmanager routes and a Grafana dashboard from the governance file.
+"""`vocbeam generate`: what follows from the governance file for Prometheus, Alertmanager, Grafana and BI tools.
 
 The same file and options give the same text, byte by byte.
 """
@@ -17,7 +17,10 @@ from ruamel.yaml import YAML
 
 from vocbeam.pipelines.alert_routes import Delivery, routes_document
 from vocbeam.pipelines.alert_rules import USUAL_PACE, Pace, manifest, rules_document
+from vocbeam.pipelines.contract import contract_document
 from vocbeam.pipelines.dashboard import dashboard_document
+from vocbeam.pipelines.dictionary import dictionary_text
+from vocbeam.pipelines.semantics import MODELS, project_document, semantics_document
 from vocbeam.pipelines.settings import governance_option
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, load_governance
@@ -46,6 +49,20 @@ def dashboard_text(governance: Governance) -> str:
     return json.dumps(dashboard_document(governance), indent=1, ensure_ascii=False) + "\n"
 
 
+def contract_text(governance: Governance) -> str:
+    """The data contract, ODCS."""
+    return _yaml(governance, "contract", contract_document(governance))
+
+
+def dbt_files(governance: Governance) -> dict[str, str]:
+    """Path in the dbt project → text."""
+    return {
+        "dbt_project.yml": _yaml(governance, "dbt", project_document()),
+        "models/vocbeam.yml": _yaml(governance, "dbt", semantics_document(governance)),
+        **{f"models/{name}": text for name, text in MODELS.items()},
+    }
+
+
 def _yaml(governance: Governance, command: str, content: dict[str, Any]) -> str:
     yaml = YAML()
     yaml.width = 1_000_000
@@ -59,14 +76,16 @@ def _yaml(governance: Governance, command: str, content: dict[str, Any]) -> str:
     )
 
 
+check_option = click.option(
+    "--check", is_flag=True, help="Write nothing; end with exit code 2 where --output holds something else."
+)
+
+
 def output_options(command: F) -> F:
     """`--output`: file to write, the standard output by default; `--check`: only compare it."""
-    command = click.option(
-        "--check", is_flag=True, help="Write nothing; end with exit code 2 where --output holds something else."
-    )(command)
     return click.option(
         "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: print it]"
-    )(command)
+    )(check_option(command))
 
 
 def duration_option(name: str, default: str | None, help_text: str) -> Callable[[F], F]:
@@ -111,7 +130,7 @@ def _compare(text: str, output: Path | None) -> None:
 
 @click.group()
 def generate() -> None:
-    """Write the files of Prometheus, Alertmanager and Grafana that follow from the governance file."""
+    """Write the files of Prometheus, Alertmanager, Grafana and BI tools that follow from the governance file."""
 
 
 @generate.command()
@@ -169,3 +188,31 @@ def alertmanager(governance: Path, output: Path | None, check: bool, **delivery:
 def grafana(governance: Path, output: Path | None, check: bool) -> None:
     """A dashboard: health of the pipeline, then each stage against its targets with interval and n."""
     _write(dashboard_text(load_governance(governance)), output, check)
+
+
+@generate.command()
+@governance_option
+@output_options
+def dictionary(governance: Path, output: Path | None, check: bool) -> None:
+    """The data dictionary: views and tables with their columns, metrics, stages and owners; Markdown."""
+    _write(dictionary_text(load_governance(governance)), output, check)
+
+
+@generate.command()
+@governance_option
+@output_options
+def contract(governance: Path, output: Path | None, check: bool) -> None:
+    """The data contract of what the role reader may read (Open Data Contract Standard 3.1, YAML)."""
+    _write(contract_text(load_governance(governance)), output, check)
+
+
+@generate.command()
+@governance_option
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dbt project."
+)
+@check_option
+def dbt(governance: Path, output: Path, check: bool) -> None:
+    """A dbt project with semantic definitions (MetricFlow) of the metrics that can be added up."""
+    for name, text in dbt_files(load_governance(governance)).items():
+        _write(text, output / name, check)

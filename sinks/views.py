@@ -48,6 +48,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateView
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
@@ -481,7 +482,7 @@ def _means(sums: Subquery) -> Subquery:
             n.label("size"),
             (s.first / n).label("score"),
             (s.second / n).label("score_sq"),
-            (weight * weight / _positive(s.weight_sq)).label("weighted_size"),
+            _real(weight * weight / _positive(s.weight_sq)).label("weighted_size"),
             (s.weighted_first / weight).label("weighted_score"),
             (s.weighted_second / weight).label("weighted_score_sq"),
         )
@@ -1675,6 +1676,14 @@ def view_comments() -> Iterator[tuple[str, str, str]]:
         for column in query.selected_columns:
             assert column.key is not None
             yield name, column.key, _COLUMNS_OF.get(name, {}).get(column.key) or _COLUMNS[column.key]
+
+
+def view_types() -> Iterator[tuple[str, str, TypeEngine[Any]]]:
+    """(view, column, type) of every column that `create_views` makes."""
+    for name, _, query in _views():
+        for column in query.selected_columns:
+            assert column.key is not None
+            yield name, column.key, column.type
 
 
 def view_names() -> tuple[str, ...]:
