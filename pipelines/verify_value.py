@@ -96,12 +96,12 @@ def verify_effects(options: Options) -> Iterator[Figure]:
     planted_effects = leaving_effects(planted, rng, options.truth_orders, float(np.mean(paid)), LEAVING_HORIZON_DAYS)
     truth = {effect.issue: effect.value for effect in planted_effects}
 
-    low, high = covering(options.seeds)
     for issue, value in truth.items():
         found = [fit.effect for fit in fits[issue] if fit.effect is not None]
         error = np.mean([effect.effect for effect in found]) - value
         note = f"planted {value:.4f}, mean estimate {value + error:.4f}, not enough data {options.seeds - len(found)} x"
         covered = sum(holds(effect.interval, value) for effect in found)
+        low, high = covering(len(found))
         yield Figure("effects", f"{issue}: intervals that hold the effect", covered, "{:.0f}", low, high, note)
 
     cost = {effect.issue: effect.affected_share * effect.value for effect in planted_effects}
