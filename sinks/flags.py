@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select
+from sqlalchemy import Connection, RowMapping, Select, and_, column, func, or_, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Refused
@@ -32,12 +32,17 @@ MAX_WORDS_CHARS = 4_000
 TOPICS_OF_FLAGS = "%flag"
 """Topics that hold flags, those of archives included: pattern of LIKE."""
 
-MAX_NAME_CHARS = 200
-MAX_WORDS_CHARS = 4_000
-"""Longest name of a person, and longest outcome, root cause or action."""
-
-TOPICS_OF_FLAGS = "%flag"
-"""Topics that hold flags, those of archives included: pattern of LIKE."""
+flag_event = table(
+    "flag_event",
+    *(
+        column(name, event.c[name].type)
+        for name in (
+            "ledger_id", "kafka_offset", "event_key", "event_id", "source", "flag_kind", "severity", "text", "stage",
+            "department", "topic", "reporter_role", "segment_1", "segment_2", "segment_3", "ref", "event_time",
+        )
+    ),
+)  # fmt: skip
+"""The view of `event` that holds flags alone: who may act on them need not read what customers wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +106,28 @@ def flags(
     query = _query(connection)
     c = query.selected_columns
     if department is not None:
-        query = query.where(event.c.department == department)
+        query = query.where(flag_event.c.department == department)
     if stage is not None:
-        query = query.where(event.c.stage == stage)
+        query = query.where(flag_event.c.stage == stage)
     if state == "resolved":
         query = query.where(c.resolved_at.is_not(None))
     elif state is not None:
         query = query.where(
             c.resolved_at.is_(None), c.acknowledged_at.is_(None) if state == "open" else c.acknowledged_at.is_not(None)
         )
-    ordered = query.order_by(event.c.event_time.desc(), event.c.event_key).limit(limit)
+    ordered = query.order_by(flag_event.c.event_time.desc(), flag_event.c.event_key).limit(limit)
     return [_flag_row(row) for row in connection.execute(ordered).mappings()]
 
 
 def unresolved_flags(connection: Connection) -> Counter[tuple[str, str]]:
     """(stage, department) → flags that nobody has resolved, as they are tagged now."""
-    e = event.c
+    e = flag_event.c
     resolved = select(flag_action.c.event_key).where(
         flag_action.c.event_key == e.event_key, flag_action.c.action == RESOLVED
     )
     query = (
         select(e.stage, e.department, func.count())
-        .where(e.ledger_id.in_(ledgers_of_flags(connection)), e.event_type == "flag", ~resolved.exists())
+        .where(e.ledger_id.in_(ledgers_of_flags(connection)), ~resolved.exists())
         .group_by(e.stage, e.department)
     )
     return Counter({(stage, department): n for stage, department, n in connection.execute(query)})
@@ -179,7 +184,7 @@ def ledgers_of_flags(connection: Connection) -> list[int]:
 
 
 def _query(connection: Connection) -> Select[Any]:
-    e, d = event.c, department_table.c
+    e, d = flag_event.c, department_table.c
     acknowledged, resolved = flag_action.alias("acknowledged"), flag_action.alias("resolved")
 
     def done(action: Any, name: str) -> Any:
@@ -187,11 +192,7 @@ def _query(connection: Connection) -> Select[Any]:
 
     return (
         select(
-            e.ledger_id,
-            e.kafka_offset,
-            *(e[name] for name in ("event_key", "event_id", "source", "flag_kind", "severity", "text")),
-            *(e[name] for name in ("stage", "department", "topic", "reporter_role", "segment_1", "segment_2")),
-            *(e[name] for name in ("segment_3", "ref", "event_time")),
+            *e,
             d.acknowledge_flags_within_s,
             acknowledged.c.made_at.label("acknowledged_at"),
             acknowledged.c.made_by.label("acknowledged_by"),
@@ -199,23 +200,23 @@ def _query(connection: Connection) -> Select[Any]:
             resolved.c.made_by.label("resolved_by"),
             resolved.c.outcome,
         )
-        .select_from(event)
+        .select_from(flag_event)
         .outerjoin(department_table, d.department == e.department)
         .outerjoin(acknowledged, done(acknowledged, ACKNOWLEDGED))
         .outerjoin(resolved, done(resolved, RESOLVED))
-        .where(e.ledger_id.in_(ledgers_of_flags(connection)), e.event_type == "flag")
+        .where(e.ledger_id.in_(ledgers_of_flags(connection)))
     )
 
 
 def _find(connection: Connection, key: str, *, lock: bool) -> RowMapping:
     """The row of one flag; locked, it can't expire before this transaction ends. Raises Refused."""
-    e = event.c
+    e = flag_event.c
     named = [e.event_id == key]
     if len(key) == 32:
         with suppress(ValueError):
             named.append(e.event_key == bytes.fromhex(key))
     query = _query(connection).where(or_(*named))
-    rows = connection.execute(query.with_for_update(of=event) if lock else query).mappings().all()
+    rows = connection.execute(query.with_for_update(of=flag_event) if lock else query).mappings().all()
     if not rows:
         raise Refused(
             f"there is no flag {key[:100]!r}; it may not be loaded yet, or be erased or expired: see "

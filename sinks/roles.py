@@ -19,6 +19,7 @@ from typing import Literal, get_args
 from sqlalchemy import BigInteger, Connection, text
 
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.sinks.flags import flag_event
 from vocbeam.sinks.tables import metadata
 from vocbeam.sinks.views import ROW_LEVEL_VIEWS, view_names
 
@@ -34,6 +35,7 @@ LONGEST_NAME = 63
 _NOTHING: Grants = {}
 _READ: Grants = {"SELECT": ()}
 _KEEP: Grants = {"SELECT": (), "INSERT": (), "UPDATE": ()}
+_FLAGS: Grants = {"SELECT": (), "UPDATE": ("lockable",)}
 _CONTRIBUTIONS: Grants = {"SELECT": ("contributions", "restated")}
 
 
@@ -55,8 +57,8 @@ class Access:
 _DIMENSION = Access(reader=_READ, auditor=_READ, web=_READ)
 
 TABLE_ACCESS: Mapping[str, Access] = {
-    "schema_version": Access(writer=_READ, auditor=_READ),
-    "warehouse_setting": Access(writer=_READ, auditor=_READ),
+    "schema_version": Access(writer=_READ, auditor=_READ, web=_READ),
+    "warehouse_setting": Access(writer=_READ, auditor=_READ, web=_READ),
     "taxonomy_version": Access(writer=_READ, auditor=_READ, web=_READ),
     # Locking the row FOR SHARE takes the right to update some column: `only` can hold nothing but 1.
     "active_tagging": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ, web=_READ),
@@ -67,7 +69,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "run_epoch": Access(writer={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at", "outcome")}, auditor=_READ),
     # Deleted are rows of processes that are gone, after they were added to the sum.
     "worker_metric": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
-    "ingest_ledger": Access(writer=_KEEP, auditor=_READ),
+    "ingest_ledger": Access(writer=_KEEP, auditor=_READ, web={"SELECT": ("ledger_id", "topic")}),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),
     "event": Access(
         writer={"INSERT": ()},
@@ -100,8 +102,10 @@ TABLE_ACCESS: Mapping[str, Access] = {
             )
         },
     ),
-    # The owner's too: what is done about flags and cases names the person who did it.
-    "flag_action": Access(auditor={"SELECT": ("event_key", "action", "made_at")}),
+    # What is done about flags and cases names the person who did it.
+    "flag_action": Access(
+        auditor={"SELECT": ("event_key", "action", "made_at")}, web={"SELECT": (), "INSERT": ()}
+    ),
     "alert_case": Access(
         auditor={
             "SELECT": (
@@ -109,8 +113,12 @@ TABLE_ACCESS: Mapping[str, Access] = {
                 "acknowledged_at", "closed_at",
             )
         },
+        web={
+            "SELECT": (),
+            "UPDATE": ("acknowledged_at", "acknowledged_by", "closed_at", "closed_by", "root_cause", "action"),
+        },
     ),
-    "case_alert": Access(auditor=_READ),
+    "case_alert": Access(auditor=_READ, web=_READ),
     # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
     "settle_position": Access(writer=_READ, auditor=_READ),
     "settle_again": Access(auditor=_READ),
@@ -157,6 +165,8 @@ the writer inserts events and dead letters and can't read them back."""
 
 def rights(relation: str, role: Role) -> Grants:
     """What a role may do with a table or view. Raises KeyError for a table that nobody has classified."""
+    if relation == flag_event.name and role == "web":
+        return _FLAGS
     if relation in ROW_LEVEL_VIEWS:
         return _NOTHING
     if relation in view_names():

@@ -55,7 +55,7 @@ from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNE
 from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
 from vocbeam.sinks import evidence_views, tables, value_views
 from vocbeam.sinks.contributions import BUCKET_GRAIN
-from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS
+from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS, flag_event
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -1256,6 +1256,15 @@ def _event_export() -> Select[Any]:
     )
 
 
+def _flag_event() -> Select[Any]:
+    """Flags as they arrived and are tagged now."""
+    e = tables.event.c
+    # A column that can't be written, whose grant is all that locking a row takes.
+    return select(*(e[column.key] for column in flag_event.c), literal(1).label("lockable")).where(
+        e.event_type == "flag"
+    )
+
+
 def _override_rate(period: Period) -> Select[Any]:
     """Machine-tagged events by period of their time, department and method of that tag, and what became of it."""
     e, p, calendar = tables.event.c, tables.privacy.c, tables.calendar_date.c
@@ -1550,11 +1559,12 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
     yield from evidence_views.definitions()
     yield from value_views.definitions()
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
+    yield "flag_event", "Every flag that was raised, with its text, redacted.", _flag_event
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
 
 
-ROW_LEVEL_VIEWS = frozenset({"event_export"})
+ROW_LEVEL_VIEWS = frozenset({"event_export", "flag_event"})
 """Views with a row an event: personal data, though pseudonymised and redacted, and not for BI readers."""
 
 
@@ -1676,6 +1686,10 @@ _COLUMNS_OF: dict[str, Mapping[str, str]] = {
     },
     **evidence_views.COLUMNS_OF,
     "event_export": {column.key: column.comment or "" for column in tables.event.c},
+    "flag_event": {
+        **{column.key: column.comment or "" for column in tables.event.c},
+        "lockable": "Always 1; the right to change it is the right to lock the row.",
+    },
     "score_distribution_by_month": {"n": "Answers with this score."},
     "ticket_resolution_km": {"n": "Tickets opened in the month.", "open": "Of these, still open."},
 }

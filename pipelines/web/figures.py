@@ -15,6 +15,7 @@ from vocbeam.pipelines.report import EVERYWHERE, STATUSES, Line, Period, latest_
 from vocbeam.schemas.errors import VocbeamError
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.sinks import read
+from vocbeam.sinks.catalog import require_current
 from vocbeam.sinks.issues import IssueRow, issues
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Figures:
     period: Period | None
     stages: Sequence[read.StageRow]
     departments: Sequence[read.DepartmentRow]
+    metrics: Sequence[read.MetricRow]
     company_lines: Sequence[Line]
     stage_lines: Sequence[Line]
     department_lines: Sequence[Line]
@@ -83,6 +85,7 @@ def read_figures(connection: Connection, now: int) -> Figures:
         period=period,
         stages=read.stages(connection),
         departments=read.departments(connection),
+        metrics=metrics,
         company_lines=at(lambda _cell: (EVERYWHERE, EVERYWHERE)),
         stage_lines=at(lambda cell: (cell.stage, EVERYWHERE)),
         department_lines=at(lambda cell: (EVERYWHERE, cell.department)),
@@ -151,6 +154,7 @@ class FigureKeeper:
         problem: str | None = None
         try:
             with read.snapshot(self._engine) as connection:
+                require_current(self._engine)
                 found = read_figures(connection, self._now())
         except VocbeamError as error:
             problem = str(error)
@@ -165,7 +169,7 @@ class FigureKeeper:
             self._looked.notify_all()
 
     def figures(self, wait_seconds: float) -> Figures | None:
-        """The figures of the last look; where there are none, asks for another and waits at most so long for its end."""
+        """The figures of the last look; where there are none, asks for another and waits at most so long for it."""
         with self._looked:
             if self._found is None:
                 looks = self._looks

@@ -20,13 +20,14 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, ServiceUnavailable, UnprocessableEntity
 from werkzeug.sansio.utils import host_is_trusted
 
+from vocbeam.pipelines.outcomes import around_flag, did_it_help
 from vocbeam.pipelines.report import Line, interval_of, overall, size_of, value_of
 from vocbeam.pipelines.report_page import SYMBOLS, TEMPLATES
 from vocbeam.pipelines.web.charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart, weekly_chart
 from vocbeam.pipelines.web.figures import FigureKeeper, Figures, Trends, standing, worst
 from vocbeam.pipelines.web.people import Person
 from vocbeam.pipelines.web.sign_in import SignIn, sign_out
-from vocbeam.pipelines.wording import format_target
+from vocbeam.pipelines.wording import NOTHING, format_change, format_target, format_value
 from vocbeam.schemas.errors import Refused, SinkError, VocbeamError
 from vocbeam.schemas.governance import Governance
 from vocbeam.schemas.records import UNASSIGNED
@@ -45,6 +46,7 @@ from vocbeam.sinks.flags import (
     unresolved_flags,
 )
 from vocbeam.sinks.flags import flags as find_flags
+from vocbeam.transforms.comparison import Movement
 from vocbeam.transforms.flags import KINDS, MAX_FLAG_CHARS, SEVERITIES, NewFlag
 
 log = logging.getLogger(__name__)
@@ -167,6 +169,7 @@ class Site:
             "/departments/<department>": self.department,
             "/flags/new": self.new_flag,
             "/flags/sent/<event_id>": self.flag_sent,
+            "/flags/<key>": self.flag,
             "/cases/<int:case_id>": self.case,
             "/audit": self.audit_trail,
             "/sign-in": self.sign_in,
@@ -432,7 +435,22 @@ class Site:
         figures = self.figures()
         with read.snapshot(self._reading) as connection:
             row = get_case(connection, case_id)
-        return render_template("case.html.j2", case=row, wrong=wrong, **_named(figures))
+            outcome = did_it_help(connection, case_id, now=self._now())
+        moved = [] if outcome is None else [outcome.comparison.here, *outcome.comparison.elsewhere]
+        return render_template(
+            "case.html.j2", case=row, wrong=wrong, outcome=outcome, moved=_moved(moved, figures), **_named(figures)
+        )
+
+    def flag(self, key: str) -> str:
+        """A flag, and how the figures of its stage moved around it."""
+        self.reader()
+        figures = self.figures()
+        with read.snapshot(self._reading) as connection:
+            row = get_flag(connection, key)
+            moved = around_flag(connection, row.key, now=self._now())
+        return render_template(
+            "flag.html.j2", flag=row, moved=_moved(moved, figures), now=self._now(), **_named(figures)
+        )
 
     def acknowledge_case(self, case_id: int) -> ResponseReturnValue:
         """Says that a department works on a case."""
@@ -547,12 +565,42 @@ def _charts(lines: Sequence[Line], trends: Trends, place: Callable[[Line], str])
     return [chart for chart in found if chart is not None][:CHARTS]
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A movement in words."""
+
+    stage: str
+    metric: str
+    before: str
+    after: str
+    change: str
+    verdict: str
+
+
+def _moved(movements: Iterable[Movement], figures: Figures) -> list[Moved]:
+    """Movements of metrics that are known, those that can be judged first."""
+    metrics = {row.metric: row for row in figures.metrics}
+    found = []
+    for movement in movements:
+        metric, unit = metrics.get(movement.metric), movement.unit
+        if metric is None:
+            continue
+        both = [figure.value if figure else None for figure in (movement.before, movement.after)]
+        change = movement.change
+        words = NOTHING if change is None else format_change(metric, unit, change.value)
+        if change is not None and change.low is not None and change.high is not None:
+            ends = (format_change(metric, unit, end) for end in (change.low, change.high))
+            words += f" ({' to '.join(ends)})"
+        values = [format_value(metric, unit, value) for value in both]
+        found.append(Moved(movement.stage, metric.name, values[0], values[1], words, movement.verdict))
+    return sorted(found, key=lambda moved: moved.verdict == "not enough data")
+
+
 def _named(figures: Figures) -> dict[str, Any]:
     """The figures, and the names of all that they speak of by ids."""
-    lines = (*figures.stage_lines, *figures.department_lines)
     return {
         "figures": figures,
         "stage_names": {row.stage: row.name for row in figures.stages},
         "department_names": {row.department: row.name for row in figures.departments},
-        "metric_names": {line.metric.metric: line.metric.name for line in lines},
+        "metric_names": {row.metric: row.name for row in figures.metrics},
     }

@@ -121,6 +121,7 @@ def test_pages__figures_trends_topics_flags_and_cases(filled_url: str) -> None:
         assert "95.0 %" in department
         assert "The driver is always early" in department
         assert "Satisfaction at deliver has missed its target" in department
+        assert pages.get("/flags/nothing").status_code == 422
         assert pages.get("/stages/nowhere").status_code == 404
         assert pages.get("/departments/nobody").status_code == 404
 
@@ -234,6 +235,9 @@ def test_flags__only_their_department_acts(proxied: Pages, filled_url: str) -> N
         (after,) = flags(connection, department="logistics")
     assert (after.acknowledged_by, after.resolved_by, after.outcome) == ("lia", "ada", "We told the driver")
     assert after.resolved_at == NOW
+    page = proxied.get(f"/flags/{flag.key}", headers=VIEWER).text
+    assert "We told the driver" in page
+    assert "What moved since" in page
     on = f"flag {flag.key}"
     assert trail(filled_url) == [
         ("cai", "flag_acknowledge", on, "refused"),
@@ -264,6 +268,7 @@ def test_cases__only_their_department_acts_and_says_cause_and_action(proxied: Pa
         (after,) = cases(connection, department="care")
     assert (after.acknowledged_by, after.closed_by, after.root_cause) == ("cai", "cai", "Two were ill")
     closed = proxied.get(path, headers=VIEWER).text
+    assert "once a whole day has passed" in closed
     assert "Two were ill" in closed
     assert "Close the case" not in closed
     assert [entry[1:] for entry in trail(filled_url) if entry[0] == "cai"] == [
@@ -320,6 +325,26 @@ def test_audit_trail__is_for_admins_and_refuses_changes(proxied: Pages, filled_u
         assert "only ever added to" in str(cause)
     with engine.connect() as connection:
         assert len(connection.execute(select(tables.audit_trail.c.entry_id)).all()) == 1
+
+
+def test_least_rights__the_role_web_suffices(postgres_server: PostgresServer, filled_database: str) -> None:
+    account = f"{filled_database}_clerk"
+    with postgres_server.database(filled_database) as url:
+        owner = open_engine(url, write=True)
+        with owner.begin() as connection:
+            connection.exec_driver_sql(f'CREATE ROLE "{account}" LOGIN IN ROLE "{filled_database}_web"')
+        own = url.replace("vocbeam@", f"{account}@")
+        with served(own, sign_in=PROXY) as pages:
+            for path in ("/", "/stages/help", "/departments/care", "/audit"):
+                assert pages.get(path, headers=ADA).status_code == 200, path
+            with owner.connect() as connection:
+                (flag,) = flags(connection, department="care")
+            said = {"root_cause": "Two were ill", "action": "A third was trained", "outcome": "Done"}
+            for path in (f"/flags/{flag.key}/acknowledge", f"/flags/{flag.key}/resolve", "/cases/1/close"):
+                assert pages.post(path, said, headers=CAI).status_code == 302, path
+            assert pages.get("/cases/1", headers=CAI).status_code == 200
+        assert [entry[3] for entry in trail(url)] == ["done"] * 3
+        owner.dispose()
 
 
 def test_database_down__pages_say_so_and_recover(postgres_server: PostgresServer, filled_database: str) -> None:
