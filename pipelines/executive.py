@@ -6,7 +6,7 @@ Everything on it comes from named SQL queries, which stand at its end, so that e
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -394,7 +394,7 @@ def _comparisons(found: Executive) -> list[dict[str, Any]]:
     return comparisons
 
 
-def _with_interval(row: Row | None, write: Any) -> dict[str, str]:
+def _with_interval(row: Row | None, write: Callable[[Row, str], str]) -> dict[str, str]:
     if row is None or row["value"] is None:
         return {"value": NOTHING, "interval": ""}
     known = row["interval_low"] is not None and row["interval_high"] is not None
@@ -406,6 +406,9 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 230.0, 46.0, 130.0, 10.0, 26.0
 """Size and margins of a curve's picture, in its own units."""
 
 LABEL_GAP = 14.0
+
+SMALL_SUM = 100
+"""Major units below which minor units are told."""
 
 
 def curves(rows: Sequence[Row]) -> Markup:
@@ -425,7 +428,7 @@ def curves(rows: Sequence[Row]) -> Markup:
         share = floor + (1 - floor) * tick / 4
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
-            f'<text class="tick" x="{LEFT - 6}" y="{y(share) + 3.5:.1f}" text-anchor="end">{100 * share:.0f} %</text>'
+            f'<text class="tick" x="{LEFT - 6}" y="{y(share) + 3.5:.1f}" text-anchor="end">{100 * share:.4g} %</text>'
         )
     parts += [
         f'<text class="tick" x="{x(day):.1f}" y="{HEIGHT - 8}" text-anchor="middle">day {day}</text>'
@@ -469,10 +472,12 @@ def _steps(points_of: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 
 
 def money(currency: str, value: float | None) -> str:
-    """Minor units as whole major units for people: BRL 1,234; a dash for None."""
+    """Minor units for people, small sums to the minor unit: BRL 1,234, BRL 1.20; a dash for None."""
     if value is None:
         return NOTHING
-    return f"{currency} {value / 10 ** minor_digits(currency):,.0f}".replace("-", "−")
+    digits = minor_digits(currency)
+    major = value / 10**digits
+    return f"{currency} {major:,.{digits if abs(major) < SMALL_SUM else 0}f}".replace("-", "−")
 
 
 def points(share: float) -> str:
