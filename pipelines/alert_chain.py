@@ -152,13 +152,13 @@ class Chain:
         self._wait("the events are in the warehouse", lambda: self._loaded() >= 3 * N * QUIET_HOURS)
         self._watch()
         yield self._wait("Watchdog arrives", lambda: self.inboxes.told(WATCHED, "Watchdog"))
-        self._wait("the pipeline is up", lambda: self._firing('vocbeam_up{component="pipeline"} == 1'))
+        self._wait("the pipeline is up", lambda: self._query('vocbeam_up{component="pipeline"} == 1'))
 
         missed = 'vocbeam_target_missed_windows{stage="deliver",metric="csat"}'
         self._send("incident", {QUIET_HOURS: ("deliver",), QUIET_HOURS + 1: ("deliver",)})
         self._wait("the incident is in the warehouse", lambda: self._loaded() >= 3 * N * (QUIET_HOURS + 2))
         self._close(QUIET_HOURS)
-        yield self._wait("one window that misses its target is counted", lambda: self._firing(f"{missed} == 1"))
+        yield self._wait("one window that misses its target is counted", lambda: self._query(f"{missed} == 1"))
         self._require(not self._departments_told(), "one window that misses its target tells nobody")
         self._close(QUIET_HOURS + 1)
         yield self._wait(
@@ -187,7 +187,7 @@ class Chain:
         )
         self._close(QUIET_HOURS + 3)
         held_back = 'ALERTS{alertname="TargetMissed",stage="get_help",alertstate="firing"}'
-        self._wait("another stage misses its target", lambda: self._firing(held_back))
+        self._wait("another stage misses its target", lambda: self._query(held_back))
         yield self._wait("meanwhile alerts of departments are inhibited", self._inhibited)
         self._require(not self.inboxes.told("customer_service", "TargetMissed"), "an inhibited alert tells nobody")
         self._start("run", *self._kafka, f"--governance={self._governance}")
@@ -279,7 +279,7 @@ class Chain:
         }
         self._prometheus = self._running.enter_context(running_prometheus(programs.prometheus, folder, config))
 
-    def _firing(self, expression: str) -> list[Any]:
+    def _query(self, expression: str) -> list[Any]:
         """Samples that Prometheus gives now."""
         answer = httpx.get(f"{self._prometheus}/api/v1/query", params={"query": expression}, timeout=10)
         result: list[Any] = answer.raise_for_status().json()["data"]["result"]

@@ -218,8 +218,8 @@ class Judgement:
     signals: Mapping[str, bool]
 
 
-Verdicts = dict[tuple[str, Length, Span], frozenset[Place]]
-"""Metric and window → the places that missed their target there, as judged when it closed."""
+Verdicts = dict[tuple[Place, Length, Span], bool]
+"""Whether a place missed its target in a window, as judged when that had closed."""
 
 
 def judgements(
@@ -232,38 +232,38 @@ def judgements(
 ) -> list[Judgement]:
     """One for every row of `target_rows` whose figures are not hidden.
 
-    An earlier window counts as it was judged when it closed, where `verdicts` knows that: what is replayed into it
-    afterwards pages nobody. Those of this call are added, and those that no later call needs are removed. Reads up to
-    RUNNING windows of each metric and the histogram of twice as many windows as a chart needs.
+    A window that `verdicts` knows counts as it was judged: what is replayed into it afterwards pages nobody. What is
+    judged now is added, and what no later call can need is removed. Reads up to RUNNING windows of each metric and the
+    histogram of twice as many windows as a chart needs.
     """
     found = []
-    judged: Verdicts = {}
+    needed: set[tuple[Length, Span]] = set()
     for (length, span), metrics in closed.items():
         spans = [span]
         while len(spans) < RUNNING:
             spans.append(last_closed(length, calendar, spans[-1].start))
-        rows = _rows(connection, lengths, length, span, metrics)
-        missed: list[frozenset[Place]] = []
-        for one in spans:
-            unknown = tuple(metric for metric in metrics if one == span or (metric, length, one) not in verdicts)
-            read = rows if one == span else _rows(connection, lengths, length, one, unknown) if unknown else []
-            for metric in unknown:
-                places = frozenset(row.place for row in read if row.place.metric == metric and row.status == "missed")
-                judged[metric, length, one] = places
-            judged |= {
-                (metric, length, one): verdicts[metric, length, one] for metric in metrics if metric not in unknown
-            }
-            missed.append(frozenset[Place]().union(*(judged[metric, length, one] for metric in metrics)))
+        needed |= {(length, one) for one in spans}
+        rows = {span: _rows(connection, lengths, length, span, metrics)}
         charts = _charts(connection, calendar, length, span, metrics, charting.windows)
-        for row in rows:
+        for row in rows[span]:
             if row.suppressed:
                 continue
-            running = next((i for i, places in enumerate(missed) if row.place not in places), len(missed))
+            running = 0
+            for one in spans:
+                if (row.place, length, one) not in verdicts:
+                    if one not in rows:
+                        rows[one] = _rows(connection, lengths, length, one, metrics)
+                    verdicts[row.place, length, one] = any(
+                        before.place == row.place and before.status == "missed" for before in rows[one]
+                    )
+                if not verdicts[row.place, length, one]:
+                    break
+                running += 1
             chart = charts.get(row.place)
             signals = charting.judge(chart) if chart is not None else {}
             found.append(Judgement(row.place, row.unit, length, running, signals))
-    verdicts.clear()
-    verdicts.update(judged)
+    for key in [key for key in verdicts if key[1:] not in needed]:
+        del verdicts[key]
     return found
 
 
