@@ -235,10 +235,11 @@ def _act(connection: Connection, key: bytes, action: str, by: str, at: int, outc
         insert(flag_action)
         .values(event_key=key, action=action, made_by=by, made_at=at, outcome=outcome)
         .on_conflict_do_nothing()
-    )
+        .returning(flag_action.c.made_at)
+    ).first()
     c = flag_action.c
     standing = connection.execute(select(c.made_by, c.made_at).where(c.event_key == key, c.action == action)).one()
-    return Acted(added.rowcount == 1, standing.made_by, standing.made_at)
+    return Acted(added is not None, standing.made_by, standing.made_at)
 
 
 def _flag_row(row: RowMapping) -> FlagRow:

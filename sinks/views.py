@@ -1314,26 +1314,21 @@ def _red_flags(period: Period) -> CTE:
     """Red flags of departments with a limit by the local week or month they were raised in, as of the query."""
     e, d, p, calendar = tables.event.c, tables.department.c, tables.privacy.c, tables.calendar_date.c
     action, ledger = tables.flag_action.c, tables.ingest_ledger.c
-    start = calendar.week_start if period == "week" else calendar.month_start
+    start = (
+        select(calendar.week_start if period == "week" else calendar.month_start)
+        .where(calendar.starts_at <= e.event_time, calendar.ends_at > e.event_time)
+        .order_by(calendar.starts_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
     due_at = e.event_time + d.acknowledge_flags_within_s * SECOND_US
     seen_at = func.coalesce(action.made_at, NowUs())
-    counts = (
-        select(
-            start.label("period_start"),
-            # As in the rates of corrections, departments are the cells and the company is their one margin.
-            literal(EVERYWHERE).label("stage"),
-            e.department,
-            p.k,
-            _whole(func.count()).label("n"),
-            _sum_if(and_(action.made_at.is_not(None), seen_at <= due_at)).label("met"),
-            _sum_if(seen_at > due_at).label("missed"),
-            _sum_if(and_(action.made_at.is_(None), seen_at <= due_at)).label("pending"),
-        )
+    late = case((seen_at > due_at, 1), else_=0)
+    red_flags = (
+        select(start.label("period_start"), e.department, action.made_at, late.label("late"))
         .select_from(tables.event)
         .join(tables.ingest_ledger, ledger.ledger_id == e.ledger_id)
         .join(tables.department, d.department == e.department)
-        .join(tables.calendar_date, and_(calendar.starts_at <= e.event_time, calendar.ends_at > e.event_time))
-        .join(tables.privacy, literal(True))
         .outerjoin(tables.flag_action, and_(action.event_key == e.event_key, action.action == ACKNOWLEDGED))
         .where(
             ledger.topic.like(TOPICS_OF_FLAGS),
@@ -1341,7 +1336,24 @@ def _red_flags(period: Period) -> CTE:
             e.flag_kind == RED_FLAG,
             d.acknowledge_flags_within_s.is_not(None),
         )
-        .group_by(start, e.department, p.k)
+        .subquery("red_flags")
+        .c
+    )
+    in_time = red_flags.late == 0
+    counts = (
+        select(
+            red_flags.period_start,
+            # As in the rates of corrections, departments are the cells and the company is their one margin.
+            literal(EVERYWHERE).label("stage"),
+            red_flags.department,
+            p.k,
+            _whole(func.count()).label("n"),
+            _sum_if(and_(in_time, red_flags.made_at.is_not(None))).label("met"),
+            _sum(red_flags.late).label("missed"),
+            _sum_if(and_(in_time, red_flags.made_at.is_(None))).label("pending"),
+        )
+        .join_from(red_flags.late.table, tables.privacy, literal(True))
+        .group_by(red_flags.period_start, red_flags.department, p.k)
         .subquery("counts")
     )
     return protect(with_sizes(counts, ("period_start",), "k"), ("period_start",))

@@ -267,6 +267,34 @@ def test_routes__mail_and_webhooks_without_secrets(tmp_path: Path, amtool: Amtoo
     assert own["http_config"] == {"authorization": {"credentials_file": "/etc/token"}}
 
 
+def test_routes__alerts_of_departments_open_cases_too(tmp_path: Path, amtool: Amtool) -> None:
+    text = RETAILER_FILE.read_text(encoding="utf-8")
+    governance = parse_governance(text.replace("alert_route: marketing,", "alert_route: brand@lumen.example,"))
+    delivery = Delivery(
+        webhook_url="http://w/{route}",
+        token_file="/etc/token",
+        smarthost="mail.example:587",
+        mail_from="vocbeam@lumen.example",
+        case_url="http://127.0.0.1:9466/alerts",
+        case_token_file="/etc/case_token",
+    )
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(routes_text(governance, delivery), encoding="utf-8")
+    amtool.check(config)
+    case = {
+        "url": "http://127.0.0.1:9466/alerts",
+        "send_resolved": True,
+        "http_config": {"authorization": {"credentials_file": "/etc/case_token"}},
+    }
+    entries = routes_document(governance, delivery)["receivers"]
+    receivers = {entry["name"]: entry.get("webhook_configs", []) for entry in entries}
+    assert {name for name, hooks in receivers.items() if case in hooks} == {
+        department.alert_route for department in governance.departments
+    }
+    assert receivers["brand@lumen.example"] == [case]
+    assert [hook["url"] for hook in receivers["sales"]] == ["http://w/sales", case["url"]]
+
+
 @pytest.mark.parametrize(
     "route", ["Marketing", "https://me:secret@hooks.example/x", "ftp://hooks.example", "a@b", "a b"]
 )
