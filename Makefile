@@ -13,7 +13,7 @@ GOVERNANCE ?= schemas/examples/retailer.yaml
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --only-binary autograd-gamma --generate-hashes --no-emit-index-url --no-emit-build-options --no-header --python-version 3.11
 
-.PHONY: help setup demo test lint unit faults fuzz soak generate verify-alerts verify-real verify-redaction verify-tagging verify-value bench audit lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak generate verify-alerts verify-real verify-redaction verify-tagging verify-value bench screenshots audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -98,6 +98,9 @@ bench: setup ## Measure throughput, steps, latency, growth and peers: an hour an
 
 soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
+
+screenshots: setup ## Take docs/img from running web pages (WEB=the URL that `vocbeam web` printed)
+	@$(BIN)/python docs/screenshots.py "$(WEB)"
 
 audit: setup ## Ask for known vulnerabilities of the locked dependencies
 	@$(BIN)/python requirements/audit.py

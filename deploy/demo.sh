@@ -51,5 +51,7 @@ Where to look next
   $home/report.html      the report as one page: open it in a browser
   $home/warehouse.db     the warehouse: sqlite3 $home/warehouse.db 'SELECT * FROM metric_by_month LIMIT 20'
   $home/simulated/       the simulated events and the truth that was planted in them
+  vocbeam web --home $home    the pages of stages and departments: open the address that it prints. To raise flags
+                         there, start the broker again: vocbeam broker start --home $home
 Run it again and every event is recognised: the duplicates go up, no figure changes.
 EOF

@@ -19,6 +19,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 22
 
 WEEKS_BETWEEN_LABELS = 4
 
+ALONE = 2
+"""Half of the width of the band of a week that stands alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -64,7 +67,11 @@ def weekly_chart(line: Line, rows: Sequence[TrendRow]) -> Chart | None:
         return format_value(line.metric, line.unit, value)
 
     def corners(run: Sequence[TrendRow]) -> str:
-        ends = [(x_at(row.period_start), row.interval_low, row.interval_high) for row in run]
+        ends = [
+            (x_at(row.period_start) + aside, row.interval_low, row.interval_high)
+            for row in run
+            for aside in ((-ALONE, ALONE) if len(run) == 1 else (0,))
+        ]
         high = [(x, y_at(high)) for x, low, high in ends if low is not None and high is not None]
         low = [(x, y_at(low)) for x, low, high in ends if low is not None and high is not None]
         return _path([*high, *reversed(low)])

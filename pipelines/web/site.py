@@ -28,7 +28,7 @@ from vocbeam.pipelines.web.figures import FigureKeeper, Figures, Trends, standin
 from vocbeam.pipelines.web.people import Person
 from vocbeam.pipelines.web.sign_in import SignIn, sign_out
 from vocbeam.pipelines.wording import NOTHING, format_change, format_target, format_value
-from vocbeam.schemas.errors import Refused, SinkError, VocbeamError
+from vocbeam.schemas.errors import Refused, SinkError, SourceError, VocbeamError
 from vocbeam.schemas.governance import Governance
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import from_micros
@@ -64,6 +64,11 @@ AUDIT_ROWS = 100
 
 WAIT_SECONDS = 8.0
 """Longest wait of a page for the first figures."""
+
+UNSENT = (
+    "Kafka did not take the flag in time. What you wrote is still here: send it again in a while. It may then be there "
+    "twice."
+)
 
 SESSION_HOURS = 12
 SIGN_IN_LIMIT = "10 per minute"
@@ -382,6 +387,9 @@ class Site:
             event_id = self._send(flag, self.figures().governance)
         except Refused as error:
             return self._flag_form(form.to_dict(), error), 422
+        except SourceError as error:
+            log.warning("a flag could not be sent: %s", error)
+            return self._flag_form(form.to_dict(), Refused(UNSENT)), 503
         if not anonymous:
             # Of an anonymous flag nothing is kept here that could tell who raised it, not even when it was.
             with self._writing.begin() as connection:

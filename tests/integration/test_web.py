@@ -17,9 +17,11 @@ from sqlalchemy.exc import DBAPIError
 from tests.support.postgres import PostgresServer
 from tests.support.web import NOW, SCRIPT, TOKEN, Pages, Sent, fill, served
 from vocbeam.pipelines.cli import vocbeam
+from vocbeam.pipelines.flagging import Channel, raise_flag
 from vocbeam.pipelines.web.people import People
 from vocbeam.pipelines.web.sign_in import ProxySignIn
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.schemas.registry import FileRegistry
 from vocbeam.sinks import audit, tables
 from vocbeam.sinks.cases import cases
 from vocbeam.sinks.engine import driver_error, open_engine
@@ -167,6 +169,18 @@ def test_flag_form__an_anonymous_flag_leaves_no_trace_of_who_raised_it(sqlite_co
         assert trail(sqlite_copy) == []
         pages.post("/flags/new", form, headers=LIA)
         assert trail(sqlite_copy) == [("lia", "flag_raise", "event-1", "done")]
+
+
+def test_flag_form__keeps_what_was_entered_while_kafka_is_down(sqlite_copy: str, tmp_path: Path) -> None:
+    soon = {"bootstrap_timeout_ms": 500}
+    gone = Channel(bootstrap="127.0.0.1:1", registry=FileRegistry(tmp_path / "registry"), producer=soon)
+    with served(sqlite_copy, send=lambda flag, rules: raise_flag(flag, rules, gone)) as pages:
+        answer = pages.post("/flags/new", {"kind": "idea", "stage": "deliver", "text": "Ring twice"})
+        assert answer.status_code == 503
+        assert "send it again in a while" in answer.text
+        assert "Ring twice</textarea>" in answer.text
+        assert "127.0.0.1:1" not in answer.text
+    assert trail(sqlite_copy) == []
 
 
 def test_flag_form__is_closed_to_strangers_unless_opened(sqlite_copy: str) -> None:
