@@ -97,12 +97,12 @@ def _values(table: CustomerTable, quantity: Quantity, unit: str) -> Floats:
 
 def refused(sizes: Mapping[str, int], fewest: int) -> set[str]:
     """Classes that stay hidden: those of fewer than `fewest`, and the next smallest until what can be told of them by
-    subtraction is a group of at least `fewest` and more than one class.
+    subtraction is a group of at least `fewest`, which no single hidden class is.
     """
     ascending = sorted(sizes, key=lambda name: (sizes[name], name))
     hidden = [name for name in ascending if sizes[name] < fewest]
     rest = ascending[len(hidden) :]
-    while hidden and rest and (len(hidden) < 2 or sum(sizes[name] for name in hidden) < fewest):
+    while hidden and rest and sum(sizes[name] for name in hidden) < fewest:
         hidden.append(rest.pop(0))
     return set(hidden)
 
