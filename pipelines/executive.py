@@ -27,8 +27,9 @@ from vocbeam.transforms.statistics import Interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_ISSUES, TOP_DRIVERS = 8, 10
+STEPS = 10
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 WORDS = {
     "met": "met",
@@ -142,7 +143,7 @@ def build_executive(connection: Connection, period: Period | None, now: int) -> 
         departments=read.departments(connection),
         stages={row.stage: row for row in read.stages(connection)},
         queries=queries,
-        rows={query.name: [row._mapping for row in connection.execute(text(query.sql))] for query in queries},
+        rows={query.name: list(connection.execute(text(query.sql)).mappings()) for query in queries},
     )
 
 
@@ -156,7 +157,7 @@ def render_executive(found: Executive) -> str:
     issues = [_issue(found, row) for row in rows["issues"]]
     done = _done(found)
     edges = [_edge(row) for row in rows["drivers"]]
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         row.department: {
             "row": row,
             "stages": [stage.name for stage in found.stages.values() if stage.owner == row.department],
@@ -187,7 +188,7 @@ def render_executive(found: Executive) -> str:
         landmark=rows["issues"][0]["landmark"] if rows["issues"] else None,
         comparisons=_comparisons(found),
         edges=edges[:TOP_DRIVERS],
-        unproven=sum(edge["verdict"] != "proven" for edge in edges),
+        unproven=[edge for edge in edges if edge["verdict"] != "proven"],
         all_edges=len(edges),
         done=done,
         run_value=RUN_VALUE,
@@ -233,7 +234,11 @@ def _issue(found: Executive, row: Row) -> dict[str, Any]:
 
 
 def _edge(row: Row) -> dict[str, Any]:
+    """A link for STEPS steps of its driver: one alone is too small a change to imagine."""
     known = row["effect"] is not None
+    low, high, effect, smallest = (
+        STEPS * (row[name] or 0.0) for name in ("interval_low", "interval_high", "effect", "smallest_effect")
+    )
     return {
         "driver": row["driver"],
         "driver_name": row["driver_name"] or row["driver"],
@@ -243,12 +248,10 @@ def _edge(row: Row) -> dict[str, Any]:
         "grade": {"association": "goes together", "before_after": "before and after", "experiment": "experiment"}[
             row["grade"]
         ],
-        "step": f"+1 {row['driver_step']}",
-        "effect": f"{signed(row['effect'])} {row['outcome_step']}{'' if row['outcome_step'] == '%' else 's'}"
-        if known
-        else NOTHING,
-        "interval": _between(row) if known else NOTHING,
-        "smallest": signed(row["smallest_effect"]).lstrip("+") if known else NOTHING,
+        "step": f"+{STEPS} {_plural(row['driver_step'])}",
+        "effect": f"{signed(effect)} {_plural(row['outcome_step'])}" if known else NOTHING,
+        "interval": _between(low, high) if known else NOTHING,
+        "smallest": signed(smallest).lstrip("+") if known else NOTHING,
         "is_driver": bool(row["is_driver"]),
     }
 
@@ -272,14 +275,13 @@ def _done(found: Executive) -> list[dict[str, Any]]:
         )
         if row["metric"] is not None:
             known = row["effect"] is not None
-            unit = row["step"] + ("" if row["step"] == "%" else "s")
             entry["results"].append(
                 {
                     "metric": row["metric_name"] or row["metric"],
                     "outcome": row["outcome"],
                     "reason": row["reason"],
-                    "effect": f"{signed(row['effect'])} {unit}" if known else NOTHING,
-                    "interval": _between(row) if known else NOTHING,
+                    "effect": f"{signed(row['effect'])} {_plural(row['step'])}" if known else NOTHING,
+                    "interval": _between(row["interval_low"], row["interval_high"]) if known else NOTHING,
                     "against": f"{row['treated_groups']} groups against {row['untreated_groups']}"
                     if row["grade"] == "experiment"
                     else "before and after only" if known else NOTHING,
@@ -402,10 +404,10 @@ def _with_interval(row: Row | None, write: Callable[[Row, str], str]) -> dict[st
     return {"value": write(row, "value"), "interval": interval}
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 230.0, 46.0, 130.0, 10.0, 26.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 190.0, 46.0, 120.0, 10.0, 24.0
 """Size and margins of a curve's picture, in its own units."""
 
-LABEL_GAP = 14.0
+LABEL_GAP = 12.0
 
 SMALL_SUM = 100
 """Major units below which minor units are told."""
@@ -485,8 +487,12 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f} % points".replace("-", "−")
 
 
-def _between(row: Row) -> str:
-    return f"{signed(row['interval_low'])} to {signed(row['interval_high'])}"
+def _plural(step: str) -> str:
+    return step if step == "%" else f"{step}s"
+
+
+def _between(low: float, high: float) -> str:
+    return f"{signed(low)} to {signed(high)}"
 
 
 def signed(value: float) -> str:
