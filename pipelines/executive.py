@@ -225,7 +225,7 @@ def _issue(found: Executive, row: Row) -> dict[str, Any]:
         "status": row["status"],
         "affected": f"{row['affected']:,} of {row['customers']:,}" if enough else NOTHING,
         "effect": points(row["effect"]) if enough else NOTHING,
-        "interval": f"{points(row['interval_low'])} to {points(row['interval_high'])}" if enough else NOTHING,
+        "interval": _between(100 * row["interval_low"], 100 * row["interval_high"]) if enough else NOTHING,
         "payout": money(row["currency"], row["payout"]),
         "payout_low": money(row["currency"], row["payout_low"]),
         "low": row["payout_low"],
@@ -307,13 +307,16 @@ def _headlines(found: Executive) -> list[dict[str, str]]:
         metric = found.metrics[row["metric"]]
         wanted = (metric.level == "cx" and metric.kind in ("nps", "share")) or metric.level == "financial"
         if wanted and row["value"] is not None and row["unit"] == metric.unit:
+            value = format_value(metric, row["unit"], row["value"])
+            interval = format_interval(metric, row["unit"], Interval(row["interval_low"], row["interval_high"]))
+            if metric.kind == "amount":
+                low, high = (money(row["unit"], row[end]) for end in ("interval_low", "interval_high"))
+                value, interval = money(row["unit"], row["value"]), f"{low} to {_bare(high)}"
             lines.append(
                 {
                     "name": metric.name,
-                    "value": format_value(metric, row["unit"], row["value"]),
-                    "interval": format_interval(
-                        metric, row["unit"], Interval(row["interval_low"], row["interval_high"])
-                    ),
+                    "value": value,
+                    "interval": interval,
                     "target": format_target(metric, row["unit"], row["target"]),
                     "status": row["status"],
                     "word": WORDS.get(row["status"], ""),
@@ -400,7 +403,7 @@ def _with_interval(row: Row | None, write: Callable[[Row, str], str]) -> dict[st
     if row is None or row["value"] is None:
         return {"value": NOTHING, "interval": ""}
     known = row["interval_low"] is not None and row["interval_high"] is not None
-    interval = f"{write(row, 'interval_low')} to {write(row, 'interval_high')}" if known else ""
+    interval = f"{write(row, 'interval_low')} to {_bare(write(row, 'interval_high'))}" if known else ""
     return {"value": write(row, "value"), "interval": interval}
 
 
@@ -461,6 +464,11 @@ def curves(rows: Sequence[Row]) -> Markup:
         + "".join(parts)
         + "</svg>"
     )
+
+
+def _bare(text_of: str) -> str:
+    """The upper end of an interval without the currency that the lower end has told."""
+    return text_of.partition(" ")[2] if text_of[:3].isalpha() else text_of
 
 
 def _steps(points_of: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
