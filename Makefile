@@ -69,12 +69,16 @@ fuzz: setup ## A million mutated messages into each database, damaged files and 
 	    tests/unit/test_registry.py::test_confluent_registry__any_answer_is_understood_or_an_error_of_ours \
 	    tests/integration/test_fuzz.py
 
-generate: setup ## Write deploy/generated from the retailer's governance file (GOVERNANCE=…)
+generate: setup ## Write the generated files in deploy and the data dictionary from the retailer's governance file (GOVERNANCE=…)
 	@$(BIN)/vocbeam generate prometheus --governance $(GOVERNANCE) --output deploy/generated/rules.yml
+	@$(BIN)/vocbeam generate prometheus --format kubernetes --governance $(GOVERNANCE) --output deploy/kubernetes/alerts/rules.yaml
 	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml
 	@$(BIN)/vocbeam generate grafana --governance $(GOVERNANCE) --output deploy/generated/vocbeam.json
+	@$(BIN)/vocbeam generate dictionary --governance $(GOVERNANCE) --output docs/data-dictionary.md
+	@$(BIN)/vocbeam generate contract --governance $(GOVERNANCE) --output deploy/bi/contract.odcs.yaml
+	@$(BIN)/vocbeam generate dbt --governance $(GOVERNANCE) --output deploy/bi/dbt
 
-verify-alerts: setup ## Simulate stable companies and planted drops; count false and missed alarms
+verify-alerts: setup ## Count false and missed alarms by simulation; send an incident through the whole chain
 	@$(BIN)/vocbeam verify alerts
 
 verify-real: setup ## Compare the pipeline's figures with pandas on the real data sets
@@ -89,8 +93,8 @@ verify-tagging: setup ## Train and test the text model on the real texts
 verify-value: setup ## Simulate companies with planted effects; count intervals that hold them (three minutes)
 	@$(BIN)/vocbeam verify value
 
-bench: setup ## Measure throughput and memory end to end
-	@$(BIN)/python benchmarks/throughput.py
+bench: setup ## Measure throughput, steps, latency, growth and peers: an hour and more (BENCH="--part throughput …")
+	@$(BIN)/python benchmarks/report.py $(BENCH)
 
 soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
 	@$(BIN)/python benchmarks/soak.py $(SOAK)

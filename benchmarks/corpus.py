@@ -40,22 +40,20 @@ def make_corpus(folder: Path, events: int, seed: int) -> Path:
         [sys.executable, "-m", "vocbeam.pipelines.cli", *map(str, simulate)], check=True, stdout=subprocess.DEVNULL
     )
     left = Counter(quotas(events))
-    chance = random.Random(seed)
-    bodies: list[str] = []
-    corpus = folder / "corpus.jsonl"
-    with (folder / "events.jsonl").open(encoding="utf-8") as simulated, corpus.open("w", encoding="utf-8") as chosen:
+    chosen: list[dict[str, Any]] = []
+    with (folder / "events.jsonl").open(encoding="utf-8") as simulated:
         for line in simulated:
             event: dict[str, Any] = json.loads(line)
-            event_type = event["event_type"]
-            if not left[event_type]:
-                continue
-            left[event_type] -= 1
-            if event_type == "ticket":
-                if "body" in event:
-                    bodies.append(event["body"])
-                else:
-                    event["body"] = chance.choice(bodies)
-            chosen.write(json.dumps(event, ensure_ascii=False) + "\n")
+            if left[event["event_type"]]:
+                left[event["event_type"]] -= 1
+                chosen.append(event)
     if left.total():
         raise SystemExit(f"the simulation had too few events: {dict(+left)} are missing; choose another --seed")
+    tickets = [event for event in chosen if event["event_type"] == "ticket"]
+    bodies = [event["body"] for event in tickets if "body" in event]
+    chance = random.Random(seed)
+    for event in tickets:
+        event.setdefault("body", chance.choice(bodies))
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(event, ensure_ascii=False) + "\n" for event in chosen), encoding="utf-8")
     return corpus

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -13,19 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
 import psutil
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import func, select
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import make_corpus
+from benchmarks.markdown import about_lines, markdown, spread
 from benchmarks.throughput import DURABLE, Bench, machine
-from benchmarks.warehouses import fresh_warehouse
 from tests.support import postgres
 from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
 from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_flink, stop_flink
@@ -114,8 +113,7 @@ class Sampler:
 
 def measure(bench: Bench, arguments: Sequence[str], pids: Pids) -> Measured:
     """Loads all events into a fresh warehouse, which must then balance and hold each of them."""
-    with fresh_warehouse("postgresql", bench.folder, bench.postgres_url) as url:
-        bench.vocbeam("apply", warehouse=url)
+    with bench.warehouse("postgresql") as url:
         sampler = Sampler(pids)
         with sampler.running():
             bench.vocbeam("run", "--until-caught-up", "--json", *arguments, warehouse=url)
@@ -183,36 +181,28 @@ def main(events: int, runs: int, partitions: int, seed: int) -> None:
                 stop_flink(home)
 
     about["load average after"] = f"{os.getloadavg()[0]:.2f}"
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for name, value in about.items():
-        console.print(f"{name}: {value}", highlight=False)
-    console.print(table(results, f"{events:,} events, {partitions} partitions a topic, PostgreSQL, {runs} runs"))
+    title = f"{events:,} events, {partitions} partitions a topic, PostgreSQL, {runs} runs"
+    click.echo(f"{about_lines(about)}\n\n{table(results, title)}")
 
 
-def table(results: Mapping[str, Sequence[Measured]], title: str) -> Table:
+def table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
     """Rows are figures, columns are what was measured."""
-    drawn = Table(title=title, title_justify="left")
-    drawn.add_column("median (least–greatest)")
-    for name in results:
-        drawn.add_column(name, justify="right")
 
-    def row(heading: str, of: Callable[[Measured], float], digits: int) -> None:
-        texts = []
-        for runs in results.values():
-            values = [of(run) for run in runs]
-            middle, least, most = (
-                f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values))
-            )
-            texts.append(middle if len(values) == 1 else f"{middle} ({least}–{most})")
-        drawn.add_row(heading, *texts)
+    def row(heading: str, of: Callable[[Measured], float]) -> list[str]:
+        return [heading, *(spread([of(run) for run in runs]) for runs in results.values())]
 
-    row("events/s, first to last transaction", lambda run: run.rate, 0)
-    row("seconds to the first transaction", lambda run: run.first_after_s, 1)
-    row("cores in use meanwhile", lambda run: sum(run.cores.values()), 2)
-    row("CPU-s per million events", lambda run: sum(run.cores.values()) / run.rate * 1e6, 0)
-    for group in GROUPS:
-        row(f"  {group}", lambda run, group=group: run.cores.get(group, 0.0) / run.rate * 1e6, 0)  # type: ignore[misc]
-    return drawn
+    rows = [
+        row("events/s, first to last transaction", lambda run: run.rate),
+        row("seconds to the first transaction", lambda run: run.first_after_s),
+        row("cores in use meanwhile", lambda run: sum(run.cores.values())),
+        row("CPU-s per million events", lambda run: sum(run.cores.values()) / run.rate * 1e6),
+        *(row(f"of these: {group}", partial(_group_cpu, group)) for group in GROUPS),
+    ]
+    return markdown([title, *results], rows)
+
+
+def _group_cpu(group: str, run: Measured) -> float:
+    return run.cores.get(group, 0.0) / run.rate * 1e6
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ from vocbeam.schemas.governance import TEXT_FIELDS, parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Columns, EventType
 from vocbeam.schemas.secrets import pseudonym_key, pseudonym_source
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.contributions import AS_REPORTED, cell_key
+from vocbeam.sinks.contributions import AS_REPORTED
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.grains import cell_key
 from vocbeam.sinks.tables import metadata
 from vocbeam.sinks.writer import COMMON, EVENT_COLUMNS
 from vocbeam.transforms.measures import Measurer

@@ -24,14 +24,22 @@ import numpy as np
 import psutil
 from kafka import KafkaProducer
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import Engine, func, select
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.corpus import make_corpus
-from benchmarks.throughput import PROJECT, WAREHOUSES, Bench, broker_in, machine, postgres_server, run_process
-from benchmarks.warehouses import fresh_warehouse
+from benchmarks.markdown import about_lines, markdown
+from benchmarks.throughput import (
+    PROJECT,
+    WAREHOUSES,
+    Bench,
+    broker_in,
+    machine,
+    postgres_server,
+    run_process,
+    server_cpu_s,
+)
 from vocbeam.deploy.broker import create_topics
 from vocbeam.pipelines.produce import key_of
 from vocbeam.schemas import contracts, wire
@@ -72,18 +80,26 @@ TopicPartition = tuple[str, int]
 class Feeder:
     """Sends the corpus again and again at a steady rate; knows when it sent what lies at which offset."""
 
-    def __init__(self, bootstrap: str, corpus: Sequence[MappedEvent], home: Path, rate: float, prefix: str) -> None:
-        """`rate` is in events a second. No topics of this prefix may be there yet."""
-        self._bootstrap, self._corpus, self._rate = bootstrap, corpus, rate
+    def __init__(
+        self,
+        bootstrap: str,
+        corpus: Sequence[MappedEvent],
+        home: Path,
+        rate: float,
+        prefix: str,
+        partitions: int = PARTITIONS,
+    ) -> None:
+        """`rate` is in events a second, `partitions` those of a topic. No topics of this prefix may be there yet."""
+        self._bootstrap, self._corpus, self._rate, self._partitions = bootstrap, corpus, rate, partitions
         registry = FileRegistry(home / "registry")
         topics = {event_type: contracts.topic(event_type, prefix) for event_type in EVENT_TYPES}
-        create_topics(bootstrap, dict.fromkeys(topics.values(), PARTITIONS))
+        create_topics(bootstrap, dict.fromkeys(topics.values(), partitions))
         self._routes = {
             event_type: (topic, registry.register(contracts.subject(topic), contracts.schema_text(event_type)))
             for event_type, topic in topics.items()
         }
         self.sent_at: dict[TopicPartition, array[float]] = {
-            (topic, partition): array("d") for topic in topics.values() for partition in range(PARTITIONS)
+            (topic, partition): array("d") for topic in topics.values() for partition in range(partitions)
         }
         """Monotonic seconds at which each offset was handed to the producer: nobody else writes these topics."""
         self._ended = threading.Event()
@@ -130,7 +146,7 @@ class Feeder:
     def _send(self, producer: KafkaProducer, event: MappedEvent) -> None:
         topic, schema_id = self._routes[event.event_type]
         key = key_of(event)
-        partition = zlib.crc32(key) % PARTITIONS
+        partition = zlib.crc32(key) % self._partitions
         value = wire.encode(event.event_type, event.record, schema_id)
         self.sent_at[topic, partition].append(time.monotonic())
         producer.send(topic, value, key=key, partition=partition)
@@ -210,6 +226,11 @@ class MainJob:
         memory = psutil.Process(self._process.pid).memory_info().rss / 2**20
         self.lives[-1].memory.append((time.monotonic() - self._started, memory))
 
+    def cpu_s(self) -> float:
+        """CPU-seconds of the process until now."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
@@ -258,6 +279,10 @@ class Result:
     freshness_max: float
     memory_max: float
     memory_slope: float | None
+    worker_us: float | None
+    """CPU-microseconds an event of the main job after the start; None where it was killed."""
+    database_us: float | None
+    """The same of the PostgreSQL server; None with SQLite."""
 
     def balances(self) -> bool:
         """Whether every event that was sent was loaded exactly once."""
@@ -302,21 +327,26 @@ def soak(
     log: Console,
     starting_seconds: float = 0.0,
     prefix: str = PREFIX,
+    partitions: int = PARTITIONS,
 ) -> Result:
     """Feeds and kills, feeds on without kills, then lets the job finish, and compares the books.
 
-    Of the events of the first `starting_seconds` the freshness does not count.
+    Of the events of the first `starting_seconds` neither freshness nor CPU count.
     """
     chance = random.Random()
     home = Path(bench.environment["VOCBEAM_HOME"])
-    with fresh_warehouse(kind, bench.folder, bench.postgres_url) as url:
+    with bench.warehouse(kind) as url:
         environment = {**bench.environment, "VOCBEAM_TOPIC_PREFIX": prefix, "VOCBEAM_WAREHOUSE": url}
-        run_process(["-m", "vocbeam.pipelines.cli", "apply"], environment, bench.folder)
         engine = open_engine(url)
-        feeder = Feeder(bench.bootstrap, corpus, home, rate, prefix)
+        feeder = Feeder(bench.bootstrap, corpus, home, rate, prefix, partitions)
         watcher = Watcher(engine, feeder, time.monotonic() + starting_seconds)
         job = MainJob(environment, bench.folder / "soak.log")
         kills = 0
+
+        def spent() -> tuple[int, float, float]:
+            return feeder.sent, job.cpu_s(), server_cpu_s(url) if kind == "postgresql" else 0.0
+
+        started = None
         job.start()
         try:
             with watcher.looking():
@@ -332,8 +362,11 @@ def soak(
                             job.start()
                             kill_at = now + kill_every * chance.uniform(0.9, 1.1)
                         job.sample()
+                        if started is None and now >= began + starting_seconds:
+                            started = spent()
                         time.sleep(SAMPLE_S)
                     seconds = time.monotonic() - began
+                    ended = spent()
                 drained_after = wait_until_drained(engine, feeder, job)
             job.stop()
         finally:
@@ -344,6 +377,8 @@ def soak(
         with engine.connect() as connection:
             counted = connection.execute(select(*(func.sum(c[name]) for name in counters))).one()
         engine.dispose()
+    assert started is not None, "the load lasts longer than the start"
+    events, worker_s, database_s = (after - before for before, after in zip(started, ended, strict=True))
     p50, p99 = np.percentile(np.frombuffer(watcher.freshness, dtype=np.float32), [50, 99])
     return Result(
         seconds=seconds,
@@ -358,19 +393,19 @@ def soak(
         freshness_max=max(watcher.freshness),
         memory_max=max(memory for life in job.lives for _, memory in life.memory),
         memory_slope=slope(job.lives[-1]),
+        worker_us=None if kills else worker_s / events * 1e6,
+        database_us=database_s / events * 1e6 if kind == "postgresql" else None,
     )
 
 
-def result_table(result: Result) -> Table:
+def result_table(result: Result) -> str:
     """One row a figure."""
-    table = Table(title="Soak", title_justify="left")
-    table.add_column("figure")
-    table.add_column(WAREHOUSES[result.warehouse], justify="right")
-    for name, value in asdict(result).items():
-        if name != "warehouse":
-            shown = "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-            table.add_row(name.replace("_", " "), shown)
-    return table
+    rows = [
+        [name.replace("_", " "), "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"]
+        for name, value in asdict(result).items()
+        if name != "warehouse"
+    ]
+    return markdown(["figure", WAREHOUSES[result.warehouse]], rows)
 
 
 @click.command()
@@ -438,10 +473,7 @@ def main(
         figures: dict[str, Any] = {**about, **asdict(result)}
         click.echo(json.dumps(figures, indent=2, ensure_ascii=False))
     else:
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        for name, value in about.items():
-            console.print(f"{name}: {value}", highlight=False)
-        console.print(result_table(result))
+        click.echo(f"{about_lines(about)}\n\n{result_table(result)}")
     if not result.balances():
         raise SystemExit(f"not every event was loaded once: {asdict(result)}")
     click.echo(result.closing_line(), err=as_json)

@@ -6,7 +6,7 @@ import gc
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks.floor import poll_all
-from benchmarks.warehouses import fresh_warehouse
+from benchmarks.warehouses import MODEL_VERSION, fresh_warehouse
 from vocbeam.pipelines.apply import apply_to, now_us
 from vocbeam.pipelines.job_steps import rules_of
 from vocbeam.pipelines.runners import GC_THRESHOLD
@@ -25,6 +25,7 @@ from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, PartitionKey, RawGroup
 from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_key, pseudonym_source
+from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import draw_run_epoch
 from vocbeam.sinks.steps import WriterConfig
@@ -36,7 +37,8 @@ from vocbeam.transforms.progress import report_committed, report_model_changed
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.redact import Redactor, phone_regions
 from vocbeam.transforms.steps import SUBJECT_VERSIONS, ChunkTagger
-from vocbeam.transforms.tag import Tagger
+from vocbeam.transforms.tag import Predicted, Tagger
+from vocbeam.transforms.text_model import LinearTextModel
 
 
 class Stopwatch:
@@ -49,19 +51,34 @@ class Stopwatch:
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
         """Adds what the context takes."""
+        # Named before what is timed within it.
+        self.wall[name] += 0
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.wall[name] += time.perf_counter() - wall
         self.cpu[name] += time.process_time() - cpu
 
 
+class TimedModel:
+    """A text model whose predictions are timed; satisfies `transforms.tag.TextModel`."""
+
+    def __init__(self, model: LinearTextModel, stopwatch: Stopwatch) -> None:
+        self._model, self._stopwatch = model, stopwatch
+        self.version, self.stages = model.version, model.stages
+
+    def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
+        """What the model says."""
+        with self._stopwatch.time("of these: text model"):
+            return self._model.predict(texts, wanted)
+
+
 class TagParts:
     """The parts of ChunkTagger.tag one by one, each timed."""
 
-    def __init__(self, governance: Governance, key: bytes) -> None:
+    def __init__(self, governance: Governance, key: bytes, model: TimedModel) -> None:
         self._pseudonyms = Pseudonyms(key)
         self._redactor = Redactor(phone_regions(governance.timezone))
-        self._tagger = Tagger(governance)
+        self._tagger = Tagger(governance, model)
         self._measurer = Measurer(governance)
 
     def tag(self, chunk: DecodedChunk, stopwatch: Stopwatch) -> None:
@@ -101,11 +118,14 @@ def read_groups(bootstrap: str, prefix: str) -> list[RawGroup]:
     return list(pack_groups(chunks, Bounds()))
 
 
-def open_writer(url: str, governance_text: str, home: Path) -> ChunkWriter:
-    """A writer into a warehouse that is empty so far."""
+def open_writer(url: str, governance_text: str, home: Path, model: bytes) -> ChunkWriter:
+    """A writer into a warehouse that is empty so far; the model is published there."""
     governance = parse_governance(governance_text)
     engine = open_engine(url, write=True)
     apply_to(engine, governance, Home(home))
+    with engine.begin() as connection:
+        models.add(connection, MODEL_VERSION, model, {}, taxonomy_version=governance.version, now=now_us())
+        models.publish(connection, MODEL_VERSION)
     epoch = draw_run_epoch(engine, runner="none", host="localhost", vocbeam_version="", now=now_us)
     engine.dispose()
     return WriterConfig(
@@ -121,7 +141,7 @@ def open_writer(url: str, governance_text: str, home: Path) -> ChunkWriter:
 
 
 def measure_once(
-    bootstrap: str, prefix: str, governance_text: str, home: Path, warehouses: dict[str, str]
+    bootstrap: str, prefix: str, governance_text: str, home: Path, artefact: bytes, warehouses: dict[str, str]
 ) -> tuple[Stopwatch, int]:
     """One pass over all events; caches begin empty, as in a new worker. The stopwatch, and the number of events."""
     stopwatch = Stopwatch()
@@ -129,8 +149,10 @@ def measure_once(
     key = pseudonym_key(pseudonym_source(home).load())
     event_types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
     schemas, limits = Schemas(open_registry(None, home / "registry")), Limits.of(governance)
-    tagger, parts = ChunkTagger(governance, key), TagParts(governance, key)
-    writers = {kind: open_writer(url, governance_text, home) for kind, url in warehouses.items()}
+    model = LinearTextModel.from_bytes(artefact)
+    tagger, parts = ChunkTagger(governance, key), TagParts(governance, key, TimedModel(model, stopwatch))
+    tagger.use(model)
+    writers = {kind: open_writer(url, governance_text, home, artefact) for kind, url in warehouses.items()}
     with stopwatch.time("poll"):
         groups = read_groups(bootstrap, prefix)
     events = 0
@@ -157,11 +179,19 @@ def measure_once(
 @click.option("--prefix", required=True)
 @click.option("--governance", required=True, type=click.Path(path_type=Path))
 @click.option("--home", required=True, type=click.Path(path_type=Path), help="Keys and registry of the producer.")
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Artefact of the text model.")
 @click.option("--runs", required=True, type=int)
 @click.option("--warehouse", "kinds", multiple=True)
 @click.option("--postgres", help="URL of a server that may get new databases.")
 def main(
-    bootstrap: str, prefix: str, governance: Path, home: Path, runs: int, kinds: tuple[str, ...], postgres: str | None
+    bootstrap: str,
+    prefix: str,
+    governance: Path,
+    home: Path,
+    model: Path,
+    runs: int,
+    kinds: tuple[str, ...],
+    postgres: str | None,
 ) -> None:
     """Print, as JSON, step → microseconds an event of each run, wall and CPU of this process."""
     gc.freeze()
@@ -174,7 +204,7 @@ def main(
         with ExitStack() as stack:
             warehouses = {kind: stack.enter_context(fresh_warehouse(kind, home, postgres)) for kind in kinds}
             stopwatch, events = measure_once(
-                bootstrap, prefix, governance.read_text(encoding="utf-8"), home, warehouses
+                bootstrap, prefix, governance.read_text(encoding="utf-8"), home, model.read_bytes(), warehouses
             )
         for step in stopwatch.wall:
             wall[step].append(stopwatch.wall[step] * 1e6 / events)

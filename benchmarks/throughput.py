@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import click
+import psutil
 import psycopg
 from rich.console import Console
-from rich.table import Table
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.corpus import make_corpus, quotas
-from benchmarks.floor import peak_rss_mib
-from benchmarks.warehouses import fresh_warehouse
+from benchmarks.markdown import markdown, spread
+from benchmarks.warehouses import MODEL_VERSION, fresh_warehouse
 from tests.support import postgres
 from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
+from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import (
     customer_day,
@@ -53,6 +48,9 @@ PACKAGES = ("apache-beam", "kafka-python", "fastavro", "SQLAlchemy")
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
 """PostgreSQL's own defaults, which the server of the tests gives up for speed."""
+
+LOOK_S = 0.02
+"""Between two looks at a process that is measured."""
 
 QUIET_LOAD = 0.5
 """Load average before the start above which the figures are marked as disturbed."""
@@ -104,7 +102,7 @@ def quotient(measured: Measured, reference: Measured) -> float | None:
 
 
 Contents = dict[str, tuple[int, int]]
-"""Metric → its n and total; table → its rows, twice."""
+"""Metric → its n and total; table → its rows, twice; tag and sentiment → its events, twice."""
 
 
 def contents_of(url: str) -> Contents:
@@ -117,13 +115,17 @@ def contents_of(url: str) -> Contents:
         for table in (event, event_key, ticket, survey_answer, survey_response, customer_day):
             rows = connection.execute(select(func.count()).select_from(table)).scalar_one()
             found[table.name] = (rows, rows)
+        e = event.c
+        tag = (e.stage, e.department, e.topic, e.tag_method, e.model_version, e.tag_words, e.sentiment)
+        for *values, rows in connection.execute(select(*tag, func.count()).group_by(*tag)):
+            found[str(values)] = (rows, rows)
     engine.dispose()
     return found
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended well, and what it took."""
+    """A process that has ended well, and what it took; memory is that of the largest of it and its children."""
 
     stdout: str
     wall_s: float
@@ -131,15 +133,36 @@ class Ended:
     rss_mib: float
 
 
+def peak_mib(pid: int) -> float:
+    """Peak resident memory until now of the largest of a process and its children; 0 where it has ended.
+
+    The kernel's own sum of an ended process (ru_maxrss) would count that of the process it was forked from.
+    """
+    peaks = [0.0]
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        for number in (pid, *children):
+            status = Path(f"/proc/{number}/status").read_text(encoding="ascii")
+            peaks += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return max(peaks)
+
+
 def run_process(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> Ended:
     """Runs a command of ours to its end; raises SystemExit with what it said where it fails."""
     with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:
-        began = time.perf_counter()
+        began, rss_mib = time.perf_counter(), 0.0
         process = subprocess.Popen(
             [sys.executable, *map(str, command)], env={**os.environ, **environment}, cwd=PROJECT, stdout=out, stderr=err
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            while True:
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    break
+                rss_mib = max(rss_mib, peak_mib(process.pid))
+                time.sleep(LOOK_S)
         except BaseException:
             process.kill()
             process.wait()
@@ -150,7 +173,31 @@ def run_process(command: Sequence[str | Path], environment: Mapping[str, str], f
         err.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{err.read().decode()}")
-        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return Ended(out.read().decode(), wall_s, usage.ru_utime + usage.ru_stime, rss_mib)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """All events of a topic prefix brought into a warehouse, each of them once."""
+
+    ended: Ended
+    steady_events: float
+    steady_s: float
+    reading_s: float
+
+
+def server_cpu_s(url: str) -> float:
+    """CPU-seconds of a PostgreSQL server of this machine until now, those of ended sessions with them."""
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        session = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        parent = psutil.Process(session).parent()
+        assert parent is not None, "a session is a child of the server"
+        # The kernel adds what a child took to its parent when it has ended.
+        ended = sum(parent.cpu_times()[:4])
+        running = sum(sum(child.cpu_times()[:2]) for child in parent.children())
+    engine.dispose()
+    return float(ended + running)
 
 
 @dataclass(frozen=True)
@@ -162,6 +209,8 @@ class Bench:
     events: int
     postgres_url: str | None
     workers: int
+    idle_cpu_s: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Warehouse and number of processes → CPU-seconds of the main job with nothing to read, once measured."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -178,6 +227,30 @@ class Bench:
         environment = {**self.environment, "VOCBEAM_WAREHOUSE": warehouse}
         return run_process(["-m", "vocbeam.pipelines.cli", *arguments], environment, self.folder)
 
+    def with_workers(self, workers: int) -> Bench:
+        """The same with so many processes of the main job."""
+        return replace(self, workers=workers)
+
+    @property
+    def model(self) -> Path:
+        """The artefact of the text model, trained when it is first asked for."""
+        path = self.folder / "model.skops"
+        if not path.exists():
+            run_process(["-m", "benchmarks.model", EXAMPLE_GOVERNANCE, path], {}, self.folder)
+        return path
+
+    @contextmanager
+    def warehouse(self, kind: str) -> Iterator[str]:
+        """URL of a new warehouse with governance and published model, and nothing else in it; removed afterwards."""
+        with fresh_warehouse(kind, self.folder, self.postgres_url) as url:
+            self.vocbeam("apply", warehouse=url)
+            engine = open_engine(url, write=True)
+            with engine.begin() as connection:
+                models.add(connection, MODEL_VERSION, self.model.read_bytes(), {}, taxonomy_version=1, now=0)
+                models.publish(connection, MODEL_VERSION)
+            engine.dispose()
+            yield url
+
     def floor(self) -> Measured:
         """Polls and decodes all events, nothing else."""
         ended = run_process(["-m", "benchmarks.floor", self.bootstrap, PREFIX], {}, self.folder)
@@ -189,8 +262,7 @@ class Bench:
     def plain(self, floor: Measured) -> tuple[Measured, Contents]:
         """The plain loop into a fresh PostgreSQL warehouse, and what is there then."""
         home = self.environment["VOCBEAM_HOME"]
-        with fresh_warehouse("postgresql", self.folder, self.postgres_url) as url:
-            self.vocbeam("apply", warehouse=url)
+        with self.warehouse("postgresql") as url:
             command = ["-m", "benchmarks.plain", self.bootstrap, PREFIX, url, str(EXAMPLE_GOVERNANCE), home]
             ended = run_process(command, {}, self.folder)
             contents = contents_of(url)
@@ -201,59 +273,77 @@ class Bench:
         """Loads all events into a fresh warehouse, which must then balance and hold every one of them, and what the
         plain loop brought there.
         """
-        # Attribution is a step of its own; here it would count as loading.
-        arguments = ("run", "--until-caught-up", "--settle-seconds", "0", "--json", "--workers", str(self.workers))
-        with fresh_warehouse(kind, self.folder, self.postgres_url) as url:
-            self.vocbeam("apply", warehouse=url)
-            loading = self.vocbeam(*arguments, warehouse=url)
-            summary = json.loads(loading.stdout)
-            steady_events, steady_s, reading_s = self._check(url, summary)
+        with self.warehouse(kind) as url:
+            load = self.load(url)
             self.vocbeam("reconcile", warehouse=url)
             if plain is not None and contents_of(url) != plain[1]:
                 raise SystemExit("the plain loop and the main job loaded different figures")
-            idle = self.vocbeam(*arguments, warehouse=url)
+            idle_cpu_s = self.idle(kind, url)
         measured = Measured(
             events=self.events,
-            steady_events=steady_events,
-            steady_s=steady_s,
-            reading_s=reading_s,
-            process_s=loading.wall_s,
-            reading_cpu_s=loading.cpu_s - idle.cpu_s,
-            process_cpu_s=loading.cpu_s,
-            rss_mib=loading.rss_mib,
+            steady_events=load.steady_events,
+            steady_s=load.steady_s,
+            reading_s=load.reading_s,
+            process_s=load.ended.wall_s,
+            reading_cpu_s=load.ended.cpu_s - idle_cpu_s,
+            process_cpu_s=load.ended.cpu_s,
+            rss_mib=load.ended.rss_mib,
         )
         slower = None if plain is None else quotient(measured, plain[0])
         return replace(measured, ratio=quotient(measured, floor), of_plain=slower and 1 / slower)
 
-    def _check(self, url: str, summary: Mapping[str, Any]) -> tuple[float, float, float]:
-        """(steady events, steady seconds, reading seconds), if every event was loaded once.
+    def load(self, url: str, prefix: str = PREFIX) -> Load:
+        """Runs the main job until it has caught up; raises SystemExit unless every event of the prefix is loaded once.
 
         All events of a transaction bear the time at which it inserted them. Between the first such time and the last
         lie the second half of the first transaction and the first half of the last one.
         """
+        ended = self._run(url, prefix)
+        summary = json.loads(ended.stdout)
         engine = open_engine(url)
         with engine.connect() as connection:
             c = ingest_ledger.c
+            ours = c.topic.like(f"{prefix}.%")
             ended_at, read, loaded = connection.execute(
-                select(func.max(c.updated_at), func.sum(c.next_offset - c.first_offset), func.sum(c.loaded))
+                select(func.max(c.updated_at), func.sum(c.next_offset - c.first_offset), func.sum(c.loaded)).where(ours)
             ).one()
             began_at = connection.execute(
                 select(run_epoch.c.started_at).where(run_epoch.c.run_epoch == summary["run_epoch"])
             ).scalar_one()
             at = event.c.loaded_at
-            transactions = connection.execute(select(at, func.count()).group_by(at).order_by(at)).all()
+            by_transaction = select(at, func.count()).where(event.c.ledger_id.in_(select(c.ledger_id).where(ours)))
+            transactions = connection.execute(by_transaction.group_by(at).order_by(at)).all()
         engine.dispose()
         found = (summary["outcome"], summary["restarts"], summary["records"], int(read), int(loaded))
         if found != ("caught up", 0, self.events, self.events, self.events):
             raise SystemExit(f"outcome, restarts, records, offsets, loaded: {found}; expected {self.events:,} events")
         (first_at, first), (last_at, last) = transactions[0], transactions[-1]
         steady = self.events - (first + last) / 2
-        return steady, float(last_at - first_at) / 1e6, float(ended_at - began_at) / 1e6
+        reading_s = float(ended_at - began_at) / 1e6
+        return Load(ended=ended, steady_events=steady, steady_s=float(last_at - first_at) / 1e6, reading_s=reading_s)
+
+    def idle(self, kind: str, url: str, prefix: str = PREFIX) -> float:
+        """CPU-seconds of the main job on a warehouse in which everything is; measured once for each kind."""
+        if (kind, self.workers) not in self.idle_cpu_s:
+            self.idle_cpu_s[kind, self.workers] = self._run(url, prefix).cpu_s
+        return self.idle_cpu_s[kind, self.workers]
+
+    def _run(self, url: str, prefix: str) -> Ended:
+        # Attribution is a step of its own; here it would count as loading.
+        arguments = ["run", "--until-caught-up", "--settle-seconds", "0", "--json", "--workers", str(self.workers)]
+        return self.vocbeam(*arguments, "--topic-prefix", prefix, warehouse=url)
 
     def steps(self, kinds: Sequence[str], runs: int) -> dict[str, dict[str, list[float]]]:
         """Step → microseconds an event of each run, `wall_us` and `cpu_us`."""
         command = ["-m", "benchmarks.steps", "--bootstrap", self.bootstrap, "--prefix", PREFIX, "--runs", str(runs)]
-        command += ["--governance", str(EXAMPLE_GOVERNANCE), "--home", self.environment["VOCBEAM_HOME"]]
+        command += [
+            "--model",
+            str(self.model),
+            "--governance",
+            str(EXAMPLE_GOVERNANCE),
+            "--home",
+            self.environment["VOCBEAM_HOME"],
+        ]
         for kind in kinds:
             command += ["--warehouse", kind]
         if self.postgres_url is not None:
@@ -304,118 +394,31 @@ def machine(postgres_url: str | None, packages: Sequence[str] = PACKAGES) -> dic
     return found
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median and, of several, the least and the greatest."""
-
-    def short(value: float) -> str:
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-    if not values:
-        return "–"
-    middle = short(statistics.median(values))
-    return middle if len(values) == 1 else f"{middle} ({short(min(values))}–{short(max(values))})"
-
-
-def main_table(results: Mapping[str, Sequence[Measured]], title: str) -> Table:
+def main_table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
     """Rows are figures, columns are what was measured."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("median (least–greatest)")
-    for name in results:
-        table.add_column(name, justify="right")
     columns = [[run.figures() for run in runs] for runs in results.values()]
-    for row in columns[-1][0]:
-        table.add_row(row, *(spread([run[row] for run in runs if row in run]) for runs in columns))
-    return table
+    rows = [[row, *(spread([run[row] for run in runs if row in run]) for runs in columns)] for row in columns[-1][0]]
+    return markdown([title, *results], rows)
 
 
-def steps_table(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+def steps_table(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """One row a step."""
-    table = Table(title="Microseconds an event of each step alone", title_justify="left")
-    table.add_column("median (least–greatest)")
-    table.add_column("wall", justify="right")
-    table.add_column("CPU of the worker", justify="right")
-    for step, times in steps.items():
-        table.add_row(step, spread(times["wall_us"]), spread(times["cpu_us"]))
-    return table
+    rows = [[step, spread(times["wall_us"]), spread(times["cpu_us"])] for step, times in steps.items()]
+    return markdown(["step alone, µs an event", "wall", "CPU of the worker"], rows)
 
 
-@click.command()
-@click.option("--events", default=100_000, show_default=True, type=click.IntRange(100))
-@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
-@click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes of the main job.")
-@click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
-@click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
-@click.option("--steps", "with_steps", is_flag=True, help="Also what each step costs alone.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout instead of tables.")
-def main(
-    events: int,
-    runs: int,
-    partitions: int,
-    workers: int,
-    kinds: tuple[str, ...],
-    postgres_url: str | None,
-    seed: int,
-    with_steps: bool,
-    as_json: bool,
-) -> None:
-    """Measure the main job from Kafka to fresh warehouses, beside a loop that only polls and decodes."""
-    kinds = kinds or tuple(WAREHOUSES)
-    log = Console(stderr=True, highlight=False)
-    load = os.getloadavg()[0]
-    if load > QUIET_LOAD:
-        log.print(f"load average {load:.2f}: something else is running, so these figures are not worth keeping")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocbeam-benchmark-")))
-        if "postgresql" in kinds and postgres_url is None:
-            postgres_url = stack.enter_context(postgres_server())
-        about = machine(postgres_url)
-        log.print(f"making {events:,} events and sending them to a Kafka of this machine")
-        bench = Bench(folder, stack.enter_context(broker_in(folder / "broker")), events, postgres_url, workers)
-        corpus = make_corpus(folder, events, seed)
-        bench.vocbeam("produce", "--events", corpus, "--partitions", str(partitions))
-
-        names = ["floor", *(["plain loop"] if "postgresql" in kinds else []), *(WAREHOUSES[kind] for kind in kinds)]
-        results: dict[str, list[Measured]] = {name: [] for name in names}
-        for number in range(1, runs + 1):
-            floor = bench.floor()
-            results["floor"].append(floor)
-            plain = bench.plain(floor) if "plain loop" in results else None
-            if plain is not None:
-                results["plain loop"].append(plain[0])
-            for kind in kinds:
-                measured = bench.main_job(kind, floor, plain)
-                results[WAREHOUSES[kind]].append(measured)
-                seconds = measured.process_s
-                log.print(f"run {number} of {runs}, {WAREHOUSES[kind]}: {seconds:.1f} s, the books balance")
-        steps = bench.steps(kinds, runs) if with_steps else {}
-
-    about["load average after"] = f"{os.getloadavg()[0]:.2f}"
-    about["memory of this process"] = f"{peak_rss_mib():.0f} MiB (the main job's peak can't show less)"
-    if as_json:
-        report = {
-            **about,
-            "events": quotas(events),
-            "partitions": partitions,
-            "workers": workers,
-            "seed": seed,
-            "runs": {
-                name: [{**asdict(run), "figures": run.figures()} for run in rows] for name, rows in results.items()
-            },
-            "steps": steps,
-        }
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
-        return
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for name, value in about.items():
-        console.print(f"{name}: {value}", highlight=False)
-    console.print(
-        main_table(results, f"{events:,} events, {partitions} partitions a topic, {workers} processes, {runs} runs")
-    )
-    if steps:
-        console.print(steps_table(steps))
-
-
-if __name__ == "__main__":
-    main()
+def measure_throughput(bench: Bench, kinds: Sequence[str], runs: int, log: Console) -> dict[str, list[Measured]]:
+    """Floor, plain loop and main job take turns, so many times."""
+    names = ["floor", *(["plain loop"] if "postgresql" in kinds else []), *(WAREHOUSES[kind] for kind in kinds)]
+    results: dict[str, list[Measured]] = {name: [] for name in names}
+    for number in range(1, runs + 1):
+        floor = bench.floor()
+        results["floor"].append(floor)
+        plain = bench.plain(floor) if "plain loop" in results else None
+        if plain is not None:
+            results["plain loop"].append(plain[0])
+        for kind in kinds:
+            measured = bench.main_job(kind, floor, plain)
+            results[WAREHOUSES[kind]].append(measured)
+            log.print(f"run {number} of {runs}, {WAREHOUSES[kind]}: {measured.process_s:.1f} s, the books balance")
+    return results

@@ -12,6 +12,9 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+MODEL_VERSION = "benchmark"
+"""Of the text model that is published in them."""
+
 
 @contextmanager
 def fresh_warehouse(kind: str, folder: Path, postgres_url: str | None) -> Iterator[str]:

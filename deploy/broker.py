@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,18 @@ def stop_broker(home: Path, timeout_s: float = 20.0) -> int | None:
             _end(broker.pid, timeout_s)
         (home / "state.json").unlink(missing_ok=True)
         return broker.pid if broker else None
+
+
+@contextmanager
+def temporary_broker(home: Path) -> Iterator[Broker]:
+    """A broker on a free port in a new folder, for as long as the context lasts; for a main thread."""
+    # SIGTERM must not leave the broker behind, which runs in a session of its own.
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield start_broker(BrokerOptions(home=home, port=0))
+    finally:
+        stop_broker(home)
+        signal.signal(signal.SIGTERM, before)
 
 
 def broker_status(home: Path) -> BrokerStatus:

@@ -20,7 +20,12 @@ WATCHED = "vocbeam.watchdog"
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's."""
+    """How alerts leave: `{route}` in `webhook_url` is the name of a receiver; files are Alertmanager's.
+
+    `group_wait`: how long alerts of a stage are gathered before the first notification; `operations_wait`, the same for
+    the pipeline's own, is shorter, so that what silences departments is known in time. All are durations of Prometheus.
+    Alerts of departments go to `case_url` too, which opens cases.
+    """
 
     webhook_url: str
     token_file: str | None = None
@@ -28,6 +33,12 @@ class Delivery:
     mail_from: str | None = None
     mail_user: str | None = None
     mail_password_file: str | None = None
+    group_wait: str = "1m"
+    operations_wait: str = "30s"
+    group_interval: str = "10m"
+    repeat_interval: str = "24h"
+    case_url: str | None = None
+    case_token_file: str | None = None
 
 
 def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any]:
@@ -47,9 +58,9 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
             "receiver": UNROUTED,
             # One page a stage, however many metrics are red there.
             "group_by": ["team", "stage"],
-            "group_wait": "1m",
-            "group_interval": "10m",
-            "repeat_interval": "24h",
+            "group_wait": delivery.group_wait,
+            "group_interval": delivery.group_interval,
+            "repeat_interval": delivery.repeat_interval,
             "routes": [
                 {
                     "matchers": ['alertname="Watchdog"'],
@@ -62,7 +73,7 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
                     "matchers": [f'team="{OPERATIONS}"'],
                     "receiver": OPERATED,
                     "group_by": ["alertname"],
-                    "group_wait": "30s",
+                    "group_wait": delivery.operations_wait,
                     "repeat_interval": "4h",
                 },
                 *(
@@ -82,7 +93,10 @@ def routes_document(governance: Governance, delivery: Delivery) -> dict[str, Any
                 "target_matchers": ['scope="pipeline"', 'severity="warning"'],
             },
         ],
-        "receivers": [_receiver(name, delivery) for name in names],
+        "receivers": [
+            *(_receiver(name, delivery) for name in names[:3]),
+            *(_with_cases(_receiver(name, delivery), delivery) for name in names[3:]),
+        ],
     }
 
 
@@ -96,6 +110,15 @@ def _receiver(name: str, delivery: Delivery) -> dict[str, Any]:
     if delivery.token_file is not None and "://" not in name:
         webhook["http_config"] = {"authorization": {"credentials_file": delivery.token_file}}
     return {"name": name, "webhook_configs": [webhook]}
+
+
+def _with_cases(receiver: dict[str, Any], delivery: Delivery) -> dict[str, Any]:
+    if delivery.case_url is None:
+        return receiver
+    webhook: dict[str, Any] = {"url": delivery.case_url, "send_resolved": True}
+    if delivery.case_token_file is not None:
+        webhook["http_config"] = {"authorization": {"credentials_file": delivery.case_token_file}}
+    return {**receiver, "webhook_configs": [*receiver.get("webhook_configs", []), webhook]}
 
 
 def _is_mail(route: str) -> bool:

@@ -6,6 +6,7 @@ Each alert names its team, severity and stage; docs/runbooks/ has a page for eac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from vocbeam.schemas.governance import Governance, Metric
@@ -17,6 +18,9 @@ OPERATIONS = "vocbeam_operations"
 
 DOWN = ("ExporterDown", "WarehouseDown", "KafkaDown", "PipelineDown")
 """Alerts under which figures can't be trusted to be there: departments are not paged while one of them fires."""
+
+PIPELINE_SCOPE, DEPARTMENT_SCOPE = "pipeline", "department"
+"""Values of the label `scope`; Watchdog has one of its own."""
 
 TARGET_ALERTS = ("TargetMissed", "ControlChartSignal")
 
@@ -31,19 +35,47 @@ _REASON = (
 )
 
 
-def rules_document(governance: Governance, runbooks: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast alerts come, as durations of Prometheus (2m, 30s).
+
+    `wait`: how long a component must be down, or a judged window bad, before its alert fires. `interval`: how often the
+    rules are evaluated; None leaves it to Prometheus.
+    """
+
+    wait: str = "2m"
+    interval: str | None = None
+
+
+USUAL_PACE = Pace()
+
+
+def rules_document(governance: Governance, runbooks: str, pace: Pace) -> dict[str, Any]:
     """The rules file. `runbooks` is the address of the folder that holds the runbooks."""
     groups: dict[str, list[Rule]] = {
         "vocbeam_records": _records(),
-        "vocbeam_pipeline": list(_pipeline_alerts()),
+        "vocbeam_pipeline": list(_pipeline_alerts(pace.wait)),
         "vocbeam_freshness": list(_freshness_alerts(governance)),
-        "vocbeam_targets": list(_target_alerts(governance)),
+        "vocbeam_targets": list(_target_alerts(governance, pace.wait)),
+        "vocbeam_flags": list(_flag_alerts(governance, pace.wait)),
     }
     for rules in groups.values():
         for rule in rules:
             if "alert" in rule:
                 rule["annotations"]["runbook_url"] = f"{runbooks.rstrip('/')}/{rule['alert']}.md"
-    return {"groups": [{"name": name, "rules": rules} for name, rules in groups.items() if rules]}
+    every = {} if pace.interval is None else {"interval": pace.interval}
+    return {"groups": [{"name": name, **every, "rules": rules} for name, rules in groups.items() if rules]}
+
+
+def manifest(rules: dict[str, Any]) -> dict[str, Any]:
+    """The same rules as the Prometheus operator for Kubernetes takes them."""
+    labels = {"app.kubernetes.io/name": "vocbeam", "app.kubernetes.io/component": "alerts"}
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "vocbeam", "namespace": "vocbeam", "labels": labels},
+        "spec": rules,
+    }
 
 
 def _records() -> list[Rule]:
@@ -63,12 +95,12 @@ def _records() -> list[Rule]:
 
 
 def _alert(name: str, expr: str, wait: str, severity: str, summary: str, description: str) -> Rule:
-    labels = {"team": OPERATIONS, "severity": severity, "scope": "pipeline", "stage": "pipeline"}
+    labels = {"team": OPERATIONS, "severity": severity, "scope": PIPELINE_SCOPE, "stage": "pipeline"}
     annotations = {"summary": summary, "description": description}
     return {"alert": name, "expr": expr, "for": wait, "labels": labels, "annotations": annotations}
 
 
-def _pipeline_alerts() -> Iterator[Rule]:
+def _pipeline_alerts(wait: str) -> Iterator[Rule]:
     yield {
         "alert": "Watchdog",
         "expr": "vector(1)",
@@ -79,7 +111,7 @@ def _pipeline_alerts() -> Iterator[Rule]:
         },
     }
     yield _alert(
-        "ExporterDown", 'up{job="vocbeam"} == 0 or absent(up{job="vocbeam"})', "2m", "critical",
+        "ExporterDown", 'up{job="vocbeam"} == 0 or absent(up{job="vocbeam"})', wait, "critical",
         "vocbeam is not being watched: its exporter can't be scraped.",
         "Nothing is known of pipeline, warehouse and targets until it is back.",
     )  # fmt: skip
@@ -89,7 +121,7 @@ def _pipeline_alerts() -> Iterator[Rule]:
         ("PipelineDown", "pipeline", "The pipeline is not at work"),
     ):
         yield _alert(
-            name, f'vocbeam_up{{component="{component}"}} == 0', "2m", "critical",
+            name, f'vocbeam_up{{component="{component}"}} == 0', wait, "critical",
             f"{what} ({_REASON % component}).",
             "New events don't reach the metrics, or can't be seen there. Alerts of departments are silent meanwhile.",
         )  # fmt: skip
@@ -111,7 +143,7 @@ def _pipeline_alerts() -> Iterator[Rule]:
     yield _alert(
         "BooksUnbalanced",
         "max by (job) (vocbeam_reconcile_failed_comparisons) > 0 or sum by (job) (vocbeam_offsets_unaccounted) > 0",
-        "2m", "critical",
+        wait, "critical",
         "The books of the warehouse don't balance.",
         "Records read, loaded, dead-lettered and measured don't add up. Don't rely on figures until it is known why.",
     )  # fmt: skip
@@ -144,7 +176,7 @@ def _freshness_alerts(governance: Governance) -> Iterator[Rule]:
         yield rule
 
 
-def _target_alerts(governance: Governance) -> Iterator[Rule]:
+def _target_alerts(governance: Governance, wait: str) -> Iterator[Rule]:
     targeted = {target.metric for target in governance.targets}
     for metric in governance.metrics:
         if metric.id not in targeted or metric.kind in ("amount", "count"):
@@ -157,32 +189,52 @@ def _target_alerts(governance: Governance) -> Iterator[Rule]:
             "closed {{ $labels.window }}. " + _text(metric.definition)
         )
         yield _target_alert(
-            metric, "TargetMissed",
+            metric, "TargetMissed", wait,
             f"vocbeam_metric_value{chosen} and vocbeam_target_missed_windows{chosen} >= 2",
             f"{subject} and has missed its target for two {{{{ $labels.window }}}}s running ({figures}).", interval,
         )  # fmt: skip
         if metric.kind != "duration":
             yield _target_alert(
-                metric, "ControlChartSignal",
+                metric, "ControlChartSignal", wait,
                 f"vocbeam_metric_value{chosen} and ignoring (rule) (vocbeam_control_chart_signal{chosen} == 1)",
                 f"{subject}, worse than its usual ups and downs explain ({figures}).", interval,
             )  # fmt: skip
 
 
-def _target_alert(metric: Metric, name: str, expr: str, summary: str, description: str) -> Rule:
+def _target_alert(metric: Metric, name: str, wait: str, expr: str, summary: str, description: str) -> Rule:
     return {
         "alert": name,
         # An exporter that is started elsewhere is no other alert.
         "expr": f"max without (instance, pod) ({expr})",
-        "for": "2m",
+        "for": wait,
         "labels": {
             "team": "{{ $labels.department }}",
             "severity": "warning",
-            "scope": "department",
+            "scope": DEPARTMENT_SCOPE,
             "stage": "{{ $labels.stage }}",
             "metric": metric.id,
         },
         "annotations": {"summary": summary, "description": description},
+    }
+
+
+def _flag_alerts(governance: Governance, wait: str) -> Iterator[Rule]:
+    if not any(department.acknowledge_flags_within for department in governance.departments):
+        return
+    yield {
+        "alert": "FlagsOverdue",
+        "expr": "max without (instance, pod) (vocbeam_flags_overdue) > 0",
+        "for": wait,
+        "labels": {
+            "team": "{{ $labels.department }}",
+            "severity": "warning",
+            "scope": DEPARTMENT_SCOPE,
+            "stage": "flags",
+        },
+        "annotations": {
+            "summary": "{{ $value }} red flags of employees for {{ $labels.department }} are overdue.",
+            "description": "Nobody of the department has acknowledged them in the time that the governance file gives.",
+        },
     }
 
 

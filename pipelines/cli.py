@@ -26,16 +26,24 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
+    "case": Entry("vocbeam.pipelines.case:case", "Show and close the cases that alerts on targets opened."),
     "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
+    "compact": Entry(
+        "vocbeam.pipelines.compact:compact_command", "Fold closed periods of the metrics to hours and days."
+    ),
     "drivers": Entry("vocbeam.pipelines.drivers:drivers", "Estimate the metric tree, and tell drivers from noise."),
+    "flag": Entry("vocbeam.pipelines.flag:flag", "Raise, acknowledge and resolve employees' flags."),
     "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),
     "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
     "experiment": Entry(
         "vocbeam.pipelines.experiment:experiment", "Mark what was done for customers; estimate whether it helped."
     ),
     "exporter": Entry("vocbeam.pipelines.exporter:exporter", "Serve metrics to Prometheus."),
-    "generate": Entry("vocbeam.pipelines.generate:generate", "Write files of Prometheus, Alertmanager and Grafana."),
+    "generate": Entry(
+        "vocbeam.pipelines.generate:generate", "Write files of Prometheus, Grafana, dbt; docs of the data."
+    ),
     "keys": Entry("vocbeam.pipelines.keys:keys", "Make keys; put dead letters under the newest one."),
+    "maintenance": Entry("vocbeam.pipelines.maintenance:maintenance", "Keep alerts silent for a planned time."),
     "migrate": Entry("vocbeam.pipelines.migrate:migrate", "Create or migrate tables, views and PostgreSQL roles."),
     "models": Entry("vocbeam.pipelines.models:models", "List, show and publish trained text models."),
     "produce": Entry("vocbeam.pipelines.produce:produce", "Turn files into events on Kafka."),
@@ -56,6 +64,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("vocbeam.pipelines.train:train_command", "Train the text model that tags what rules leave open."),
     "value": Entry("vocbeam.pipelines.value:value", "Tell what satisfaction and trouble are worth."),
     "verify": Entry("vocbeam.pipelines.verify:verify", "Compare the warehouse with independent computations."),
+    "web": Entry("vocbeam.pipelines.web.command:web", "Serve pages on stages and departments, flags and cases."),
 }
 
 

@@ -1,4 +1,4 @@
-"""`vocbeam generate`: Prometheus rules, Alertmanager routes and a Grafana dashboard from the governance file.
+"""`vocbeam generate`: what follows from the governance file for Prometheus, Alertmanager, Grafana and BI tools.
 
 The same file and options give the same text, byte by byte.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,11 @@ import click
 from ruamel.yaml import YAML
 
 from vocbeam.pipelines.alert_routes import Delivery, routes_document
-from vocbeam.pipelines.alert_rules import rules_document
+from vocbeam.pipelines.alert_rules import USUAL_PACE, Pace, manifest, rules_document
+from vocbeam.pipelines.contract import contract_document
 from vocbeam.pipelines.dashboard import dashboard_document
+from vocbeam.pipelines.dictionary import dictionary_text
+from vocbeam.pipelines.semantics import MODELS, project_document, semantics_document
 from vocbeam.pipelines.settings import governance_option
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, load_governance
@@ -27,9 +31,12 @@ RUNBOOKS = "docs/runbooks"
 WEBHOOK = "http://alerts:9095/{route}"
 
 
-def rules_text(governance: Governance, runbooks: str = RUNBOOKS) -> str:
-    """The rules file of Prometheus."""
-    return _yaml(governance, "prometheus", rules_document(governance, runbooks))
+def rules_text(
+    governance: Governance, runbooks: str = RUNBOOKS, pace: Pace = USUAL_PACE, *, kubernetes: bool = False
+) -> str:
+    """The rules file of Prometheus, or the same rules as a manifest for its Kubernetes operator."""
+    rules = rules_document(governance, runbooks, pace)
+    return _yaml(governance, "prometheus", manifest(rules) if kubernetes else rules)
 
 
 def routes_text(governance: Governance, delivery: Delivery) -> str:
@@ -40,6 +47,20 @@ def routes_text(governance: Governance, delivery: Delivery) -> str:
 def dashboard_text(governance: Governance) -> str:
     """The dashboard of Grafana, JSON."""
     return json.dumps(dashboard_document(governance), indent=1, ensure_ascii=False) + "\n"
+
+
+def contract_text(governance: Governance) -> str:
+    """The data contract, ODCS."""
+    return _yaml(governance, "contract", contract_document(governance))
+
+
+def dbt_files(governance: Governance) -> dict[str, str]:
+    """Path in the dbt project → text."""
+    return {
+        "dbt_project.yml": _yaml(governance, "dbt", project_document()),
+        "models/vocbeam.yml": _yaml(governance, "dbt", semantics_document(governance)),
+        **{f"models/{name}": text for name, text in MODELS.items()},
+    }
 
 
 def _yaml(governance: Governance, command: str, content: dict[str, Any]) -> str:
@@ -55,14 +76,33 @@ def _yaml(governance: Governance, command: str, content: dict[str, Any]) -> str:
     )
 
 
-def output_option(command: F) -> F:
-    """`--output`: file to write; the standard output by default."""
+check_option = click.option(
+    "--check", is_flag=True, help="Write nothing; end with exit code 2 where --output holds something else."
+)
+
+
+def output_options(command: F) -> F:
+    """`--output`: file to write, the standard output by default; `--check`: only compare it."""
     return click.option(
         "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: print it]"
-    )(command)
+    )(check_option(command))
 
 
-def _write(text: str, output: Path | None) -> None:
+def duration_option(name: str, default: str | None, help_text: str) -> Callable[[F], F]:
+    """An option that takes a duration of Prometheus, such as 30s, 5m or 1h30m."""
+
+    def checked(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(?=\d)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?", value):
+            raise ConfigError(f"{name} {value}: not a duration; write 30s, 5m or 1h30m")
+        return value
+
+    return click.option(name, default=default, show_default=default is not None, callback=checked, help=help_text)
+
+
+def _write(text: str, output: Path | None, check: bool) -> None:
+    if check:
+        _compare(text, output)
+        return
     if output is None:
         click.echo(text, nl=False)
         return
@@ -74,23 +114,50 @@ def _write(text: str, output: Path | None) -> None:
     click.echo(f"wrote {output}", err=True)
 
 
+def _compare(text: str, output: Path | None) -> None:
+    if output is None:
+        raise click.UsageError("--check compares with a file; name it with --output")
+    try:
+        same = output.read_bytes() == text.encode()
+    except OSError as error:
+        raise ConfigError(f"can't read {output}: {error.strerror or error}") from error
+    if not same:
+        raise ConfigError(
+            f"{output} is not what follows from the governance file and these options; "
+            "write it anew, with the same command without --check"
+        )
+
+
 @click.group()
 def generate() -> None:
-    """Write the files of Prometheus, Alertmanager and Grafana that follow from the governance file."""
+    """Write the files of Prometheus, Alertmanager, Grafana and BI tools that follow from the governance file."""
 
 
 @generate.command()
 @governance_option
-@output_option
+@output_options
 @click.option("--runbooks", default=RUNBOOKS, show_default=True, help="Address of the folder that holds the runbooks.")
-def prometheus(governance: Path, output: Path | None, runbooks: str) -> None:
+@click.option(
+    "--format",
+    "form",
+    default="rules",
+    show_default=True,
+    type=click.Choice(["rules", "kubernetes"]),
+    help="A rules file, or a PrometheusRule for the Kubernetes operator.",
+)
+@duration_option("--wait", Pace.wait, "How long a component is down, or a window bad, before its alert fires.")
+@duration_option("--interval", None, "How often the rules are evaluated.  [default: as Prometheus is set]")
+def prometheus(
+    governance: Path, output: Path | None, check: bool, runbooks: str, form: str, wait: str, interval: str | None
+) -> None:
     """Recording rules and alerts: on the pipeline, on freshness, and on each metric with a target."""
-    _write(rules_text(load_governance(governance), runbooks), output)
+    pace = Pace(wait=wait, interval=interval)
+    _write(rules_text(load_governance(governance), runbooks, pace, kubernetes=form == "kubernetes"), output, check)
 
 
 @generate.command()
 @governance_option
-@output_option
+@output_options
 @click.option(
     "--webhook-url",
     default=WEBHOOK,
@@ -102,16 +169,50 @@ def prometheus(governance: Path, output: Path | None, runbooks: str) -> None:
 @click.option("--mail-from", help="Sender of these mails.")
 @click.option("--mail-user", help="Account at the mail server.")
 @click.option("--mail-password-file", help="File with its password, as Alertmanager sees it.")
-def alertmanager(governance: Path, output: Path | None, **delivery: Any) -> None:
+@click.option("--case-url", help="Address of `vocbeam case receive`: departments' alerts go there too, and open cases.")
+@click.option("--case-token-file", help="File with the secret for that address, as Alertmanager sees it.")
+@duration_option("--group-wait", Delivery.group_wait, "How long alerts of a stage are gathered before one is told.")
+@duration_option("--operations-wait", Delivery.operations_wait, "The same for the pipeline's own; make it shorter.")
+@duration_option("--group-interval", Delivery.group_interval, "How soon a change of a told group is told.")
+@duration_option("--repeat-interval", Delivery.repeat_interval, "How soon the same is told again.")
+def alertmanager(governance: Path, output: Path | None, check: bool, **delivery: Any) -> None:
     """Routes by department, inhibition while the pipeline is down, and receivers; no secret is written."""
     if "{route}" not in delivery["webhook_url"]:
         raise ConfigError("--webhook-url must hold {route}, else all alerts go to the same place")
-    _write(routes_text(load_governance(governance), Delivery(**delivery)), output)
+    _write(routes_text(load_governance(governance), Delivery(**delivery)), output, check)
 
 
 @generate.command()
 @governance_option
-@output_option
-def grafana(governance: Path, output: Path | None) -> None:
+@output_options
+def grafana(governance: Path, output: Path | None, check: bool) -> None:
     """A dashboard: health of the pipeline, then each stage against its targets with interval and n."""
-    _write(dashboard_text(load_governance(governance)), output)
+    _write(dashboard_text(load_governance(governance)), output, check)
+
+
+@generate.command()
+@governance_option
+@output_options
+def dictionary(governance: Path, output: Path | None, check: bool) -> None:
+    """The data dictionary: views and tables with their columns, metrics, stages and owners; Markdown."""
+    _write(dictionary_text(load_governance(governance)), output, check)
+
+
+@generate.command()
+@governance_option
+@output_options
+def contract(governance: Path, output: Path | None, check: bool) -> None:
+    """The data contract of what the role reader may read (Open Data Contract Standard 3.1, YAML)."""
+    _write(contract_text(load_governance(governance)), output, check)
+
+
+@generate.command()
+@governance_option
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dbt project."
+)
+@check_option
+def dbt(governance: Path, output: Path, check: bool) -> None:
+    """A dbt project with semantic definitions (MetricFlow) of the metrics that can be added up."""
+    for name, text in dbt_files(load_governance(governance)).items():
+        _write(text, output / name, check)

@@ -113,9 +113,12 @@ class JobSteps:
             )
         )
 
-    def write(self) -> WriteChunks:
-        """TaggedGroup → Committed."""
-        return WriteChunks(self.writer())
+    def write(self, *, ahead: bool = False) -> WriteChunks:
+        """TaggedGroup → Committed; with `ahead` the source may read on while a group is written.
+
+        Not into SQLite, whose driver asks for Python's lock after each row: a busy thread beside it makes it wait.
+        """
+        return WriteChunks(self.writer(), ahead=ahead and not self.warehouse_url.startswith("sqlite"))
 
     def writer(self) -> WriterConfig:
         """What opens a writer of this run."""

@@ -169,17 +169,17 @@ def produce(
         raise click.UsageError("give either a MAPPING file or --events")
     if only and mapping is None:
         raise click.UsageError("--only chooses among the tables of a MAPPING file")
-    producer_settings = _producer_settings(producer_config, settings, os.environ)
+    settings_of_producer = producer_settings(producer_config, settings, os.environ)
     reporter = _Reporter(on_error)
     summary = Summary()
     with _events(mapping, data, event_files, only, limit, reporter) as events:
         if dry_run:
             _preview(events, topic_prefix, summary, reporter)
         else:
-            with _sender(bootstrap, producer_settings) as send, _progress(as_json) as progress:
+            with sender(bootstrap, settings_of_producer) as send, _progress(as_json) as progress:
                 events = _paced(events, rate, time.monotonic, time.sleep) if rate else events
-                router = _Router(
-                    open_registry(registry, home.registry), topic_prefix, bootstrap, partitions, producer_settings
+                router = Router(
+                    open_registry(registry, home.registry), topic_prefix, bootstrap, partitions, settings_of_producer
                 )
                 for event in events:
                     topic, schema_id = router.route(event.event_type)
@@ -293,17 +293,19 @@ def _paced(
         yield event
 
 
-class _Router:
+class Router:
     """Topic and schema id of each event type; creates and registers what is missing on first use."""
 
     def __init__(
         self, registry: Registry, prefix: str, bootstrap: str, partitions: int, settings: Mapping[str, Any]
     ) -> None:
+        """`partitions` and the producer's `settings` are for topics that must be created."""
         self._registry, self._prefix, self._bootstrap, self._partitions = registry, prefix, bootstrap, partitions
         self._client = {name: value for name, value in settings.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
         self._known: dict[EventType, tuple[str, int]] = {}
 
     def route(self, event_type: EventType) -> tuple[str, int]:
+        """(topic, schema id) of an event type."""
         if event_type not in self._known:
             topic = contracts.topic(event_type, self._prefix)
             create_topics(self._bootstrap, {topic: self._partitions}, client=self._client)
@@ -325,7 +327,7 @@ def _preview(events: Iterator[MappedEvent], prefix: str, summary: Summary, repor
 
 
 @contextmanager
-def _sender(bootstrap: str, settings: Mapping[str, Any]) -> Iterator[Sender]:
+def sender(bootstrap: str, settings: Mapping[str, Any]) -> Iterator[Sender]:
     """A producer that waits for all in-sync replicas; leaving the context waits until everything is delivered."""
     check_tls_files(settings)
     with noting_refusals() as refusals:
@@ -369,7 +371,7 @@ def _raise_first(failures: list[Exception], bootstrap: str) -> None:
         ) from failures[0]
 
 
-def _producer_settings(file: Path | None, options: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
+def producer_settings(file: Path | None, options: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
     """Settings of a file and then of -X, with ${NAME} filled in; numbers and true/false take their type."""
     lines = [(f"{file}:{n}", line) for n, line in enumerate(file.read_text().splitlines(), 1)] if file else []
     settings: dict[str, Any] = {}

@@ -150,12 +150,12 @@ def build_report(connection: Connection, period: Period | None, now: Callable[[]
         stages=read.stages(connection),
         departments=read.departments(connection),
         metrics=metrics,
-        company_lines=_lines(metrics, targets, cells, hidden, lambda cell: (EVERYWHERE, EVERYWHERE)),
-        stage_lines=_lines(metrics, targets, cells, hidden, lambda cell: (cell.stage, EVERYWHERE)),
-        lines=_lines(metrics, targets, cells, hidden, lambda cell: (cell.stage, cell.department)),
+        company_lines=lines_at(metrics, targets, cells, hidden, lambda cell: (EVERYWHERE, EVERYWHERE)),
+        stage_lines=lines_at(metrics, targets, cells, hidden, lambda cell: (cell.stage, EVERYWHERE)),
+        lines=lines_at(metrics, targets, cells, hidden, lambda cell: (cell.stage, cell.department)),
         totals=read.department_totals(connection, period.first, period.last),
         trend_period=trend_period,
-        trends=read.trends(connection, trend_period, period.first - back, period.last),
+        trends=read.trends(connection, trend_period, "stage", period.first - back, period.last),
         funnels=read.funnels(connection, *months),
         backlog=read.backlog(connection),
         service_levels=read.service_levels(connection, *months),
@@ -180,7 +180,7 @@ def rule_of(metric: read.MetricRow) -> MetricRule:
     )
 
 
-def _lines(
+def lines_at(
     metrics: Sequence[read.MetricRow],
     targets: dict[tuple[str, str, str], float],
     cells: Iterable[read.CellRow],

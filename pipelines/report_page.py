@@ -47,7 +47,7 @@ _INK, _MUTED, _LINE, _TARGET = "#010101", "#020202", "#030303", "#040404"
 
 _PAGE_COLOURS = {_INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--accent)", _TARGET: "var(--target)"}
 
-_SYMBOLS: dict[Status, str] = {
+SYMBOLS: dict[Status, str] = {
     "met": "✓",
     "missed": "✗",
     "not proven": "~",
@@ -81,7 +81,7 @@ def render_page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["symbol"] = lambda verdict: _SYMBOLS[verdict]
+    environment.filters["symbol"] = lambda verdict: SYMBOLS[verdict]
     environment.filters["slug"] = lambda verdict: verdict.replace(" ", "-")
     names = {row.department: row.name for row in report.departments}
     stage_names = {row.stage: row.name for row in report.stages}
@@ -183,7 +183,7 @@ def _plot(line: Line, rows: Sequence[TrendRow], target: float | None, period: st
     """Value over time with its interval as a band and the target as a dashed line."""
     days: list[date] = [row.period_start for row in rows]
     values = [row.value for row in rows]
-    scale, label = _axis(line, rows)
+    scale, label = value_axis(line, rows)
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 8.0, "axes.linewidth": 0.6}):
         figure = Figure(figsize=(3.3, 1.75), layout="constrained")
         figure.patch.set_visible(False)
@@ -229,7 +229,7 @@ def _numbers(days: Sequence[date]) -> Any:
     return date2num(list(days))
 
 
-def _axis(line: Line, rows: Sequence[TrendRow]) -> tuple[float, Callable[[float], str]]:
+def value_axis(line: Line, rows: Sequence[TrendRow]) -> tuple[float, Callable[[float], str]]:
     """What to divide the values by, and how a tick of the value axis is written."""
     if line.metric.kind == "amount":
         scale = 10.0 ** minor_digits(line.unit)

@@ -183,6 +183,10 @@ def _ago(status: Status, moment: int) -> str:
 @consumer_config_option
 @topic_prefix_option
 @click.option("--json", "json_", is_flag=True, help="Print everything as JSON, times in UTC microseconds.")
+@click.option("--watch", "watching", is_flag=True, help="Draw it again and again, until Ctrl-C.")
+@click.option(
+    "--every", default=5.0, show_default=True, type=click.FloatRange(1), help="Seconds between two pages of --watch."
+)
 def status(
     *,
     home: Home,
@@ -191,18 +195,31 @@ def status(
     consumer: Mapping[str, Any],
     topic_prefix: str,
     json_: bool,
+    watching: bool,
+    every: float,
 ) -> None:
     """Show lag, freshness, counts, unassigned share, dead letters and the last runs.
 
     Without Kafka the lag is unknown and the rest is shown; ends with exit code 1 if the warehouse can't be read.
+    --watch also shows rates, targets missed, open flags and cases, and goes on while warehouse or Kafka are down.
     """
+    if watching and json_:
+        raise click.UsageError("--watch draws for people; give either it or --json")
     config = SourceConfig(
         topics=tuple(f"{topic_prefix}.{kind}" for kind in EVENT_TYPES), bootstrap=bootstrap, consumer=consumer
     )
     if not logging.getLogger().isEnabledFor(logging.INFO):
         # A broker that is down is told in a sentence; the client's own log would tell it a dozen times.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    with read.snapshot(open_engine(warehouse or home.warehouse_url)) as connection:
+    url = warehouse or home.warehouse_url
+    if watching:
+        # Imported here: one page needs neither numpy nor prometheus-client.
+        from vocbeam.pipelines.exporter import Settings
+        from vocbeam.pipelines.status_watch import watch
+
+        watch(Settings(warehouse_url=url, source=config, refresh_seconds=every, reconcile_seconds=0), Console())
+        return
+    with read.snapshot(open_engine(url)) as connection:
         found = read_status(connection, config, now_us())
     if json_:
         click.echo(json.dumps(as_json(found), indent=2))

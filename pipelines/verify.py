@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
+from vocbeam.deploy.broker import temporary_broker
 from vocbeam.pipelines import figures_from_warehouse as warehouse
 from vocbeam.pipelines.figures import FEW, About, Comparison, compare, write_row, write_table
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
@@ -216,9 +215,9 @@ def real(
             "--warehouse needs {set} in the URL: each data set has its own governance and its own database"
         )
     done: list[tuple[str, str, list[Comparison]]] = []
-    with _workspace(home) as folder, _broker(folder / "broker") as bootstrap:
+    with _workspace(home) as folder, temporary_broker(folder / "broker") as broker:
         for name in sets:
-            place = Place(bootstrap, f"verify.{name}", folder)
+            place = Place(broker.bootstrap, f"verify.{name}", folder)
             _say(f"{name}: producing")
             begin = time.monotonic()
             events = produce_set(name, data, place)
@@ -324,18 +323,6 @@ def _workspace(home: Path | None) -> Iterator[Path]:
         raise ConfigError(f"{home} is not empty; name a folder that is, or that is not there yet")
     home.mkdir(parents=True, exist_ok=True)
     yield home
-
-
-@contextmanager
-def _broker(folder: Path) -> Iterator[str]:
-    """A Kafka broker for as long as the context lasts; its address."""
-    # SIGTERM must not leave the broker behind, which runs in a session of its own.
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    try:
-        yield start_broker(BrokerOptions(home=folder, port=0)).bootstrap
-    finally:
-        stop_broker(folder)
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(line: str) -> None:

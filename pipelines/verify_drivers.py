@@ -37,7 +37,6 @@ SATISFIED_FROM = 4
 HORIZON_DAYS = 90
 """A next order within this time after the answer counts as a repeat purchase."""
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 CALL_CENTRE = "pwc_call_center/01_Call-Center-Dataset__Sheet1.csv.gz"
 OLIST_TABLES = ("orders", "customers", "order_reviews")
 

@@ -8,15 +8,27 @@ from pathlib import Path
 
 from scipy.stats import binom
 
+CUSTOMERS = 3_000
+"""Customers of a simulated company."""
+
+TRUTH_ORDERS = 2_000_000
+"""Orders behind a planted effect: its standard error is then a thirtieth of an estimate's."""
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+"""Folder of the real data sets, unless VOCBEAM_DATA names it."""
+
 
 @dataclass(frozen=True)
 class Options:
-    """What every section is told; `data` is the folder of the real data sets."""
+    """What every section is told: companies, seed of all, their size, folder of the real data sets, orders behind each
+    planted effect.
+    """
 
     seeds: int
-    seed: int
-    customers: int
-    data: Path
+    seed: int = 1
+    customers: int = CUSTOMERS
+    data: Path = DATA
+    truth_orders: int = TRUTH_ORDERS
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ from rich.table import Table
 
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.pipelines.verify_drivers import (
-    DATA,
     verify_absent,
     verify_call_centre,
     verify_driver,
     verify_edges,
     verify_olist,
 )
-from vocbeam.pipelines.verify_figure import Figure, Options, Section, covering
+from vocbeam.pipelines.verify_figure import CUSTOMERS, DATA, Figure, Options, Section, covering
 from vocbeam.schemas.errors import ConfigError, VocbeamError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.timebase import DAY_US
@@ -45,12 +44,9 @@ from vocbeam.transforms.value_segment import log_rank
 
 OUTPUT_WIDTH = 130
 
-CUSTOMERS, COMPANY_DAYS = 3_000, 120
+COMPANY_DAYS = 120
 REPLICATES = 400
 FEWEST = 30
-
-TRUTH_ORDERS = 2_000_000
-"""Orders behind a planted effect: its standard error is then a thirtieth of an estimate's."""
 
 CLEARLY = 1.25
 """Ratio of what two issues cost from which on their order has to be found."""
@@ -97,15 +93,15 @@ def verify_effects(options: Options) -> Iterator[Figure]:
         ranked.append(rank_issues(fitted, values[-1]))
         paid.append(made.paid_share)
     rng = np.random.default_rng([options.seed, options.seeds])
-    planted_effects = leaving_effects(planted, rng, TRUTH_ORDERS, float(np.mean(paid)), LEAVING_HORIZON_DAYS)
+    planted_effects = leaving_effects(planted, rng, options.truth_orders, float(np.mean(paid)), LEAVING_HORIZON_DAYS)
     truth = {effect.issue: effect.value for effect in planted_effects}
 
-    low, high = covering(options.seeds)
     for issue, value in truth.items():
         found = [fit.effect for fit in fits[issue] if fit.effect is not None]
         error = np.mean([effect.effect for effect in found]) - value
         note = f"planted {value:.4f}, mean estimate {value + error:.4f}, not enough data {options.seeds - len(found)} x"
         covered = sum(holds(effect.interval, value) for effect in found)
+        low, high = covering(len(found))
         yield Figure("effects", f"{issue}: intervals that hold the effect", covered, "{:.0f}", low, high, note)
 
     cost = {effect.issue: effect.affected_share * effect.value for effect in planted_effects}

@@ -70,6 +70,12 @@ def format_interval(metric: MetricRow, unit: str, interval: Interval) -> str:
     return f"{low} to {high}"
 
 
+def format_change(metric: MetricRow, unit: str, value: float) -> str:
+    """A difference of two values with its sign; of shares in percentage points."""
+    size = format_value(metric, unit, abs(value)).removeprefix("+").replace(" %", " points")
+    return f"{'−' if value < 0 else '+'}{size}"
+
+
 def format_target(metric: MetricRow, unit: str, target: float | None) -> str:
     """The target with the side that is good."""
     if target is None:

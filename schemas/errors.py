@@ -3,10 +3,12 @@
 VocbeamError
 ├── ConfigError            an option, a file or a secret is missing or wrong        exit 2
 ├── GovernanceError        the governance file breaks a rule (file:line)            exit 2
+├── Refused                what a person entered breaks a rule; nothing was stored   exit 2
 ├── SchemaError            a schema is unknown, unreadable or incompatible          exit 2
 ├── WorseModel             a new text model is worse than the published one         exit 1
 ├── BrokerError            the local Kafka broker could not be started or found     exit 1
 ├── RunnerError            what runs the pipeline can't be started or reached       exit 1
+├── MonitoringError        Prometheus or Alertmanager can't be started or asked     exit 1
 ├── SourceError            Kafka can't be read                                      exit 1
 │   └── TopicChanged       another cluster, a recreated or truncated topic          exit 5
 ├── TagsDrifted            texts differ from those the model learned from           exit 8
@@ -43,6 +45,19 @@ class GovernanceError(VocbeamError):
     exit_code = 2
 
 
+class Refused(VocbeamError):
+    """What a person entered (a flag, or what is done about a flag or case) breaks a rule; nothing was stored.
+
+    `field` names the entry that is wrong, where it is one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class SchemaError(VocbeamError):
     """A schema is unknown, unreadable or incompatible."""
 
@@ -63,6 +78,10 @@ class RunnerError(VocbeamError):
 
 class JobGone(RunnerError):
     """A cluster that can't be asked about a job: it doesn't answer, or it no longer knows the job."""
+
+
+class MonitoringError(VocbeamError):
+    """Prometheus or Alertmanager can't be started, doesn't answer, or refuses what it is asked for."""
 
 
 class SourceError(VocbeamError):

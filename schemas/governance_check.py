@@ -75,6 +75,7 @@ def cross_errors(governance: Governance) -> Iterator[_Error]:
     yield from _scale_conflicts(governance)
     yield from _target_errors(governance)
     yield from _value_errors(governance)
+    yield from _reporter_errors(governance)
 
 
 def _repeated_ids(governance: Governance) -> Iterator[_Error]:
@@ -419,6 +420,35 @@ def _value_errors(governance: Governance) -> Iterator[_Error]:
                 )
 
 
+def _reporter_errors(governance: Governance) -> Iterator[_Error]:
+    """Groups of reporters that don't exist, or share people."""
+    listed = {segment.name: segment.values for segment in governance.segments}
+    first: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
+    cut_by: dict[str, tuple[int, frozenset[str]]] = {}
+    for i, entry in enumerate(governance.reporters):
+        for name, value in entry.segments.items():
+            where = ("reporters", i, "segments", name)
+            if name not in listed:
+                yield where, _unknown("segment", name, listed)
+            elif value not in listed[name]:
+                yield where, _unknown(f"value of segment {name}", value, listed[name])
+        same = first.setdefault((entry.role, frozenset(entry.segments.items())), i)
+        if same != i:
+            yield (
+                ("reporters", i),
+                f"role {entry.role!r} with these segments is on line {governance.line_of('reporters', same)} already",
+            )
+        if entry.segments:
+            index, names = cut_by.setdefault(entry.role, (i, frozenset(entry.segments)))
+            if names != entry.segments.keys():
+                yield (
+                    ("reporters", i, "segments"),
+                    f"found {', '.join(sorted(entry.segments))}; groups of role {entry.role!r} share nobody, so they "
+                    f"all name the same segments, as line {governance.line_of('reporters', index)} does: "
+                    f"{', '.join(sorted(names))}",
+                )
+
+
 @dataclass(frozen=True, order=True)
 class Finding:
     """What a valid file leaves ungoverned; an `error` makes `vocbeam check` fail."""
@@ -443,6 +473,7 @@ def check(governance: Governance) -> list[Finding]:
         *_partly_taken_rules(governance),
         *_idle_parts(governance),
         *_value_findings(governance),
+        *_flags_nobody_must_see(governance),
     ]
     return sorted(found)
 
@@ -771,6 +802,29 @@ def _partly_taken_rules(governance: Governance) -> Iterator[Finding]:
                     f"stage {taker.then.stage!r}; move it up or narrow the other",
                 )
                 break
+
+
+def _flags_nobody_must_see(governance: Governance) -> Iterator[Finding]:
+    limited = [department.acknowledge_flags_within is not None for department in governance.departments]
+    for i, department in enumerate(governance.departments):
+        if any(limited) and not limited[i]:
+            yield Finding(
+                governance.line_of("departments", i),
+                "warning",
+                f"department {department.id!r} has no acknowledge_flags_within, as others have: nobody learns of its "
+                "red flags that wait",
+            )
+    people: dict[str, int] = defaultdict(int)
+    for entry in governance.reporters:
+        people[entry.role] += entry.people
+    for role, number in people.items():
+        if number < governance.privacy.k:
+            yield Finding(
+                governance.line_of("reporters"),
+                "warning",
+                f"{number} people of role {role!r} are fewer than k = {governance.privacy.k}: an anonymous flag of "
+                "theirs never tells the role",
+            )
 
 
 def _idle_parts(governance: Governance) -> Iterator[Finding]:

@@ -243,6 +243,7 @@ class Department(_Model):
     """Who answers for stages: representative, where its alerts go, and the calendar its service hours follow.
 
     `alert_route` is an e-mail address, the address of a webhook, or a name that the installation's own webhook knows.
+    A red flag should be acknowledged within `acknowledge_flags_within` seconds of being raised, nights included.
     """
 
     id: Slug
@@ -250,6 +251,18 @@ class Department(_Model):
     representative: Line
     alert_route: AlertRoute
     calendar: Slug | None = None
+    acknowledge_flags_within: Seconds | None = None
+
+
+class Reporters(_Model):
+    """How many people of one role may raise flags; `segments` tells a part of them, without it the others of the role.
+
+    An anonymous flag says no more of its reporter than at least `privacy.k` people share.
+    """
+
+    role: Slug
+    segments: dict[Slug, Line] = {}
+    people: Annotated[Integer, Field(ge=1)]
 
 
 class Stage(_Model):
@@ -590,6 +603,7 @@ class Governance(_Model):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     targets: tuple[Target, ...] = ()
     freshness: tuple[Freshness, ...] = ()
+    reporters: tuple[Reporters, ...] = ()
     value: Value | None = None
 
     _name: str = PrivateAttr(default="governance")
@@ -615,10 +629,12 @@ class Governance(_Model):
         """SHA-256 (hex) of the content as canonical JSON: layout, comments and spelled-out defaults don't matter."""
         content = self.model_dump(mode="json", by_alias=True)
         # A file without these keeps the digest that warehouses have stored for it.
-        if not self.freshness:
-            del content["freshness"]
-        if self.value is None:
-            del content["value"]
+        for section in ("freshness", "reporters", "value"):
+            if not content[section]:
+                del content[section]
+        for department in content["departments"]:
+            if department["acknowledge_flags_within"] is None:
+                del department["acknowledge_flags_within"]
         for metric in content["metrics"]:
             if metric["delay"] == 0:
                 del metric["delay"]

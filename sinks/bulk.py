@@ -34,6 +34,19 @@ def insert_rows(connection: Connection, table: Table, columns: Sequence[str], ro
         cursor.close()
 
 
+def insert_absent(connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Row]) -> set[Any]:
+    """Inserts into SQLite those rows whose primary key, their first column, is not there yet; returns these keys."""
+    quote = connection.dialect.identifier_preparer.quote
+    names, marks = ", ".join(map(quote, columns)), ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
+    cursor = connection.connection.cursor()
+    try:
+        execute = cursor.execute
+        return {row[0] for row in rows if execute(statement, row).rowcount}
+    finally:
+        cursor.close()
+
+
 class Staging:
     """Temporary copies of tables, one set a connection, emptied when a transaction ends."""
 

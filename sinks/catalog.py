@@ -369,8 +369,15 @@ def _departments(governance: Governance) -> Iterator[dict[str, Any]]:
             "name": entry.name,
             "representative": entry.representative,
             "alert_route": entry.alert_route,
+            "acknowledge_flags_within_s": entry.acknowledge_flags_within,
         }
-    yield {"department": UNASSIGNED, "name": "Unassigned", "representative": None, "alert_route": None}
+    yield {
+        "department": UNASSIGNED,
+        "name": "Unassigned",
+        "representative": None,
+        "alert_route": None,
+        "acknowledge_flags_within_s": None,
+    }
 
 
 def _stages(governance: Governance) -> Iterator[dict[str, Any]]:

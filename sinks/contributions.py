@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from vocbeam.schemas.records import Contribution
 
@@ -44,22 +44,22 @@ class MeasureChange:
             add_contributions(self.restated, restated, sign)
             add_contributions(self.restated, contributions, -sign)
 
-    def rows(self) -> Iterator[tuple[tuple[Any, ...], Cell, list[int]]]:
-        """(primary key in `measure`, cell, sums) of each cell that changes."""
+    def cells(self) -> Iterator[tuple[Basis, Cell, list[int]]]:
+        """(basis, cell, sums) of each cell that changes."""
         bases: tuple[tuple[Basis, Delta], ...] = ((AS_REPORTED, self.reported), (RESTATED, self.restated))
         for basis, delta in bases:
             for cell, sums in delta.items():
                 if any(sums):
-                    yield cell_key(cell, basis), cell, sums
+                    yield basis, cell, sums
 
 
 def add_contributions(delta: Delta, contributions: Iterable[Contribution], times: int) -> None:
     """Adds contributions `times` to the change of their cells; -1 takes them back."""
     for contribution in contributions:
-        weight, total = contribution[10], contribution[11]
-        change = delta.get(contribution[:10])
+        cell, weight, total = contribution[:10], contribution[10], contribution[11]
+        change = delta.get(cell)
         if change is None:
-            delta[contribution[:10]] = [times, times * weight, times * weight * weight, times * total]
+            delta[cell] = [times, times * weight, times * weight * weight, times * total]
         else:
             change[0] += times
             change[1] += times * weight
@@ -80,12 +80,3 @@ def contributions_from_json(stored: str) -> list[Contribution]:
 @lru_cache(maxsize=1 << 14)
 def _names_json(names: tuple[str, ...]) -> str:
     return json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]
-
-
-def cell_key(cell: Cell, basis: Basis) -> tuple[str | int, ...]:
-    """Primary key of a cell's row in `measure` at the finest grain."""
-    bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
-    return (
-        metric, BUCKET_GRAIN, bucket_start, basis, stage, department, topic, segment_1, segment_2, segment_3,
-        unit, bin_,
-    )  # fmt: skip

@@ -16,8 +16,9 @@ from prometheus_client.metrics_core import Metric
 
 from vocbeam.schemas import errors
 from vocbeam.schemas.records import ERROR_CLASSES, EVENT_TYPES, STEPS
+from vocbeam.sinks.flags import RED_FLAG
 from vocbeam.sinks.monitor import BooksLook, WarehouseLook
-from vocbeam.sinks.read import RunRow
+from vocbeam.sinks.read import FlagCounts, RunRow
 from vocbeam.sinks.reconcile import unaccounted
 from vocbeam.sinks.retries import RETRY_CAUSES
 from vocbeam.sinks.target_windows import Judgement, TargetRow
@@ -35,6 +36,9 @@ from vocbeam.sinks.writer import COUNTERS
 
 OTHER = "other"
 """Label value for everything that is not known beforehand."""
+
+FLAG_KINDS = (RED_FLAG, "idea", "praise")
+NO_FLAGS = FlagCounts("", RED_FLAG, 0, 0, 0, 0, 0, None, None)
 
 METHODS = ("hint", "rule", "model", "touchpoint", "override", "unassigned")
 OUTCOMES = frozenset(
@@ -68,6 +72,7 @@ _NO_TARGETS = (
     "while the warehouse can't be read; where nothing was measured in the last closed window; where the figure must "
     "stay hidden"
 )
+_NO_FLAG_LIMIT = "while the warehouse can't be read; for a department without acknowledge_flags_within"
 _NO_BOOKS = "before the first full reconciliation, and while the last one failed"
 _PLACE = ("metric", "stage", "department", "unit", "window")
 
@@ -229,6 +234,32 @@ DEFINITIONS: tuple[Definition, ...] = (
         "durations",
     ),
     Definition(
+        "vocbeam_flags", "gauge", ("department", "flag_kind", "state"),
+        "Flags of employees that are not resolved: open (nobody has acknowledged them) or acknowledged.",
+        _NO_WAREHOUSE + "; where there never was one",
+    ),
+    Definition(
+        "vocbeam_flags_overdue", "gauge", ("department",),
+        "Red flags that nobody has acknowledged although the department's time for that is over.", _NO_FLAG_LIMIT,
+    ),
+    Definition(
+        "vocbeam_flag_acknowledgements_due", "gauge", ("department",),
+        "Red flags raised within 28 days that were acknowledged or whose time is over (n).", _NO_FLAG_LIMIT,
+    ),
+    Definition(
+        "vocbeam_flag_acknowledgements_in_time", "gauge", ("department",), "Those of them acknowledged in time.",
+        _NO_FLAG_LIMIT,
+    ),
+    Definition(
+        "vocbeam_flag_acknowledgements_interval_low", "gauge", ("department",),
+        "Lower end of the 95 % interval (Wilson) of the share acknowledged in time.",
+        _NO_FLAG_LIMIT + "; where none is due",
+    ),
+    Definition(
+        "vocbeam_flag_acknowledgements_interval_high", "gauge", ("department",), "Upper end of that interval.",
+        _NO_FLAG_LIMIT + "; where none is due",
+    ),
+    Definition(
         "vocbeam_reconcile_comparisons", "gauge", (), "Comparisons of the last full reconciliation.", _NO_BOOKS
     ),
     Definition("vocbeam_reconcile_failed_comparisons", "gauge", (), "Those that did not balance.", _NO_BOOKS),
@@ -315,6 +346,7 @@ def families(known: Known, exposed: Exposed, now: int) -> Iterator[Metric]:
         _add_runs(samples, look, now)
         histograms = _add_workers(samples, look.workers, now)
         _add_targets(samples, look)
+        _add_flags(samples, look)
         if known.kafka is not None and known.kafka.found is not None:
             _add_lag(samples, known.kafka.found, exposed, now)
     if known.books is not None and known.books.found is not None:
@@ -450,6 +482,22 @@ def _add_targets(samples: _Samples, look: WarehouseLook) -> None:
         samples.add("vocbeam_target_missed_windows", judged.missed, *labels)
         for rule, signals in judged.signals.items():
             samples.add("vocbeam_control_chart_signal", signals, *labels, rule)
+
+
+def _add_flags(samples: _Samples, look: WarehouseLook) -> None:
+    red = {counts.department: counts for counts in look.flags if counts.kind == RED_FLAG}
+    for counts in look.flags:
+        labels = (_known(counts.department, look.names.departments), _known(counts.kind, FLAG_KINDS))
+        samples.add("vocbeam_flags", counts.open, *labels, "open")
+        samples.add("vocbeam_flags", counts.acknowledged, *labels, "acknowledged")
+    for department in look.flag_limits:
+        counts = red.get(department, NO_FLAGS)
+        samples.add("vocbeam_flags_overdue", counts.overdue, department)
+        samples.add("vocbeam_flag_acknowledgements_due", counts.due, department)
+        samples.add("vocbeam_flag_acknowledgements_in_time", counts.in_time, department)
+        if counts.interval_low is not None and counts.interval_high is not None:
+            samples.add("vocbeam_flag_acknowledgements_interval_low", counts.interval_low, department)
+            samples.add("vocbeam_flag_acknowledgements_interval_high", counts.interval_high, department)
 
 
 def _place_labels(row: TargetRow | Judgement, look: WarehouseLook) -> tuple[str, ...]:

@@ -2,53 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete
-from sqlalchemy.sql import Delete
+from sqlalchemy import Connection, Table, bindparam, delete
+from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import Staging, add_rows
 from vocbeam.sinks.contributions import RESTATED, MeasureChange
-from vocbeam.sinks.tables import measure
+from vocbeam.sinks.grains import Key, place, share_grains
+from vocbeam.sinks.tables import measure, measure_month
 
 SUMS = ("n", "weight", "weight_sq", "total")
 
-KEY = tuple(column.name for column in measure.primary_key)
-
-_BASIS = KEY.index("basis")
-
 
 def add_to_measure(connection: Connection, staging: Staging, calendar: LocalCalendar, change: MeasureChange) -> None:
-    """Adds the net change of every cell; a cell of which nothing is left is removed."""
-    rows = []
-    shrunk = []
-    for key, cell, sums in change.rows():
-        rows.append((*key, *sums, *calendar.day_and_hour(cell[0])))
-        # A difference may come to nothing from either side.
-        if sums[0] < 0 or key[_BASIS] == RESTATED:
-            shrunk.append(key)
-    if rows:
+    """Adds the net change of every cell, at the grain that its date has; a cell of which nothing is left is removed."""
+    placed = place(change, share_grains(connection), calendar)
+    if placed.cells:
+        rows = [(*key, *sums, *placed.calendar[key]) for key, sums in placed.cells.items()]
         add_rows(connection, staging, measure, SUMS, ("date", "hour_start"), rows)
-    remove_emptied(connection, shrunk)
+        remove_emptied(connection, measure, _shrunk(placed.cells))
+    add_to_months(connection, placed.months)
 
 
-def remove_emptied(connection: Connection, keys: Iterable[tuple[Any, ...]]) -> None:
+def add_to_months(connection: Connection, months: Mapping[Key, list[int]]) -> None:
+    """Adds what changes of folded cells to `measure_month`. The caller shares or holds the grains."""
+    add_up(connection, measure_month, SUMS, [(*key, *sums) for key, sums in months.items()])
+    remove_emptied(connection, measure_month, _shrunk(months))
+
+
+def _shrunk(cells: Mapping[Key, list[int]]) -> list[Key]:
+    # A difference may come to nothing from either side.
+    return [key for key, sums in cells.items() if sums[0] < 0 or RESTATED in key]
+
+
+def remove_emptied(connection: Connection, table: Table, keys: Iterable[Key]) -> None:
     """Removes those of the cells whose sums are all 0. The caller holds them locked."""
-    parameters = [bound(key) for key in keys]
+    names = [f"_{column.name}" for column in table.primary_key]
+    parameters = [dict(zip(names, key, strict=True)) for key in keys]
     if parameters:
-        connection.execute(_EMPTIED, parameters)
+        empty = [table.c[name] == 0 for name in SUMS]
+        here = [column == bindparam(name) for column, name in zip(table.primary_key, names, strict=True)]
+        connection.execute(delete(table).where(*empty, *here), parameters)
 
 
-def bound(key: tuple[Any, ...]) -> dict[str, Any]:
-    """A primary key as the parameters of `at_key`."""
-    return dict(zip([f"_{name}" for name in KEY], key, strict=True))
+def add_up(
+    connection: Connection,
+    table: Table,
+    sums: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    fixed: Sequence[str] = (),
+) -> None:
+    """Adds `sums` to rows of `table` in key order, creating those that are absent.
 
-
-def at_key() -> list[ColumnElement[bool]]:
-    """Conditions that find a cell by the parameters that `bound` gives."""
-    return [measure.c[name] == bindparam(f"_{name}") for name in KEY]
-
-
-_EMPTIED: Delete = delete(measure).where(*[measure.c[name] == 0 for name in SUMS], *at_key())
+    `rows` hold the primary key in its order, then `sums`, then `fixed`, which only a new row takes; no key twice.
+    """
+    if not rows:
+        return
+    key = [column.name for column in table.primary_key]
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    added = {name: table.c[name] + statement.excluded[name] for name in sums}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=key, set_=added),
+        [dict(zip((*key, *sums, *fixed), row, strict=True)) for row in sorted(rows)],
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import psycopg
@@ -24,6 +25,7 @@ from vocbeam.sinks.target_windows import (
     Length,
     Place,
     TargetRow,
+    Verdicts,
     closed_windows,
     judgements,
     target_rows,
@@ -88,6 +90,8 @@ class WarehouseLook:
     recent: Counter[tuple[str, str]]
     targets: Sequence[TargetRow]
     judgements: Sequence[Judgement]
+    flags: Sequence[read.FlagCounts]
+    flag_limits: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +172,13 @@ class WarehouseMonitor:
         self._charting = charting
         self._events: _Events | None = None
         self._anew: _Events | None = _Events()
-        self._lengths: dict[Place, Length] | None = None
+        self._lengths: dict[Place, Length] = {}
         self._renewed_at = now()
         self._judged: tuple[int, Mapping[Place, Length], Closed] | None = None
         self._judgements: Sequence[Judgement] = ()
+        self._verdicts: Verdicts = {}
+        # Reading the file takes longer than all queries of a look.
+        self._governance = lru_cache(maxsize=1)(parse_governance)
 
     def look(self) -> WarehouseLook:
         """One snapshot. Raises Unusable where the warehouse can't be read; the next look begins with a new connection.
@@ -196,12 +203,15 @@ class WarehouseMonitor:
         now = self._now()
         taxonomy, ledger = read.taxonomy(connection), read.ledger(connection)
         calendar = LocalCalendar(read.timezone(connection))
-        if self._lengths is None or now - self._renewed_at >= START_OVER_US:
-            self._lengths = usual_lengths(connection, calendar, now)
+        renewed = now - self._renewed_at >= START_OVER_US
+        if renewed:
             self._anew = self._anew or _Events()
             self._renewed_at = now
+        if renewed or not self._lengths:
+            # A warehouse that was empty is judged as soon as it holds something.
+            self._lengths = usual_lengths(connection, calendar, now)
         self._read_events(connection, ledger, now)
-        governance = parse_governance(taxonomy.governance_text)
+        governance = self._governance(taxonomy.governance_text)
         delays = {metric.id: metric.delay * SECOND_US for metric in governance.metrics}
         closed = closed_windows(calendar, self._lengths, delays, now)
         self._judge(connection, calendar, taxonomy.taxonomy_version, self._lengths, closed)
@@ -217,6 +227,8 @@ class WarehouseMonitor:
             recent=self._events.recent() if self._events else Counter(),
             targets=target_rows(connection, self._lengths, closed),
             judgements=self._judgements,
+            flags=read.flag_counts(connection, now),
+            flag_limits=read.flag_limits(connection),
         )
 
     def _judge(
@@ -229,8 +241,10 @@ class WarehouseMonitor:
     ) -> None:
         """Judges anew only where a window has closed, windows were chosen anew or the governance file has changed."""
         state = (taxonomy_version, lengths, closed)
+        if self._judged is not None and self._judged[0] != taxonomy_version:
+            self._verdicts.clear()
         if self._judged != state:
-            self._judgements = judgements(connection, calendar, lengths, closed, self._charting)
+            self._judgements = judgements(connection, calendar, lengths, closed, self._charting, self._verdicts)
             self._judged = state
 
     def _read_events(self, connection: Connection, ledger: Sequence[read.LedgerRow], now: int) -> None:

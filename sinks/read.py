@@ -17,8 +17,12 @@ from sqlalchemy import Connection, Date, Engine, case, column, func, inspect, se
 from sqlalchemy.exc import DBAPIError
 
 from vocbeam.schemas.errors import ConfigError, SinkError
+from vocbeam.schemas.timebase import DAY_US
 from vocbeam.sinks import tables, views
 from vocbeam.sinks.engine import driver_error, shown
+from vocbeam.sinks.flags import ledgers_of_flags
+from vocbeam.sinks.small_groups import Place
+from vocbeam.sinks.views import Period
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,10 @@ class CellRow:
 
 @dataclass(frozen=True, slots=True)
 class TrendRow:
-    """One period of a metric at a stage: value with interval, as the view has it."""
+    """One period of a metric at a stage or department ('*' for all): value with interval, as the views have it."""
 
     stage: str
+    department: str
     metric: str
     unit: str
     period_start: date
@@ -173,6 +178,29 @@ class TotalRow:
     lower_bound: int | None
     upper_bound: int | None
     suppressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlagCounts:
+    """Flags of one kind that a department has not resolved, and how it kept its limit with the recent ones.
+
+    `due` are those raised within FLAGS_SINCE_US that were acknowledged or whose time is over, `in_time` those of them
+    acknowledged in time, the interval that of their share; `overdue` are all that nobody has acknowledged in time.
+    """
+
+    department: str
+    kind: str
+    open: int
+    acknowledged: int
+    overdue: int
+    due: int
+    in_time: int
+    interval_low: float | None
+    interval_high: float | None
+
+
+FLAGS_SINCE_US = 28 * DAY_US
+"""Flags by whose acknowledgement a department is judged now: those of four weeks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,12 +421,11 @@ def cells(connection: Connection, first: date, last: date, *, restated: bool = F
     ]
 
 
-def trends(connection: Connection, period: str, first: date, last: date) -> list[TrendRow]:
-    """Values per stage of the periods (`week` or `month`) that start within two local dates, in order of time."""
-    names = ("stage", "metric", "unit", "period_start", "n", "value", "interval_low", "interval_high")
-    view = table(f"stage_metric_by_{period}", *_columns(names))
-    query = select(*(view.c[name] for name in names)).where(view.c.period_start.between(first, last))
-    return [TrendRow(*row) for row in connection.execute(query.order_by(view.c.period_start)) if row.value is not None]
+def trends(connection: Connection, period: Period, place: Place, first: date, last: date) -> list[TrendRow]:
+    """Values per stage or per department of the periods that start within two local dates, in order of time."""
+    found = views.metric_select(period, frozenset({place}), starting=(first, last)).subquery("found").c
+    query = select(*(found[name] for name in TrendRow.__dataclass_fields__)).where(found.value.is_not(None))
+    return [TrendRow(*row) for row in connection.execute(query.order_by(found.period_start))]
 
 
 def hidden_places(connection: Connection, first: date, last: date) -> set[tuple[str, str, str, str]]:
@@ -454,6 +481,19 @@ def department_totals(connection: Connection, first: date, last: date) -> list[T
     found = query.subquery("totals")
     rows = [TotalRow(*_with_flag(row)) for row in connection.execute(select(*(found.c[name] for name in names)))]
     return sorted(rows, key=lambda row: (-(row.tagged_events or 0), row.department))
+
+
+def flag_counts(connection: Connection, now: int) -> list[FlagCounts]:
+    """Flags by department and kind; `now` is UTC microseconds. On PostgreSQL the auditor's rights suffice."""
+    query = views.flag_counts(ledgers_of_flags(connection), now, now - FLAGS_SINCE_US)
+    return [FlagCounts(**row) for row in connection.execute(query).mappings()]
+
+
+def flag_limits(connection: Connection) -> dict[str, int]:
+    """Department → seconds within which it is to acknowledge a red flag; those without a limit are left out."""
+    c = tables.department.c
+    query = select(c.department, c.acknowledge_flags_within_s).where(c.acknowledge_flags_within_s.is_not(None))
+    return {row.department: row.acknowledge_flags_within_s for row in connection.execute(query)}
 
 
 def ledger(connection: Connection) -> list[LedgerRow]:

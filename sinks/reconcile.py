@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, Table, func, or_, select
+from sqlalchemy import Connection, Engine, Table, func, null, or_, select
 
-from vocbeam.schemas.records import Contribution
 from vocbeam.sinks.contributions import (
     AS_REPORTED,
+    BUCKET_GRAIN,
     RESTATED,
     Basis,
-    Cell,
     MeasureChange,
     add_contributions,
     contributions_from_json,
 )
+from vocbeam.sinks.grains import Key, grains_now, place, stored_calendar
+from vocbeam.sinks.measures import SUMS
 from vocbeam.sinks.read import LedgerRow, snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
@@ -26,6 +27,7 @@ from vocbeam.sinks.tables import (
     event_key,
     ingest_ledger,
     measure,
+    measure_month,
     measure_retired,
     metadata,
     retired_row,
@@ -59,7 +61,8 @@ def reconcile(engine: Engine) -> list[Check]:
     dead-lettered - letters healed, erased or expired. For the whole warehouse: event keys = loaded + healed - keys
     erased or expired, and every cell of `measure`, of either basis, = the sum of the contributions (restated: of what
     present tags change of them) stored with the rows and of those in `measure_retired`, n, weight, weight_sq and total
-    alike; the checks on cells count those that differ, of which none is expected. On PostgreSQL the auditor's rights
+    alike, at the grain that its date is kept at; and `measure_month` = the sums of the cells that were folded. The
+    checks on cells count those that differ, of which none is expected. On PostgreSQL the auditor's rights
     suffice. Raises SinkError where the warehouse can't be read.
     """
     with snapshot(engine) as connection:
@@ -138,38 +141,57 @@ def _count_by_ledger(connection: Connection, table: Table) -> Counter[int]:
 
 
 def _measure_checks(connection: Connection) -> list[Check]:
-    change = _change_of_rows(connection)
+    placed = place(_change_of_rows(connection), grains_now(connection), stored_calendar(connection))
     checks = []
-    for basis, expected, metrics in (
-        (AS_REPORTED, change.reported, "all metrics"),
-        (RESTATED, change.restated, "all metrics, restated"),
-    ):
-        for cell, sums in _stored_cells(connection, measure_retired, basis):
-            added_up = expected.setdefault(cell, [0, 0, 0, 0])
-            for i, value in enumerate(sums):
-                added_up[i] += value
+    months: dict[Key, list[int]] = {}
+    for basis, metrics in ((AS_REPORTED, "all metrics"), (RESTATED, "all metrics, restated")):
+        expected = {key: sums for key, sums in placed.cells.items() if key[_BASIS] == basis}
+        for key, _, sums in _stored_cells(connection, measure_retired, basis):
+            _add(expected, key, sums)
         contributions = sum(sums[0] for sums in expected.values())
         stored = different = 0
-        for cell, sums in _stored_cells(connection, measure, basis):
+        for key, month, sums in _stored_cells(connection, measure, basis):
             stored += sums[0]
-            different += expected.pop(cell, None) != sums
+            different += expected.pop(key, None) != sums
+            if month is not None:
+                _add(months, month, sums)
         lacking = sum(any(sums) for sums in expected.values())
         checks += [
             Check("contributions of rows and of retired rows = n of measure", metrics, contributions, stored),
             Check("cells of measure that differ from their rows", metrics, 0, different),
             Check("cells of rows that measure lacks", metrics, 0, lacking),
         ]
-    return checks
+    different = 0
+    for *key_of_month, n, weight, weight_sq, total in connection.execute(select(measure_month)):
+        different += months.pop(tuple(key_of_month), None) != [n, weight, weight_sq, total]
+    lacking = sum(any(sums) for sums in months.values())
+    return [*checks, Check("months that differ from their folded cells", "all metrics", 0, different + lacking)]
 
 
-def _stored_cells(connection: Connection, table: Table, basis: Basis) -> Iterator[tuple[Cell, list[int]]]:
-    """(cell, its n, weight, weight_sq and total) of each row of `measure` or `measure_retired`."""
+_KEY = tuple(column.name for column in measure.primary_key)
+_BASIS = _KEY.index("basis")
+
+
+def _add(found: dict[Key, list[int]], key: Key, sums: list[int]) -> None:
+    added_up = found.setdefault(key, [0, 0, 0, 0])
+    for i, value in enumerate(sums):
+        added_up[i] += value
+
+
+def _stored_cells(connection: Connection, table: Table, basis: Basis) -> Iterator[tuple[Key, Key | None, list[int]]]:
+    """(primary key, key of its month in `measure_month` where it was folded, sums) of each row of `measure` or
+    `measure_retired`, which has no month of its own.
+    """
     c = table.c
-    names = [c.bucket_start, *(c[name] for name in Contribution._fields[1:10])]
-    query = select(*names, c.n, c.weight, c.weight_sq, c.total).where(c.basis == basis)
+    columns = [*(c[name] for name in _KEY), *(c[name] for name in SUMS)]
+    query = select(*columns, c.date if table is measure else null()).where(c.basis == basis)
     for row in connection.execution_options(yield_per=10_000).execute(query):
-        cell: Cell = tuple(row[:10])
-        yield cell, list(row[10:])
+        *values, day = row
+        key, sums = tuple(values[: len(_KEY)]), values[len(_KEY) :]
+        month = None
+        if day is not None and row.grain != BUCKET_GRAIN:
+            month = (row.metric, day.replace(day=1), basis, row.stage, row.department, row.unit, row.bin)
+        yield key, month, sums
 
 
 def _change_of_rows(connection: Connection) -> MeasureChange:

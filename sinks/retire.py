@@ -3,17 +3,18 @@
 A transaction that retires rows counts them here and settles their contributions, which either stay in `measure` (then
 `measure_retired` holds them too) or are taken back. `remove_rows` does all of it for rows of one table; who does it by
 hand calls these last, in this order: `take_back_contributions`, `retire_contributions`, `retire_rows`. So every writer
-locks ledger, dead letter, event key, event, subject, `retired_subject`, customer day, `measure`, `measure_retired`,
-`retired_row`, each by primary key.
+locks ledger, dead letter, event key, event, subject, `retired_subject`, customer day, `measure_grain` (shared),
+`measure`, `measure_month`, `measure_retired`, `retired_row`, each by primary key.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.records import Contribution
@@ -24,11 +25,13 @@ from vocbeam.sinks.contributions import (
     MeasureChange,
     contributions_from_json,
 )
-from vocbeam.sinks.measures import SUMS, at_key, bound, remove_emptied
+from vocbeam.sinks.grains import Placed, place, share_grains, stored_calendar
+from vocbeam.sinks.measures import SUMS, add_to_months, add_up, remove_emptied
 from vocbeam.sinks.tables import (
     dead_letter,
     event,
     event_key,
+    flag_action,
     measure,
     measure_retired,
     retired_row,
@@ -106,7 +109,7 @@ def remove_rows(
     The condition is asked again of a row that had to be waited for. `stays` tells whether a contribution stays in
     `measure`, as reported and restated: what a row adds to one metric stays in both or in none. A subject is remembered
     in `retired_subject`, so that no later event is folded into a new row of its own. Corrections of the tags of what is
-    removed go with it.
+    removed, and what was done about flags, go with it.
     """
     key = list(table.primary_key)
     corrected = [table.c[name] for name in (_CORRECTED_BY.get(table.name),) if name]
@@ -120,6 +123,7 @@ def remove_rows(
         # Found by the events, so before they go.
         gone = select(*[event.c[column.name] for column in settle_event.primary_key]).where(keyed(event, keys))
         connection.execute(delete(settle_event).where(tuple_(*settle_event.primary_key).in_(gone)))
+        connection.execute(delete(flag_action).where(flag_action.c.event_key.in_([row.event_key for row in rows])))
     connection.execute(delete(table).where(keyed(table, keys)))
     if table in SUBJECT_TABLES:
         mark_subjects(connection, [(row[0], table.name) for row in keys], reason, now)
@@ -176,34 +180,31 @@ def mark_subjects(
 
 def retire_rows(connection: Connection, counts: Mapping[Retired, int]) -> None:
     """Counts rows that the same transaction removes (n > 0 each)."""
-    _add_up(connection, retired_row, ("n",), [(*key, n) for key, n in counts.items() if n])
+    add_up(connection, retired_row, ("n",), [(*key, n) for key, n in counts.items() if n])
 
 
 def retire_contributions(connection: Connection, change: MeasureChange) -> None:
     """Books contributions whose rows the same transaction removes and which stay in `measure`."""
-    _add_up(connection, measure_retired, SUMS, [(*key, *sums) for key, _, sums in change.rows()])
+    cells = _placed(connection, change).cells
+    add_up(connection, measure_retired, SUMS, [(*key, *sums) for key, sums in cells.items()])
 
 
 def take_back_contributions(connection: Connection, change: MeasureChange) -> None:
-    """Takes contributions whose rows the same transaction removes out of `measure`; deletes cells left empty."""
-    rows = sorted((key, sums) for key, _, sums in change.rows())
-    if not rows:
-        return
-    amounts = [bound(key) | {f"_{name}": n for name, n in zip(SUMS, sums, strict=True)} for key, sums in rows]
-    less = {name: measure.c[name] - bindparam(f"_{name}") for name in SUMS}
-    connection.execute(update(measure).where(*at_key()).values(less), amounts)
-    remove_emptied(connection, [key for key, _ in rows])
+    """Takes contributions whose rows the same transaction removes out of `measure`; deletes cells left empty.
+
+    Where differences had come to nothing their cell is gone, and comes back with what is left of them.
+    """
+    placed = _placed(connection, change)
+    rows = []
+    for key, sums in placed.cells.items():
+        day, hour_start = placed.calendar[key]
+        rows.append((*key, *(-value for value in sums), date.fromisoformat(day), hour_start))
+    add_up(connection, measure, SUMS, rows, fixed=("date", "hour_start"))
+    remove_emptied(connection, measure, placed.cells)
+    add_to_months(connection, {key: [-value for value in sums] for key, sums in placed.months.items()})
 
 
-def _add_up(connection: Connection, table: Table, sums: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """Adds `sums` to rows of `table` in key order, creating those that are absent; rows are primary key, then sums."""
-    if not rows:
-        return
-    key = [column.name for column in table.primary_key]
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
-    added = {name: table.c[name] + statement.excluded[name] for name in sums}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=key, set_=added),
-        [dict(zip((*key, *sums), row, strict=True)) for row in sorted(rows)],
-    )
+def _placed(connection: Connection, change: MeasureChange) -> Placed:
+    if not (change.reported or change.restated):
+        return Placed()
+    return place(change, share_grains(connection), stored_calendar(connection))

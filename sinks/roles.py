@@ -1,9 +1,10 @@
 """PostgreSQL roles of a warehouse, and what each may do with every table and view.
 
-Three group roles (NOLOGIN) per warehouse, named by a prefix, which is the database's name unless another is chosen:
+Four group roles (NOLOGIN) per warehouse, named by a prefix, which is the database's name unless another is chosen:
 `<prefix>_writer` is what `vocbeam run` needs, `<prefix>_reader` is for BI tools, `<prefix>_auditor` for the commands
-that look at the books. Roles belong to the whole cluster, their rights to one database: a prefix of its own keeps the
-readers of one warehouse out of another. Everything else (schema, governance, views) is the owner's alone.
+that look at the books, `<prefix>_web` for `vocbeam web`. Roles belong to the whole cluster, their rights to one
+database: a prefix of its own keeps the readers of one warehouse out of another. Everything else (schema, governance,
+views) is the owner's alone.
 
 `rights` alone decides: of tables by `TABLE_ACCESS`, of views by `sinks.views.ROW_LEVEL_VIEWS`. A table that is not
 classified is granted to nobody, and a test fails. SQLite has no roles: there the file's permissions decide.
@@ -18,10 +19,11 @@ from typing import Literal, get_args
 from sqlalchemy import BigInteger, Connection, text
 
 from vocbeam.schemas.errors import ConfigError
+from vocbeam.sinks.flags import flag_event
 from vocbeam.sinks.tables import metadata
 from vocbeam.sinks.views import ROW_LEVEL_VIEWS, view_names
 
-Role = Literal["writer", "reader", "auditor"]
+Role = Literal["writer", "reader", "auditor", "web"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 Grants = Mapping[str, tuple[str, ...]]
@@ -33,6 +35,7 @@ LONGEST_NAME = 63
 _NOTHING: Grants = {}
 _READ: Grants = {"SELECT": ()}
 _KEEP: Grants = {"SELECT": (), "INSERT": (), "UPDATE": ()}
+_FLAGS: Grants = {"SELECT": (), "UPDATE": ("lockable",)}
 _CONTRIBUTIONS: Grants = {"SELECT": ("contributions", "restated")}
 
 
@@ -43,6 +46,7 @@ class Access:
     writer: Grants = field(default_factory=dict)
     reader: Grants = field(default_factory=dict)
     auditor: Grants = field(default_factory=dict)
+    web: Grants = field(default_factory=dict)
 
     def of(self, role: Role) -> Grants:
         """The grants of one role."""
@@ -50,14 +54,14 @@ class Access:
         return grants
 
 
-_DIMENSION = Access(reader=_READ, auditor=_READ)
+_DIMENSION = Access(reader=_READ, auditor=_READ, web=_READ)
 
 TABLE_ACCESS: Mapping[str, Access] = {
-    "schema_version": Access(writer=_READ, auditor=_READ),
-    "warehouse_setting": Access(writer=_READ, auditor=_READ),
-    "taxonomy_version": Access(writer=_READ, auditor=_READ),
+    "schema_version": Access(writer=_READ, auditor=_READ, web=_READ),
+    "warehouse_setting": Access(writer=_READ, auditor=_READ, web=_READ),
+    "taxonomy_version": Access(writer=_READ, auditor=_READ, web=_READ),
     # Locking the row FOR SHARE takes the right to update some column: `only` can hold nothing but 1.
-    "active_tagging": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ),
+    "active_tagging": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ, web=_READ),
     "text_model": Access(
         writer=_READ, auditor={"SELECT": ("model_version", "card", "taxonomy_version", "stored_at")}
     ),
@@ -65,14 +69,15 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "run_epoch": Access(writer={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at", "outcome")}, auditor=_READ),
     # Deleted are rows of processes that are gone, after they were added to the sum.
     "worker_metric": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
-    "ingest_ledger": Access(writer=_KEEP, auditor=_READ),
+    "ingest_ledger": Access(writer=_KEEP, auditor=_READ, web={"SELECT": ("ledger_id", "topic")}),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),
     "event": Access(
         writer={"INSERT": ()},
         auditor={
             "SELECT": (
-                "ledger_id", "kafka_offset", "event_type", "source", "event_time", "stage", "department", "topic",
-                "tag_method", "tag_confidence", "taxonomy_version", "model_version", "sentiment", "reported_stage",
+                "ledger_id", "kafka_offset", "event_key", "event_type", "source", "event_time", "stage", "department",
+                "topic", "flag_kind", "tag_method", "tag_confidence", "taxonomy_version", "model_version", "sentiment",
+                "reported_stage",
                 "reported_department", "reported_topic", "contributions", "restated", "loaded_at",
             )
         },
@@ -97,12 +102,33 @@ TABLE_ACCESS: Mapping[str, Access] = {
             )
         },
     ),
+    # What is done about flags and cases names the person who did it.
+    "flag_action": Access(
+        auditor={"SELECT": ("event_key", "action", "made_at")}, web={"SELECT": (), "INSERT": ()}
+    ),
+    "alert_case": Access(
+        auditor={
+            "SELECT": (
+                "case_id", "alert", "metric", "stage", "department", "unit", "window_length", "started_at", "opened_at",
+                "acknowledged_at", "closed_at",
+            )
+        },
+        web={
+            "SELECT": (),
+            "UPDATE": ("acknowledged_at", "acknowledged_by", "closed_at", "closed_by", "root_cause", "action"),
+        },
+    ),
+    "case_alert": Access(auditor=_READ, web=_READ),
     # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
     "settle_position": Access(writer=_READ, auditor=_READ),
     "settle_again": Access(auditor=_READ),
     "settle_event": Access(),
     "customer_day": Access(writer=_KEEP),
-    "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
+    # The pages read it for the months they show, since views read all of it; what they show of it is protected.
+    "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ, web=_READ),
+    # Shared as `active_tagging` is; what was folded is corrected in `measure_month` too.
+    "measure_grain": Access(writer={"SELECT": (), "UPDATE": ("only",)}, auditor=_READ),
+    "measure_month": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ, web=_READ),
     "dead_letter": Access(
         writer={"INSERT": ()},
         auditor={
@@ -117,6 +143,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "erasure_marker": Access(writer=_READ, auditor={"SELECT": ("marker_id", "erased_at")}),
     "retired_subject": Access(writer=_READ, auditor={"SELECT": ("subject_table", "reason", "retired_at")}),
     "replay_attempt": Access(auditor=_READ),
+    "audit_trail": Access(auditor=_READ, web={"SELECT": (), "INSERT": ()}),
     "department": _DIMENSION,
     "journey_stage": _DIMENSION,
     "metric": _DIMENSION,
@@ -138,6 +165,8 @@ the writer inserts events and dead letters and can't read them back."""
 
 def rights(relation: str, role: Role) -> Grants:
     """What a role may do with a table or view. Raises KeyError for a table that nobody has classified."""
+    if relation == flag_event.name and role == "web":
+        return _FLAGS
     if relation in ROW_LEVEL_VIEWS:
         return _NOTHING
     if relation in view_names():
@@ -163,6 +192,7 @@ def creation_statements(prefix: str) -> dict[str, str]:
         "writer": "loads events (vocbeam run)",
         "reader": "reads published views and dimensions",
         "auditor": "reads the books (vocbeam reconcile, status, report, exporter)",
+        "web": "shows pages and writes what people do there (vocbeam web)",
     }
     return {
         name: f"CREATE ROLE {_quoted(name)} NOLOGIN; "
@@ -243,7 +273,7 @@ def _statements(
 ) -> Iterator[str]:
     grantee = _quoted(name)
     relations = [relation for relation in (*TABLE_ACCESS, *view_names()) if relation in present]
-    sequences = [sequence for sequence in _sequences() if sequence in present]
+    sequences = {sequence: table for sequence, table in _sequences().items() if sequence in present}
     places = (f"SCHEMA {_quoted(schema)}", f"DATABASE {_quoted(database)}")
     for what in (*map(_quoted, relations), *(f"SEQUENCE {_quoted(s)}" for s in sequences), *places):
         yield f"REVOKE ALL ON {what} FROM {grantee};"
@@ -256,20 +286,18 @@ def _statements(
         for privilege, columns in rights(relation, role).items():
             on = f" ({', '.join(map(_quoted, columns))})" if columns else ""
             yield f"GRANT {privilege}{on} ON {_quoted(relation)} TO {grantee};"
-    if role == "writer":
-        for sequence in sequences:
+    for sequence, table in sequences.items():
+        if "INSERT" in rights(table, role):
             yield f"GRANT USAGE ON SEQUENCE {_quoted(sequence)} TO {grantee};"
 
 
-def _sequences() -> list[str]:
-    """Sequences behind the columns that PostgreSQL numbers by itself, of tables the writer inserts into."""
-    return [
-        f"{table.name}_{column.name}_seq"
+def _sequences() -> dict[str, str]:
+    """Sequence behind a column that PostgreSQL numbers by itself → its table."""
+    return {
+        f"{table.name}_{column.name}_seq": table.name
         for table in metadata.sorted_tables
-        if (column := table.autoincrement_column) is not None
-        and isinstance(column.type, BigInteger)
-        and "INSERT" in TABLE_ACCESS[table.name].writer
-    ]
+        if (column := table.autoincrement_column) is not None and isinstance(column.type, BigInteger)
+    }
 
 
 def _mark(role: Role) -> str:

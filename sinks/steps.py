@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from vocbeam.schemas.records import Committed, PartitionKey, SubjectRule, TaggedGroup
 from vocbeam.schemas.secrets import DeadLetterCipher, SecretSource
@@ -60,34 +63,67 @@ class WriterConfig:
 
 
 class WriteChunks(beam.DoFn):
-    """TaggedGroup → Committed, one for each topic-partition of the group, after its transaction."""
+    """TaggedGroup → Committed, one for each topic-partition of the group, after its transaction.
 
-    def __init__(self, config: WriterConfig) -> None:
+    With `ahead` a thread writes a group while the steps before this one prepare the next. What becomes of it is told,
+    and its failure raised, when the next group comes, an empty one included, or the bundle ends: no bundle ends before
+    all its groups are committed.
+    """
+
+    def __init__(self, config: WriterConfig, *, ahead: bool = False) -> None:
         self._config = config
+        self._ahead = ahead
         self._writer: ChunkWriter | None = None
-        self._reporting: ExitStack | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[list[Committed]] | None = None
+        self._open: ExitStack | None = None
 
     def setup(self) -> None:
         """Opens the warehouse once a worker, and begins to report what is counted."""
-        self._writer = self._config.open_writer()
-        self._reporting = ExitStack()
-        self._reporting.enter_context(self._config.reporting())
+        with ExitStack() as opening:
+            opening.enter_context(self._config.reporting())
+            self._writer = self._config.open_writer()
+            opening.callback(self._writer.close)
+            if self._ahead:
+                self._thread = opening.enter_context(ThreadPoolExecutor(1, "write"))
+            self._open = opening.pop_all()
 
     def process(self, element: TaggedGroup) -> Iterator[Committed]:
         """Writes one group; raises what ChunkWriter.write raises."""
+        yield from self._written()
+        if not element:
+            return
+        if self._thread is not None:
+            self._writing = self._thread.submit(self._write, element)
+        else:
+            yield from self._told(self._write(element))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Waits for the group that is being written."""
+        for committed in self._written():
+            yield GlobalWindows.windowed_value(committed)
+
+    def _written(self) -> Iterator[Committed]:
+        """What became of the group that the thread has been given, if any; raises what ended it otherwise."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            yield from self._told(writing.result())
+
+    def _write(self, group: TaggedGroup) -> list[Committed]:
         assert self._writer is not None, "setup() opens the writer"
         started = time.monotonic()
-        written = self._writer.write(element)
+        written = self._writer.write(group)
         count_write(time.monotonic() - started)
+        return written
+
+    def _told(self, written: Iterable[Committed]) -> Iterator[Committed]:
+        # On the thread of the bundle, which is the reader's.
         for committed in written:
             self._config.committed(committed.partition, committed.next_offset)
             yield committed
 
     def teardown(self) -> None:
-        """Closes the connections."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._reporting is not None:
-            self._reporting.close()
-            self._reporting = None
+        """Ends the thread after what it writes, and closes the connections."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None

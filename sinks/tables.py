@@ -1,12 +1,14 @@
 """The warehouse's tables. Every table and column carries its comment; times are BIGINT UTC microseconds.
 
 Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `survey_answer`, `survey_response`,
-`customer_day`. Corrections of tags by people: `tag_override`. Dimensions: `department`, `journey_stage`, `metric`,
-`target`, `calendar_date`, `measure_bin`. Results of `vocbeam value`: `value_segment`, `value_issue`. Evidence:
-`metric_edge`, `intervention`, `intervention_effect`.
+`customer_day`. What people did: `tag_override`, `flag_action`, `alert_case`, `case_alert`. Dimensions: `department`,
+`journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`. Results of `vocbeam value`: `value_segment`,
+`value_issue`. Evidence: `metric_edge`, `intervention`, `intervention_effect`. What was folded: `measure_grain`,
+`measure_month`.
 Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
-`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`.
+`erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`,
+`audit_trail`.
 Views for reading are in `sinks/views.py`.
 """
 
@@ -385,6 +387,54 @@ tag_override = Table(
     comment="Tags that people corrected: they win over every other method.",
 )
 
+flag_action = Table(
+    "flag_action",
+    metadata,
+    Column("event_key", LargeBinary(16), primary_key=True, comment="Key of the flag's event."),
+    _text("action", "acknowledged or resolved; each happens once, and resolving acknowledges.", primary_key=True),
+    _text("made_by", "Who did it."),
+    _big("made_at", "When."),
+    _text("outcome", "What came of the flag, in their words; NULL where it was acknowledged.", nullable=True),
+    sqlite_with_rowid=False,
+    comment="What departments did about flags. Rows are added, never changed.",
+)
+
+alert_case = Table(
+    "alert_case",
+    metadata,
+    Column("case_id", Serial, primary_key=True, comment="Number of the case."),
+    _text("fingerprint", "Alertmanager's fingerprint of the alert: the same labels, the same fingerprint."),
+    _text("alert", "Alert that opened it: TargetMissed or ControlChartSignal."),
+    _text("metric", "Metric that it is about."),
+    _text("stage", "Stage that it is about."),
+    _text("department", "Department whose case it is."),
+    _text("unit", "Unit of the metric; the currency for money."),
+    _text("window_length", "Length of the windows that the alert judges: hour, day or week."),
+    _text("summary", "What the alert said."),
+    _big("started_at", "When the alert began to fire."),
+    _big("opened_at", "When the case was opened."),
+    _big("acknowledged_at", "When somebody took it on; NULL before.", nullable=True),
+    _text("acknowledged_by", "Who did.", nullable=True),
+    _big("closed_at", "When it was closed; NULL before.", nullable=True),
+    _text("closed_by", "Who closed it.", nullable=True),
+    _text("root_cause", "Why the target was missed, in their words; NULL while open.", nullable=True),
+    _text("action", "What was done about it, in their words; NULL while open.", nullable=True),
+    Index("ix_alert_case_fingerprint", "fingerprint"),
+    sqlite_autoincrement=True,
+    comment="Cases that alerts on targets opened for departments.",
+)
+
+case_alert = Table(
+    "case_alert",
+    metadata,
+    _text("fingerprint", "Alertmanager's fingerprint of the alert.", primary_key=True),
+    Column("starts_at", BigInteger, primary_key=True, autoincrement=False, comment="When it began to fire."),
+    Column("case_id", BigInteger, ForeignKey("alert_case.case_id"), nullable=False, comment="Case it belongs to."),
+    _big("ended_at", "When it recovered; NULL while it fires.", nullable=True),
+    Index("ix_case_alert_case_id", "case_id"),
+    comment="Every firing of an alert that a case was opened for, or that fell into one that was open.",
+)
+
 settle_position = Table(
     "settle_position",
     metadata,
@@ -463,6 +513,28 @@ measure = Table(
     ],
     sqlite_with_rowid=False,
     comment="One additive histogram fact for every metric: any roll-up over time, stage or department is a sum.",
+)
+
+measure_grain = Table(
+    "measure_grain",
+    metadata,
+    Column("only", SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: the table has one row."),
+    Column("hours_before", Date, nullable=False, comment="Local dates before this one are kept by hour or coarser."),
+    Column("days_before", Date, nullable=False, comment="Local dates before this one are kept by day."),
+    CheckConstraint('"only" = 1', name="one_row"),
+    comment="How fine `measure` is kept: every transaction that changes it shares this row, folding locks it.",
+)
+
+measure_month = Table(
+    "measure_month",
+    metadata,
+    measure.c.metric._copy(),
+    Column("month_start", Date, primary_key=True, comment="First of the local month."),
+    *[measure.c[name]._copy() for name in ("basis", "stage", "department", "unit", "bin")],
+    *[measure.c[name]._copy() for name in ("n", "weight", "weight_sq", "total")],
+    sqlite_with_rowid=False,
+    comment="Sums of `measure` by month over those of its cells that were folded to hour or day; topics and segments "
+    "added up.",
 )
 
 measure_retired = Table(
@@ -552,6 +624,20 @@ replay_attempt = Table(
     comment="What became of each dead letter that was replayed, from its first refusal on; it outlives the letter.",
 )
 
+audit_trail = Table(
+    "audit_trail",
+    metadata,
+    Column("entry_id", Serial, primary_key=True, comment="Number."),
+    _big("at", "When."),
+    _text("who", "Account by the name it signed in with; 'nobody' where nobody was signed in."),
+    _text("action", "What was asked for: sign_in, flag_acknowledge, case_close and so on."),
+    _text("object", "What it was done to, such as a flag or a case; '' where there is none."),
+    _text("origin", "Address that the request came from."),
+    _text("outcome", "done, or refused where the account may not."),
+    comment="Who did what on the web pages. Only ever added to: the database refuses changes and deletions.",
+    sqlite_autoincrement=True,
+)
+
 department = Table(
     "department",
     metadata,
@@ -559,6 +645,11 @@ department = Table(
     _text("name", "Name."),
     _text("representative", "Who answers for it in the programme.", nullable=True),
     _text("alert_route", "Where its alerts go.", nullable=True),
+    _big(
+        "acknowledge_flags_within_s",
+        "Seconds within which it is to acknowledge a red flag; NULL without a limit.",
+        nullable=True,
+    ),
     comment="Departments of the governance file.",
 )
 

@@ -218,24 +218,42 @@ class Judgement:
     signals: Mapping[str, bool]
 
 
+Verdicts = dict[tuple[str, Length, Span], frozenset[Place]]
+"""Metric and window → the places that missed their target there, as judged when it closed."""
+
+
 def judgements(
     connection: Connection,
     calendar: LocalCalendar,
     lengths: Mapping[Place, Length],
     closed: Closed,
     charting: Charting,
+    verdicts: Verdicts,
 ) -> list[Judgement]:
     """One for every row of `target_rows` whose figures are not hidden.
 
-    Reads RUNNING windows of each metric and the histogram of twice as many windows as a chart needs.
+    An earlier window counts as it was judged when it closed, where `verdicts` knows that: what is replayed into it
+    afterwards pages nobody. Those of this call are added, and those that no later call needs are removed. Reads up to
+    RUNNING windows of each metric and the histogram of twice as many windows as a chart needs.
     """
     found = []
+    judged: Verdicts = {}
     for (length, span), metrics in closed.items():
         spans = [span]
         while len(spans) < RUNNING:
             spans.append(last_closed(length, calendar, spans[-1].start))
-        rows, *before = [_rows(connection, lengths, length, one, metrics) for one in spans]
-        missed = [{row.place for row in window if row.status == "missed"} for window in (rows, *before)]
+        rows = _rows(connection, lengths, length, span, metrics)
+        missed: list[frozenset[Place]] = []
+        for one in spans:
+            unknown = tuple(metric for metric in metrics if one == span or (metric, length, one) not in verdicts)
+            read = rows if one == span else _rows(connection, lengths, length, one, unknown) if unknown else []
+            for metric in unknown:
+                places = frozenset(row.place for row in read if row.place.metric == metric and row.status == "missed")
+                judged[metric, length, one] = places
+            judged |= {
+                (metric, length, one): verdicts[metric, length, one] for metric in metrics if metric not in unknown
+            }
+            missed.append(frozenset[Place]().union(*(judged[metric, length, one] for metric in metrics)))
         charts = _charts(connection, calendar, length, span, metrics, charting.windows)
         for row in rows:
             if row.suppressed:
@@ -244,6 +262,8 @@ def judgements(
             chart = charts.get(row.place)
             signals = charting.judge(chart) if chart is not None else {}
             found.append(Judgement(row.place, row.unit, length, running, signals))
+    verdicts.clear()
+    verdicts.update(judged)
     return found
 
 

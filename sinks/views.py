@@ -3,9 +3,10 @@
 Figures of fewer than k answers are hidden, and with them what would tell such figures by subtraction: `suppressed` is
 1 and the figures are NULL. `sinks/small_groups.py` has the rule.
 
-Every metric is computed from `measure` alone: cells of the histogram are summed over the wanted period and place, then
-turned into value, 95 % interval and status. `transforms/statistics.py` says the same in Python and gives the sources of
-the formulas; a test holds the two together. Only the functions under "Dialects" differ between the databases.
+Every metric is computed from `measure` (by month also from `measure_month`, its sums over what was folded): cells of
+the histogram are summed over the wanted period and place, then turned into value, 95 % interval and status.
+`transforms/statistics.py` says the same in Python and gives the sources of the formulas; a test holds the two together.
+Only the functions under "Dialects" differ between the databases.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -47,11 +48,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateView
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 from vocbeam.schemas.errors import SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
-from vocbeam.schemas.timebase import BUCKET_US
+from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
 from vocbeam.sinks import evidence_views, tables, value_views
+from vocbeam.sinks.contributions import BUCKET_GRAIN
+from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS, flag_event
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -226,34 +230,60 @@ class Window:
     day: date
 
 
-def _booked(period: Period | Span | Window, restated: bool) -> tuple[Any, Expression, Expression, list[Expression]]:
-    """Where the histogram's rows of a period are: (source, start of the period, its local date, conditions).
+class _Booked(NamedTuple):
+    """Rows of the histogram of a period: where they are, its start and local date, and which of the rows are meant."""
 
-    A span of dates is one period, which begins on its first date; so is a window.
+    source: FromClause
+    columns: Any
+    start: Expression
+    day: Expression
+    conditions: list[Expression]
+
+
+def _booked(period: Period | Span | Window, restated: bool, starting: Span | None) -> _Booked:
+    """The histogram's rows of a period. A span of dates is one period, from its first date on; so is a window.
+
+    `starting` takes of days, weeks or months only those that start within it.
     """
     m, calendar = tables.measure.c, tables.calendar_date.c
+    if period == "month":
+        months = _months()
+        c = months.c
+        of_basis = [] if restated else [c.basis == "as_reported"]
+        meant: list[Expression] = [c.month_start.between(*starting)] if starting else []
+        return _Booked(months, c, c.month_start, c.month_start, of_basis + meant)
     conditions: list[Expression] = [] if restated else [m.basis == "as_reported"]
     if isinstance(period, Window):
         first = literal(period.day, Date)
-        within = (m.metric.in_(period.metrics), m.grain.in_(period.grains))
-        return (
-            tables.measure,
-            first,
-            first,
-            [*conditions, *within, m.bucket_start >= period.start, m.bucket_start < period.end],
-        )
+        conditions += [m.metric.in_(period.metrics), m.grain.in_(period.grains)]
+        conditions += [m.bucket_start >= period.start, m.bucket_start < period.end]
+        return _Booked(tables.measure, m, first, first, conditions)
     if isinstance(period, tuple):
         first = literal(period[0], Date)
-        return tables.measure, first, first, [*conditions, m.date.between(*period)]
+        return _Booked(tables.measure, m, first, first, [*conditions, m.date.between(*period)])
     if period == "bucket":
-        return tables.measure, m.bucket_start, m.date, [*conditions, m.grain == "bucket"]
+        return _Booked(tables.measure, m, m.bucket_start, m.date, [*conditions, m.grain == "bucket"])
     if period == "hour":
-        return tables.measure, m.hour_start, m.date, [*conditions, m.grain.in_(["bucket", "hour"])]
+        return _Booked(tables.measure, m, m.hour_start, m.date, [*conditions, m.grain.in_(["bucket", "hour"])])
+    if starting is not None:
+        conditions.append(m.date >= starting[0])
     if period == "day":
-        return tables.measure, m.date, m.date, conditions
+        return _Booked(tables.measure, m, m.date, m.date, conditions + ([m.date <= starting[1]] if starting else []))
     source = tables.measure.join(tables.calendar_date, calendar.date == m.date)
-    start = calendar.week_start if period == "week" else calendar.month_start
-    return source, start, start, conditions
+    weeks: list[Expression] = [calendar.week_start.between(*starting)] if starting else []
+    return _Booked(source, m, calendar.week_start, calendar.week_start, conditions + weeks)
+
+
+def _months() -> Subquery:
+    """The histogram by local month: rows of `measure` that were not folded yet, and the sums of those that were."""
+    m, f, calendar = tables.measure.c, tables.measure_month.c, tables.calendar_date.c
+    names = ("metric", "basis", "stage", "department", "unit", "bin", *_SUMS)
+    still_fine = (
+        select(calendar.month_start, *(m[name] for name in names))
+        .join_from(tables.measure, tables.calendar_date, calendar.date == m.date)
+        .where(m.grain == BUCKET_GRAIN)
+    )
+    return union_all(still_fine, select(f.month_start, *(f[name] for name in names))).subquery("months")
 
 
 _TABLE = ("start", "metric", "unit")
@@ -262,12 +292,12 @@ _TABLE = ("start", "metric", "unit")
 _SUMS = ("n", "weight", "weight_sq", "total")
 
 
-def _protected(period: Period | Span | Window, restated: bool) -> CTE:
+def _protected(period: Period | Span | Window, restated: bool, starting: Span | None = None) -> CTE:
     """Cells of the histogram summed to period × stage × department × metric × unit × bin, without those that were taken
     back; with the flags that say which of their figures stay hidden.
     """
-    m, k, p = tables.measure.c, tables.metric.c, tables.privacy.c
-    source, start, day, conditions = _booked(period, restated)
+    k, p = tables.metric.c, tables.privacy.c
+    source, m, start, day, conditions = _booked(period, restated, starting)
     # A date that is the same for all rows is no column that could be grouped by.
     dates = [] if isinstance(period, tuple | Window) else [start] if day is start else [start, day]
     place = (m.stage, m.department, m.metric, m.unit, m.bin)
@@ -288,9 +318,9 @@ def _protected(period: Period | Span | Window, restated: bool) -> CTE:
     return protect(with_sizes(rows, _TABLE, "bin"), _TABLE)
 
 
-def _cells(period: Period | Window, by: frozenset[Place], restated: bool) -> Subquery:
+def _cells(period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None) -> Subquery:
     """Cells of the histogram summed to period × place × metric × unit × bin, each with `suppressed`."""
-    c = _protected(period, restated).c
+    c = _protected(period, restated, starting).c
     groups = (c.start, c.day, *(c[place] for place in _places(by)), c.metric, c.unit, c.bin)
     return (
         select(
@@ -452,7 +482,7 @@ def _means(sums: Subquery) -> Subquery:
             n.label("size"),
             (s.first / n).label("score"),
             (s.second / n).label("score_sq"),
-            (weight * weight / _positive(s.weight_sq)).label("weighted_size"),
+            _real(weight * weight / _positive(s.weight_sq)).label("weighted_size"),
             (s.weighted_first / weight).label("weighted_score"),
             (s.weighted_second / weight).label("weighted_score_sq"),
         )
@@ -578,14 +608,17 @@ _OPEN = ("period_start", "day", "stage", "department", "metric", *_DEFINITION)
 """Columns that tell nothing of answers, and are shown for hidden figures too."""
 
 
-def metric_select(period: Period | Window, by: frozenset[Place], *, restated: bool = False) -> Select[Any]:
+def metric_select(
+    period: Period | Window, by: frozenset[Place], *, restated: bool = False, starting: Span | None = None
+) -> Select[Any]:
     """One row per period × place × metric × unit: value, interval, target and status.
 
     `by` says which of stage and department keep their own rows; the others hold '*'. Day, week and month start on a
     local date; bucket and hour on a UTC moment, and leave out what is kept at a coarser grain only. A window is one
-    period, which starts on its local date. `restated` adds the differences that later tags made.
+    period, which starts on its local date. `restated` adds the differences that later tags made; `starting` takes of
+    days, weeks or months only those that start within it.
     """
-    e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated))))), period).c
+    e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated, starting))))), period).c
     higher = e.direction == "higher"
     met = or_(and_(higher, e.interval_low >= e.target), and_(~higher, e.interval_high <= e.target))
     missed = or_(and_(higher, e.interval_high < e.target), and_(~higher, e.interval_low > e.target))
@@ -623,8 +656,9 @@ _FUNNEL = ("period_start", "metric")
 
 def _invitations(span: Span | None) -> CTE:
     """How far invitations came by month of sending, or in a span of months, with the flags of small groups."""
-    m, k, p, calendar = tables.measure.c, tables.metric.c, tables.privacy.c, tables.calendar_date.c
-    month = calendar.month_start
+    months, k, p = _months(), tables.metric.c, tables.privacy.c
+    m = months.c
+    month = m.month_start
     place = [*([month] if span is None else []), m.stage, m.department, m.metric, p.k]
     counts = (
         select(
@@ -638,8 +672,7 @@ def _invitations(span: Span | None) -> CTE:
             _sum_if(m.bin == 3, m.n).label("partial"),
             _sum_if(m.bin == _COMPLETE, m.n).label("complete"),
         )
-        .join_from(tables.measure, tables.metric, k.metric == m.metric)
-        .join(tables.calendar_date, calendar.date == m.date)
+        .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, literal(True))
         .where(k.kind == "funnel", m.basis == "as_reported", *([] if span is None else [month.between(*span)]))
         .group_by(*place)
@@ -679,9 +712,10 @@ def company_funnel(first: date, last: date) -> Select[Any]:
 
 def _score_distribution() -> Select[Any]:
     """How often each score was given, by month; scores too rare to show are one row without a score."""
-    m, k, p, calendar = tables.measure.c, tables.metric.c, tables.privacy.c, tables.calendar_date.c
+    months, k, p = _months(), tables.metric.c, tables.privacy.c
+    m = months.c
     names = ("period_start", "stage", "department", "metric")
-    place = (calendar.month_start, m.stage, m.department, m.metric)
+    place = (m.month_start, m.stage, m.department, m.metric)
     counts = (
         select(
             *(column.label(name) for column, name in zip(place, names, strict=True)),
@@ -690,8 +724,7 @@ def _score_distribution() -> Select[Any]:
             _sum(m.n).label("n"),
             _sum(m.weight).label("weight"),
         )
-        .join_from(tables.measure, tables.metric, k.metric == m.metric)
-        .join(tables.calendar_date, calendar.date == m.date)
+        .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, literal(True))
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
         .group_by(*place, p.k, m.bin)
@@ -1223,6 +1256,15 @@ def _event_export() -> Select[Any]:
     )
 
 
+def _flag_event() -> Select[Any]:
+    """Flags as they arrived and are tagged now."""
+    e = tables.event.c
+    # A column that can't be written, whose grant is all that locking a row takes.
+    return select(*(e[column.key] for column in flag_event.c), literal(1).label("lockable")).where(
+        e.event_type == "flag"
+    )
+
+
 def _override_rate(period: Period) -> Select[Any]:
     """Machine-tagged events by period of their time, department and method of that tag, and what became of it."""
     e, p, calendar = tables.event.c, tables.privacy.c, tables.calendar_date.c
@@ -1290,6 +1332,110 @@ def _override_rate(period: Period) -> Select[Any]:
 
 
 _RATE_COUNTS = ("n", "reviewed", "corrected")
+
+
+def _red_flags(period: Period) -> CTE:
+    """Red flags of departments with a limit by the local week or month they were raised in, as of the query."""
+    e, d, p, calendar = tables.event.c, tables.department.c, tables.privacy.c, tables.calendar_date.c
+    action, ledger = tables.flag_action.c, tables.ingest_ledger.c
+    start = (
+        select(calendar.week_start if period == "week" else calendar.month_start)
+        .where(calendar.starts_at <= e.event_time, calendar.ends_at > e.event_time)
+        .order_by(calendar.starts_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    due_at = e.event_time + d.acknowledge_flags_within_s * SECOND_US
+    seen_at = func.coalesce(action.made_at, NowUs())
+    late = case((seen_at > due_at, 1), else_=0)
+    red_flags = (
+        select(start.label("period_start"), e.department, action.made_at, late.label("late"))
+        .select_from(tables.event)
+        .join(tables.ingest_ledger, ledger.ledger_id == e.ledger_id)
+        .join(tables.department, d.department == e.department)
+        .outerjoin(tables.flag_action, and_(action.event_key == e.event_key, action.action == ACKNOWLEDGED))
+        .where(
+            ledger.topic.like(TOPICS_OF_FLAGS),
+            e.event_type == "flag",
+            e.flag_kind == RED_FLAG,
+            d.acknowledge_flags_within_s.is_not(None),
+        )
+        .subquery("red_flags")
+        .c
+    )
+    in_time = red_flags.late == 0
+    counts = (
+        select(
+            red_flags.period_start,
+            # As in the rates of corrections, departments are the cells and the company is their one margin.
+            literal(EVERYWHERE).label("stage"),
+            red_flags.department,
+            p.k,
+            _whole(func.count()).label("n"),
+            _sum_if(and_(in_time, red_flags.made_at.is_not(None))).label("met"),
+            _sum(red_flags.late).label("missed"),
+            _sum_if(and_(in_time, red_flags.made_at.is_(None))).label("pending"),
+        )
+        .join_from(red_flags.late.table, tables.privacy, literal(True))
+        .group_by(red_flags.period_start, red_flags.department, p.k)
+        .subquery("counts")
+    )
+    return protect(with_sizes(counts, ("period_start",), "k"), ("period_start",))
+
+
+def _flag_acknowledgement(period: Period) -> Select[Any]:
+    """How red flags were acknowledged, by department and in the whole company."""
+    cells, table, figures = _red_flags(period), ("period_start",), ("met", "missed", "pending")
+    one = _margin(cells, frozenset[Place]({"stage", "department"}), table, figures).c
+    all_ = _margin(cells, frozenset[Place](), table, figures).c
+    columns = (*table, *figures, "hidden")
+    u = union_all(
+        select(one.department, *(one[name] for name in columns)),
+        select(literal(EVERYWHERE).label("department"), *(all_[name] for name in columns)),
+    ).subquery("flags")
+    due = u.c.met + u.c.missed
+    low, high = _wilson_of_counts(due, u.c.met)
+    shown = ("period_start", "department")
+    share = (_real(u.c.met) / _positive(due)).label("attainment")
+    kept = [*(u.c[name] for name in (*shown, *figures)), share, low.label("interval_low"), high.label("interval_high")]
+    return select(*_masked(kept, shown, u.c.hidden))
+
+
+def flag_counts(ledger_ids: Sequence[int], now: int, since: int) -> Select[Any]:
+    """Flags by department and kind: those not resolved, and how the limit was kept with those raised from `since` on.
+
+    Where there is no limit, as for all kinds but red flags, overdue, due and in_time are 0.
+    """
+    e, d, action = tables.event.c, tables.department.c, tables.flag_action
+    seen, resolved = action.alias("seen"), action.alias("resolved")
+    limited = and_(e.flag_kind == RED_FLAG, d.acknowledge_flags_within_s.is_not(None))
+    due_at = e.event_time + d.acknowledge_flags_within_s * SECOND_US
+    unseen, over = seen.c.made_at.is_(None), due_at < now
+    recent = and_(limited, e.event_time >= since)
+    in_time = _sum_if(and_(recent, seen.c.made_at <= due_at))
+    due = _sum_if(and_(recent, or_(~unseen, over)))
+    low, high = _wilson_of_counts(due, in_time)
+    return (
+        select(
+            e.department,
+            e.flag_kind.label("kind"),
+            _sum_if(unseen).label("open"),
+            _sum_if(and_(~unseen, resolved.c.made_at.is_(None))).label("acknowledged"),
+            _sum_if(and_(limited, unseen, over)).label("overdue"),
+            due.label("due"),
+            in_time.label("in_time"),
+            low.label("interval_low"),
+            high.label("interval_high"),
+        )
+        .select_from(tables.event)
+        .outerjoin(tables.department, d.department == e.department)
+        .outerjoin(seen, and_(seen.c.event_key == e.event_key, seen.c.action == ACKNOWLEDGED))
+        .outerjoin(resolved, and_(resolved.c.event_key == e.event_key, resolved.c.action == RESOLVED))
+        .where(e.ledger_id.in_(ledger_ids), e.event_type == "flag")
+        .group_by(e.department, e.flag_kind)
+        .order_by(e.department, e.flag_kind)
+    )
+
 
 _OUTCOMES = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
 
@@ -1395,6 +1541,13 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
             "a person corrected. A lower bound of the share of wrong tags, unless events were drawn at random.",
             partial(_override_rate, period),
         )
+    for period in _RATE_PERIODS:
+        yield (
+            f"flag_acknowledgement_by_{period}",
+            f"Red flags by the {_LENGTHS[period]} they were raised in, and department ('*' for all) with a limit: "
+            "acknowledged in time (met), late or overdue (missed), not yet due (pending), as of the query.",
+            partial(_flag_acknowledgement, period),
+        )
     for period in _COARSE:
         yield (
             f"tagging_by_{period}",
@@ -1406,11 +1559,12 @@ def _definitions() -> Iterator[tuple[str, str, Query]]:
     yield from evidence_views.definitions()
     yield from value_views.definitions()
     yield "event_export", "Every event with its tag, text redacted, times readable.", _event_export
+    yield "flag_event", "Every flag that was raised, with its text, redacted.", _flag_event
     yield "data_quality", "What happened to every Kafka offset, per topic.", _data_quality
     yield "dead_letter_by_cause", "Records that could not be loaded, by cause.", _dead_letters
 
 
-ROW_LEVEL_VIEWS = frozenset({"event_export"})
+ROW_LEVEL_VIEWS = frozenset({"event_export", "flag_event"})
 """Views with a row an event: personal data, though pseudonymised and redacted, and not for BI readers."""
 
 
@@ -1532,6 +1686,10 @@ _COLUMNS_OF: dict[str, Mapping[str, str]] = {
     },
     **evidence_views.COLUMNS_OF,
     "event_export": {column.key: column.comment or "" for column in tables.event.c},
+    "flag_event": {
+        **{column.key: column.comment or "" for column in tables.event.c},
+        "lockable": "Always 1; the right to change it is the right to lock the row.",
+    },
     "score_distribution_by_month": {"n": "Answers with this score."},
     "ticket_resolution_km": {"n": "Tickets opened in the month.", "open": "Of these, still open."},
 }
@@ -1544,6 +1702,14 @@ def view_comments() -> Iterator[tuple[str, str, str]]:
         for column in query.selected_columns:
             assert column.key is not None
             yield name, column.key, _COLUMNS_OF.get(name, {}).get(column.key) or _COLUMNS[column.key]
+
+
+def view_types() -> Iterator[tuple[str, str, TypeEngine[Any]]]:
+    """(view, column, type) of every column that `create_views` makes."""
+    for name, _, query in _views():
+        for column in query.selected_columns:
+            assert column.key is not None
+            yield name, column.key, column.type
 
 
 def view_names() -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from vocbeam.schemas.records import EVENT_TYPES, DeadLetter, EventType, Ledger, 
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.decode import UNREADABLE, resolve_writer
 from vocbeam.transforms.event_files import event_of, read_events, type_by_name
+from vocbeam.transforms.group_coder import emits_groups
 from vocbeam.transforms.mapping import (
     BATCH,
     BadRow,
@@ -378,6 +379,7 @@ class ArchiveConfig:
     bounds: Bounds
 
 
+@emits_groups
 class ReadArchives(beam.DoFn):
     """Archive → RawGroup, from the ledger's position on; ends after the group in hand when a stop is requested."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import compress
 from math import isfinite
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from fastavro import schemaless_reader
@@ -274,7 +275,7 @@ def decode_chunk(
     """
     offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
     dead += chunk.refused
-    columns: Columns = {name: [record[name] for record in records] for name in contracts.fields(event_type)}
+    columns: Columns = {name: list(map(itemgetter(name), records)) for name in contracts.fields(event_type)}
     problems = find_problems(event_type, columns, limits, now())
     if problems:
         dead += [DeadLetter(offsets[i], "validate", *problem, raw[i]) for i, problem in problems.items()]

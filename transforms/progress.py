@@ -50,8 +50,11 @@ class Progress:
             return self._committed.get(partition)
 
     def opened(self, partition: PartitionKey, next_offset: int | None) -> None:
-        """A reader found the ledger here: what was committed beyond it is gone, with a database that was set back."""
+        """A reader found the ledger here: what was committed beyond it is gone, with a database that was set back, and
+        what was answered before concerns another reading.
+        """
         with self._lock:
+            self._answers.pop((threading.get_ident(), partition), None)
             if next_offset is None:
                 self._committed.pop(partition, None)
             else:

@@ -10,6 +10,8 @@ from typing import Any
 from vocbeam.schemas.records import Columns, EventType
 
 _CACHED_CUSTOMERS = 1 << 16
+_CACHED_MAPS = 1 << 12
+"""Combinations of segments are few."""
 
 
 class Pseudonyms:
@@ -68,12 +70,13 @@ def _fragments(name: str, values: Sequence[Any], default: Any) -> Iterator[str]:
     if kind is str:
         return ("" if value == default else start + value for value in values)
     if kind is dict:
-        return ("" if value == default else start + _map_text(value) for value in values)
+        return ("" if value == default else start + _map_text(tuple(value.items())) for value in values)
     return ("" if value == default else f"{start}{value!r}" for value in values)
 
 
-def _map_text(entries: Mapping[str, str]) -> str:
-    return "".join([f"{len(key)}:{key}{len(entries[key])}:{entries[key]}" for key in sorted(entries)])
+@lru_cache(maxsize=_CACHED_MAPS)
+def _map_text(entries: tuple[tuple[str, str], ...]) -> str:
+    return "".join([f"{len(key)}:{key}{len(value)}:{value}" for key, value in sorted(entries)])
 
 
 def _digests(start: blake2b, texts: Iterable[str]) -> list[bytes]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vocbeam.schemas.value import Issue
-from vocbeam.transforms.customers import EncounterTable
+from vocbeam.transforms.customers import EncounterTable, Texts
 from vocbeam.transforms.simulated_orders import (
     CYCLE_DAYS,
     HORIZON_DAYS,
@@ -209,7 +209,14 @@ def simulate_encounters(
         leaves = waited < HORIZON_DAYS
         at = begin[who] + times.asked
         left_at[who] = np.where(leaves, at + waited, np.inf)
-        _add(revenue, who, renewal * (~leaves & paid[who]), at + HORIZON_DAYS, landmark, landmark + horizon_days)
+        _add(
+            revenue,
+            who,
+            renewal * (~leaves & paid[who]).astype(np.float64),
+            at + HORIZON_DAYS,
+            landmark,
+            landmark + horizon_days,
+        )
         placed, placed_paid = placed + len(who), placed_paid + int(paid[who].sum())
         for issue in TIMED:
             among, hit = encountered(issue, orders)
@@ -220,7 +227,7 @@ def simulate_encounters(
         customer, at, hit = (np.concatenate([part[i] for part in found]) for i in range(3))
         kept = (at >= 0) & (at < landmark) & (left_at[customer] > at + SETTLING_DAYS)
         customer, at = customer[kept], at[kept]
-        others = {
+        shared: dict[str, Texts] = {
             other: np.where(np.concatenate([part[3][other] for part in found])[kept], "met", "not met")
             for other in ADJUST_FOR.get(issue, ())
         }
@@ -228,7 +235,7 @@ def simulate_encounters(
             simulated_issue(issue),
             customer,
             hit[kept],
-            {"region": region[customer], "plan": plan[customer], **others},
+            {"region": region[customer], "plan": plan[customer], **shared},
             left_at[customer] <= at + SETTLING_DAYS + horizon_days,
         )
     stays = left_at > landmark + horizon_days

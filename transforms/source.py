@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -33,6 +34,7 @@ from kafka.structs import OffsetAndMetadata
 from vocbeam.schemas.errors import SourceError, TopicChanged
 from vocbeam.schemas.records import Ledger, PartitionKey, RawChunk, RawGroup
 from vocbeam.transforms.chunking import Shard, ShardWatermark, cut_chunks, pack_groups, start_of
+from vocbeam.transforms.group_coder import emits_groups
 from vocbeam.transforms.kafka_settings import (
     REQUEST_TIMEOUT_MS,
     SourceConfig,
@@ -60,7 +62,8 @@ def now_micros() -> int:
 class _Partition:
     """One open topic-partition: everything before `next_offset` was emitted and not refused.
 
-    Reading began at `began`, which counts for as long as the ledger has no row.
+    `awaited` holds, in order, the ends of what was emitted and is still being written. Reading began at `began`, which
+    counts for as long as the ledger has no row.
     """
 
     key: PartitionKey
@@ -69,6 +72,7 @@ class _Partition:
     lost: int
     stop_at: int | None
     idle: bool = False
+    awaited: deque[int] = field(default_factory=deque)
     unanswered_since: float | None = None
     ledger_then: int | None = None
 
@@ -121,10 +125,15 @@ class ShardReader:
         return {partition.key: partition.next_offset for partition in self._partitions.values()}
 
     def finished(self) -> bool:
-        """Whether the shard ends: a stop was requested, or all its partitions have reached their `stop_at`."""
-        if self._progress.stop_requested():
-            return True
+        """Whether the shard ends: a stop was requested, or all up to `stop_at` is written."""
+        return self._progress.stop_requested() or (self.exhausted() and not self._awaiting())
+
+    def exhausted(self) -> bool:
+        """Whether all partitions have been read up to their `stop_at`."""
         return self._config.stop_at is not None and all(p.finished() for p in self._partitions.values())
+
+    def _awaiting(self) -> bool:
+        return any(partition.awaited for partition in self._partitions.values())
 
     def watermark(self) -> int | None:
         """Monotone lower bound of the record timestamps still to come, in UTC microseconds; None while unknown."""
@@ -135,10 +144,14 @@ class ShardReader:
     def groups(self) -> Iterator[tuple[RawGroup, int]]:
         """What is ready now, as groups with a timestamp in UTC microseconds: the oldest record's, but never late.
 
-        Waits at most `idle_wait_seconds` for a first record. The caller must have had a group written when it asks for
-        the next: then the writer's answer is compared, and what it refused is read again.
+        Waits at most `idle_wait_seconds` for a first record. When the caller asks for the next group, the writer must
+        have answered for this one or for the one before it, which it may still be writing: the answer is compared, and
+        what it refused is read again.
         """
         self._progress.turn(self._shard.name)
+        if self._reopen:
+            # What is being written was read behind what was refused, and will be refused as well.
+            yield from self.flush()
         self._refresh_if_due()
         self._publish_if_due()
         self._reopen_stale()
@@ -180,26 +193,46 @@ class ShardReader:
         self._consumer.close(timeout_ms=REQUEST_TIMEOUT_MS)
         self._admin.close()
 
+    def flush(self) -> Iterator[tuple[RawGroup, int]]:
+        """An empty group, if anything emitted is still being written: it is processed once that has been answered.
+
+        Emitted at the end of a bundle, which must hold the answers to all its groups.
+        """
+        if not self._awaiting():
+            return
+        yield (), self._now()
+        self._take_answers()
+        for partition in self._partitions.values():
+            if partition.awaited:
+                partition.awaited.clear()
+                if partition.unanswered_since is None:
+                    partition.unanswered_since = self._monotonic()
+                    partition.ledger_then = self._ledger.position(partition.key)
+
     def _settle(self, group: RawGroup) -> bool:
-        """Takes the writer's answer on an emitted group; False when it left or skipped something."""
-        accepted = True
+        """Takes up what was emitted and the writer's answers until now; False when it left or skipped something."""
         for key, end in {chunk.partition: chunk.next_offset for chunk in group}.items():
             tp = TopicPartition(key.topic, key.partition)
             partition = self._partitions[tp]
             partition.next_offset, partition.lost = end, 0
-            answer = self._progress.answer(key)
-            if answer is None:
-                if partition.unanswered_since is None:
-                    partition.unanswered_since = self._monotonic()
-                    partition.ledger_then = self._ledger.position(key)
-            elif answer == end:
-                partition.unanswered_since = None
-            else:
-                log.info("%s: the ledger stands at %d instead of %d; reading goes on there", key, answer, end)
-                self._reopen.add(tp)
-                accepted = False
+            partition.awaited.append(end)
             if partition.finished():
                 self._consumer.pause(tp)
+        return self._take_answers()
+
+    def _take_answers(self) -> bool:
+        accepted = True
+        for tp, partition in self._partitions.items():
+            answer = self._progress.answer(partition.key) if partition.awaited else None
+            if answer is None:
+                continue
+            end = partition.awaited.popleft()
+            if answer == end:
+                partition.unanswered_since = None
+            else:
+                log.info("%s: the ledger stands at %d instead of %d; reading goes on there", partition.key, answer, end)
+                self._reopen.add(tp)
+                accepted = False
         return accepted
 
     def _reopen_stale(self) -> None:
@@ -293,7 +326,8 @@ class ShardReader:
 
         A writer would notice with the next record; a partition in which none comes would stay incomplete.
         """
-        if partition.unanswered_since is not None or self._progress.committed_offset(partition.key) is None:
+        told = partition.unanswered_since is None and not partition.awaited
+        if not told or self._progress.committed_offset(partition.key) is None:
             return False
         position = self._ledger.position(partition.key)
         return position is None or position < partition.next_offset
@@ -480,6 +514,13 @@ _RESTRICTION = beam.DoFn.RestrictionParam(ShardRestrictions())
 _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
 
+def _timestamped(group: RawGroup, timestamp: int, watermark: Any) -> TimestampedValue[RawGroup]:
+    """A group at `timestamp` (UTC microseconds) or, if that is later, at the watermark."""
+    at, known = Timestamp(micros=timestamp), watermark.current_watermark()
+    return TimestampedValue(group, at if known is None else max(at, known))
+
+
+@emits_groups
 class _ReadShardFn(beam.DoFn):
     """Reads one shard for a bundle's time, hands it over, and keeps the consumer for the next bundle."""
 
@@ -509,19 +550,21 @@ class _ReadShardFn(beam.DoFn):
                 records = 0
                 for group, timestamp in reader.groups():
                     records += sum(len(chunk.offsets) for chunk in group)
-                    known = watermark.current_watermark()
-                    at = Timestamp(micros=timestamp)
-                    yield TimestampedValue(group, at if known is None else max(at, known))
+                    yield _timestamped(group, timestamp, watermark)
                 reached = reader.watermark()
                 if reached is not None:
                     known = watermark.current_watermark()
                     at = Timestamp(micros=reached)
                     if known is None or at > known:
                         watermark.set_watermark(at)
-                if not records or time.monotonic() >= deadline:
+                turn_ends = not records or time.monotonic() >= deadline
+                if turn_ends or reader.exhausted():
+                    yield from (_timestamped(*flush, watermark) for flush in reader.flush())
+                if turn_ends:
                     tracker.defer_remainder(Duration(0 if records else self._config.idle_wait_seconds))
                     on_failure.pop_all()
                     return
+            yield from (_timestamped(*flush, watermark) for flush in reader.flush())
             if not reader.finished():
                 # The runner took a checkpoint: the shard goes on in another bundle.
                 on_failure.pop_all()
@@ -555,6 +598,6 @@ class ReadChunks(beam.PTransform[PBegin, PCollection[RawGroup]]):
         groups: PCollection[RawGroup] = (
             begin
             | "Shards" >> beam.Create([Shard(number, total) for number in read])
-            | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger)).with_output_types(RawGroup)
+            | "ReadShard" >> beam.ParDo(_ReadShardFn(self.config, self.open_ledger))
         )
         return groups

@@ -31,6 +31,7 @@ from vocbeam.schemas.records import (
 from vocbeam.schemas.secrets import SecretSource, fingerprint, pseudonym_key
 from vocbeam.transforms.answers import survey_versions
 from vocbeam.transforms.decode import Limits, SchemaById, Schemas, decode_chunk
+from vocbeam.transforms.group_coder import emits_groups
 from vocbeam.transforms.measures import Measurer
 from vocbeam.transforms.progress import model_changes
 from vocbeam.transforms.pseudonym import Pseudonyms
@@ -72,6 +73,7 @@ class DecodeConfig:
     took: Took = _nobody_counts
 
 
+@emits_groups
 class DecodeChunks(beam.DoFn):
     """RawGroup → DecodedGroup. Bad records become dead letters; raises SourceError without the schema registry."""
 
@@ -183,6 +185,7 @@ class TagConfig:
     took: Took = _nobody_counts
 
 
+@emits_groups
 class RedactAndTag(beam.DoFn):
     """DecodedGroup → TaggedGroup. After this step no chunk holds personal data outside of `raw` and `dead`.
 

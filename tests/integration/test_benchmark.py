@@ -15,34 +15,31 @@ from tests.support.postgres import PostgresServer
 EVENTS = 500
 
 
-def test_throughput__reports_every_figure_of_a_small_run(postgres_server: PostgresServer) -> None:
-    script = str(PROJECT / "benchmarks" / "throughput.py")
-    command = [sys.executable, script, "--events", str(EVENTS), "--runs", "1"]
-    ended = subprocess.run(
-        [*command, "--postgres", postgres_server.url("postgres"), "--steps", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+def test_report__has_every_figure_of_its_short_form(postgres_server: PostgresServer) -> None:
+    script = str(PROJECT / "benchmarks" / "report.py")
+    command = [sys.executable, script, "--short", "--postgres", postgres_server.url("postgres"), "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     # 15 % tickets, 4.2 % surveys, 0.5 % outcomes, and at least one flag; the rest is telemetry.
     assert report["events"] == {"telemetry": 401, "ticket": 75, "survey": 21, "outcome": 2, "flag": 1}
-    assert {name: [run["events"] for run in runs] for name, runs in report["runs"].items()} == {
+    throughput = report["throughput, 1 processes"]
+    assert {name: [run["events"] for run in runs] for name, runs in throughput.items()} == {
         "floor": [EVENTS],
         "plain loop": [EVENTS],
         "SQLite": [EVENTS],
         "PostgreSQL": [EVENTS],
     }
-    for runs in report["runs"].values():
+    for runs in throughput.values():
         figures = runs[0]["figures"]
         assert figures["peak memory, MiB"] > 10
         assert figures["events/s, whole process"] == EVENTS / runs[0]["process_s"]
         assert runs[0]["reading_s"] < runs[0]["process_s"]
     tag_parts = {"event keys", "content digests", "customer keys", "redaction", "tags", "measures", "subjects"}
-    assert set(report["steps"]) == {"poll", "decode", *tag_parts, "tag", "write sqlite", "write postgresql"}
+    steps = {"poll", "decode", *tag_parts, "of these: text model", "tag", "write sqlite", "write postgresql"}
+    assert set(report["steps"]) == steps
     assert all(len(times["wall_us"]) == len(times["cpu_us"]) == 1 for times in report["steps"].values())
+    assert report["steps"]["of these: text model"]["wall_us"] < report["steps"]["tags"]["wall_us"]
     assert "the books balance" in ended.stderr
 
 

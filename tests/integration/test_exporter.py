@@ -149,12 +149,15 @@ def test_look__hourly_window_leaves_coarser_rows_out(warehouse_url: str) -> None
     engine = new_warehouse(warehouse_url, mini())
     span = last_closed("hour", CALENDAR, NOW)
     moments = [span.start - i * HOUR_US for i in range(1, 100)]
+    looking = monitor(warehouse_url)
+    assert looking.look().targets == []
     with engine.begin() as connection:
         connection.execute(insert(tables.measure), facts("late", 40, moments))
         connection.execute(insert(tables.measure), facts("late", 50, [span.start, span.end - 300_000_000, span.end]))
         midnight = facts("late", 7, [span.start], grain="day", hour_start=None)
         connection.execute(insert(tables.measure), midnight)
-    (row,) = monitor(warehouse_url).look().targets
+    # What was empty at the first look is judged at the next one.
+    (row,) = looking.look().targets
     assert (row.length, row.n, row.ends_at) == ("hour", 100, at(0, 10))
 
 
@@ -211,7 +214,10 @@ def test_judgements__stay_until_a_window_closes_and_wait_for_the_delay(warehouse
         connection.execute(insert(tables.measure), histogram([at(2) + HOUR_US], [0.0], n=1000))
     assert [row.missed for row in looking.look().judgements] == [0]
     clock[0] = NOW + 2 * HOUR_US
-    assert [row.missed for row in looking.look().judgements] == [3]
+    # The day that what came late has turned red counts as it was judged.
+    assert [row.missed for row in looking.look().judgements] == [1]
+    # An exporter that begins then judges all it sees.
+    assert judged(warehouse_url, clock[0]) == {("deliver", "logistics"): (3, {})}
 
 
 def test_look__reads_what_is_new_and_starts_over_where_the_past_changed(warehouse_url: str) -> None:

@@ -44,7 +44,7 @@ def loaded_url(warehouse_url: str, tmp_path: Path) -> Iterator[str]:
             facts.append(
                 {
                     "metric": "nps",
-                    "grain": "day",
+                    "grain": "bucket",
                     "basis": "as_reported",
                     "unit": "points",
                     "topic": "",

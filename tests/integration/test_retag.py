@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,17 @@ def test_retag__goes_on_where_it_broke_off(
     rest = run(installation, file, "--json").json
 
     assert rest["events"] == forecast["events"] - 18
+    as_from_scratch(installation, engine, file)
+
+
+@pytest.mark.parametrize("moment", ["in_transaction", "after_commit"])
+def test_retag__killed_and_started_again(installation: Vocbeam, tmp_path: Path, moment: str) -> None:
+    engine, file = open_engine(installation.warehouse, write=True), new_file(tmp_path)
+
+    installation.crashing(moment, 1).call("retag", "--governance", file, code=-signal.SIGKILL)
+
+    assert books_that_fail(engine) == []
+    assert run(installation, file, "--json").code == 0
     as_from_scratch(installation, engine, file)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select
 
+from tests.support.erasing import ANA, BIA, Shop, delivery, eraser
+from tests.support.restating import giving, places_of, restater
 from tests.support.warehouse import books_that_fail, chunk, mini, new_warehouse, writer
-from vocbeam.schemas.records import DeadLetter
+from vocbeam.schemas.records import DeadLetter, Tag
 from vocbeam.sinks.contributions import MeasureChange, contributions_from_json
 from vocbeam.sinks.retire import ALL_TOPICS, Retired, retire_contributions, retire_rows, take_back_contributions
 from vocbeam.sinks.tables import dead_letter, event, event_key, measure, measure_retired, retired_row
@@ -97,3 +99,20 @@ def test_reconcile__retired_contribution_that_nobody_booked_is_found(warehouse_u
     assert [line for line in books_that_fail(engine) if "cells" in line] == [
         "cells of measure that differ from their rows all metrics 0≠1"
     ]
+
+
+def test_erase__differences_that_had_come_to_nothing_come_back(warehouse_url: str) -> None:
+    """Two deliveries that changed places restate nothing together; without one of them, the other one does."""
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    places = ({"stage": "deliver", "department": "logistics"}, {"stage": "help", "department": "care"})
+    shop = Shop(warehouse_url)
+    shop.send("telemetry", delivery(1, ANA, **places[0]), delivery(2, BIA, **places[1]))
+    swapped = {"d1": Tag(*places[1].values(), "", "rule", 1.0), "d2": Tag(*places[0].values(), "", "rule", 1.0)}
+    restater(warehouse_url).restate(places_of(engine), giving(swapped))
+    restated = select(measure.c.stage, measure.c.n).where(measure.c.basis == "restated").order_by(measure.c.stage)
+    with engine.connect() as connection:
+        assert connection.execute(restated).all() == []
+    eraser(warehouse_url).erase([ANA])
+    with engine.connect() as connection:
+        assert connection.execute(restated).all() == [("deliver", 1), ("help", -1)]
+    assert books_that_fail(engine) == []

@@ -67,7 +67,7 @@ def answers(day: date, cells: Cells, *, metric: str = "csat", score: int = 4, un
     """Rows of `measure`: so many answers with one score at each place."""
     row = {
         "metric": metric,
-        "grain": "day",
+        "grain": "bucket",
         "bucket_start": to_micros(datetime(day.year, day.month, day.day, tzinfo=UTC)),
     }
     row |= {"basis": "as_reported", "topic": "", "segment_1": "", "segment_2": "", "segment_3": "", "unit": unit}

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, delete, insert, text
 from vocbeam.schemas.timebase import BUCKET_US, DAY_US, HOUR_US, LocalCalendar, bucket_of, from_micros, to_micros
 from vocbeam.sinks import tables, views
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.measures import SUMS
 from vocbeam.transforms.bins import all_bins, bin_of
 from vocbeam.transforms.statistics import Cell, MetricRule, estimate, kaplan_meier, status, wilson_interval
 
@@ -117,7 +118,7 @@ def empty_warehouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 def warehouse(empty_warehouse: Engine) -> Iterator[Engine]:
     """The same, emptied again after each test."""
     yield empty_warehouse
-    facts = ("measure", "target", "ticket", "customer_day", "dead_letter", "ingest_ledger", "event")
+    facts = ("measure", "measure_month", "target", "ticket", "customer_day", "dead_letter", "ingest_ledger", "event")
     with empty_warehouse.begin() as connection:
         for name in facts:
             connection.execute(delete(tables.metadata.tables[name]))
@@ -202,6 +203,28 @@ def _folded(facts: list[Row]) -> list[Row]:
     return list(sums.values())
 
 
+def months_of(facts: list[Row]) -> list[Row]:
+    """What folding to hours or days has put into `measure_month` of these rows of `measure`."""
+    sums: dict[tuple[Any, ...], Row] = {}
+    key = [column.name for column in tables.measure_month.primary_key]
+    for row in facts:
+        if row["grain"] != "bucket":
+            month = row | {"month_start": row["date"].replace(day=1)}
+            place = tuple(month[name] for name in key)
+            before = sums.setdefault(place, dict(zip(key, place, strict=True)) | dict.fromkeys(SUMS, 0))
+            for name in SUMS:
+                before[name] += month[name]
+    return list(sums.values())
+
+
+def insert_facts(connection: Connection, facts: list[Row]) -> None:
+    """Rows of `measure`, and what belongs to them in `measure_month`."""
+    connection.execute(insert(tables.measure), facts)
+    months = months_of(facts)
+    if months:
+        connection.execute(insert(tables.measure_month), months)
+
+
 def period_of(row: Row, period: str) -> Any:
     """Start of the period that a row of `measure` counts in, or None where it is kept too coarsely."""
     day: date = row["date"]
@@ -242,7 +265,7 @@ def test_metric_views__equal_the_pure_functions_on_random_measures(warehouse: En
     ended = {"valid_from": date(2017, 9, 1), "valid_to": date(2017, 12, 1)}
     earlier = [row | ended | {"value": row["value"] * 1.2} for row in held if row["metric"] != "late"]
     with warehouse.begin() as connection:
-        connection.execute(insert(tables.measure), facts)
+        insert_facts(connection, facts)
         connection.execute(insert(tables.target), held)
         connection.execute(insert(tables.target), earlier)
     targets = {
@@ -328,8 +351,9 @@ def test_metric_views__finer_than_the_grain_return_no_row(warehouse: Engine) -> 
     with warehouse.begin() as connection:
         for grain, hour in (("bucket", bucket), ("hour", bucket), ("day", None)):
             connection.execute(delete(tables.measure))
+            connection.execute(delete(tables.measure_month))
             fact = row | {"grain": grain, "hour_start": hour, "date": date(2017, 10, 20)}
-            connection.execute(insert(tables.measure).values(**fact))
+            insert_facts(connection, [fact])
             seen[grain] = [
                 period
                 for period in ("bucket", "hour", "day", "week", "month")
@@ -346,7 +370,7 @@ def test_response_funnel__rate_and_wilson_interval(warehouse: Engine) -> None:
     base = random_measures(random.Random(1), 1)[0] | {"metric": "responses", "unit": "unit", "date": date(2017, 10, 3)}
     facts = [base | {"bin": b, "n": n} for b, n in ((1, 60), (2, 6), (3, 4), (4, 30))]
     with warehouse.begin() as connection:
-        connection.execute(insert(tables.measure), facts)
+        insert_facts(connection, facts)
         (row,) = read_view(connection, "response_funnel_by_month")
     assert row["period_start"] == date(2017, 10, 1)
     assert [row[name] for name in ("sent", "started", "partial", "complete")] == [100, 40, 4, 30]
@@ -358,7 +382,7 @@ def test_score_distribution__counts_without_what_was_taken_back(warehouse: Engin
     base = random_measures(random.Random(1), 1)[0] | {"metric": "nps", "unit": "unit", "date": date(2017, 10, 3)}
     facts = [base | {"bin": b, "n": n, "weight": n * 10_000} for b, n in ((10, 3), (4, 0), (0, 2))]
     with warehouse.begin() as connection:
-        connection.execute(insert(tables.measure), facts)
+        insert_facts(connection, facts)
         rows = read_view(connection, "score_distribution_by_month")
     assert {row["score"]: row["n"] for row in rows} == {10: 3, 0: 2}
 
@@ -557,7 +581,7 @@ def test_metric_by_month__a_year_of_hours_is_quick(warehouse: Engine) -> None:
         place = {"bucket_start": start, "date": date.fromisoformat(day), "hour_start": hour_start}
         facts += [base | place | {"stage": s, "bin": b} for s in STAGES for b in range(11)]
     with warehouse.begin() as connection:
-        connection.execute(insert(tables.measure), facts)
+        insert_facts(connection, facts)
     started = datetime.now(UTC)
     with warehouse.connect() as connection:
         rows = read_view(connection, "metric_by_month")

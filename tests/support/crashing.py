@@ -1,6 +1,7 @@
 """`python -m tests.support.crashing MOMENT N COMMAND…`: the `vocbeam` command, dying at a point of a transaction.
 
-The process kills itself with SIGKILL when its writer reaches MOMENT (a name of `Failpoint`) for the Nth time.
+The process kills itself with SIGKILL when what writes in it (chunks, restated tags) reaches MOMENT (a name of
+`Failpoint`) for the Nth time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partialmethod
 from itertools import count
 
 from vocbeam.pipelines.cli import main
+from vocbeam.sinks.restate import Restater
 from vocbeam.sinks.writer import ChunkWriter, Failpoint
 
 
@@ -28,6 +30,7 @@ def die_at(moment: str, number: int) -> Failpoint:
 
 if __name__ == "__main__":
     failpoint = die_at(sys.argv[1], int(sys.argv[2]))
-    ChunkWriter.__init__ = partialmethod(ChunkWriter.__init__, failpoint=failpoint)  # type: ignore[assignment,method-assign]
+    for writer in (ChunkWriter, Restater):
+        writer.__init__ = partialmethod(writer.__init__, failpoint=failpoint)  # type: ignore[assignment,misc]
     del sys.argv[1:3]
     main()

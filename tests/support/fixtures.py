@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import alertmanager, postgres, prometheus
+from tests.support.chromium import Unavailable as NoChromium
+from tests.support.chromium import find_or_install
 from tests.support.kafka import Topics
 from tests.support.reaper import Reaper
 from vocbeam.deploy.broker import Broker, BrokerOptions, start_broker, stop_broker
@@ -79,6 +81,18 @@ def amtool(request: pytest.FixtureRequest) -> alertmanager.Amtool:
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             return alertmanager.find_or_fetch()
     except prometheus.Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def chromium(request: pytest.FixtureRequest) -> Path:
+    """Chromium's program, installed the first time; skips where that can't be, except in CI."""
+    try:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            return find_or_install()
+    except NoChromium as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))

@@ -68,12 +68,14 @@ class PostgresServer:
         return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/{database}"
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """SQLAlchemy URL of a new database, which goes when the context ends."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """SQLAlchemy URL of a new database, a copy of another, which goes when the context ends."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            yield self.url(name)
+            names = (sql.Identifier(name), sql.Identifier(template))
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+        yield self.url(name)
+        with psycopg.connect(self.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def halt(self, how: signal.Signals = signal.SIGINT) -> None:

@@ -13,15 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from vocbeam.deploy.broker import HOST, free_port
 from vocbeam.deploy.jars import cache_folder, locked
+from vocbeam.deploy.monitoring import READY_S, running_prometheus
 
-_READY_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 15
 _PACKAGE = "prometheus"
 
 
@@ -53,18 +50,18 @@ class Binaries:
 class Prometheus:
     """A running server that scrapes one target every second."""
 
-    port: int
+    address: str
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Samples that an instant query gives now: each with `metric` (labels) and `value` (time, text)."""
-        url = f"http://{HOST}:{self.port}/api/v1/query?query={quote(expression)}"
+        url = f"{self.address}/api/v1/query?query={quote(expression)}"
         with urlopen(url, timeout=10) as answer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
 
     def wait_for(self, expression: str) -> list[dict[str, Any]]:
         """The samples of a query, as soon as there are any."""
-        deadline = time.monotonic() + _READY_TIMEOUT_S
+        deadline = time.monotonic() + READY_S
         while not (found := self.query(expression)):
             assert time.monotonic() < deadline, f"{expression} gave nothing"
             time.sleep(0.2)
@@ -115,37 +112,5 @@ def running(binaries: Binaries, folder: Path, target: str) -> Iterator[Prometheu
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{"job_name": "vocbeam", "static_configs": [{"targets": [target]}]}],
     }
-    # JSON is YAML too.
-    (folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
-    port = free_port()
-    command = [
-        binaries.prometheus,
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={HOST}:{port}",
-        "--log.level=warn",
-    ]
-    with (folder / "prometheus.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        _wait_until_ready(process, port, folder / "prometheus.log")
-        yield Prometheus(port)
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    while True:
-        try:
-            with urlopen(f"http://{HOST}:{port}/-/ready", timeout=5):
-                return
-        except (URLError, OSError):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("Prometheus did not start:\n" + log.read_text(errors="replace")) from None
-            time.sleep(0.1)
+    with running_prometheus(binaries.prometheus, folder, config) as address:
+        yield Prometheus(address)

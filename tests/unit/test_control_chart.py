@@ -87,6 +87,7 @@ def test_simulate__short_form_meets_what_is_demanded() -> None:
     assert share > 0.001
     assert nps > 0.001
     assert figures[-1].demanded is None
+    assert figures[-1].possible == pytest.approx(0.83, abs=0.005)
 
 
 def test_false_alarm_rate__counts_beginnings() -> None:

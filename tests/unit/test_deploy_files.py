@@ -36,7 +36,8 @@ LINTERS = Path(sys.executable).parent
 KUBERNETES_VERSIONS = ("1.30", "1.34")
 METRICS_PORT = 9464
 FLINK = "FlinkDeployment"
-"""Its schema comes with the Flink operator and not with Kubernetes."""
+OPERATED = (FLINK, "PrometheusRule", "ServiceMonitor")
+"""Kinds whose schemas come with an operator and not with Kubernetes."""
 
 Json = Any
 
@@ -76,7 +77,7 @@ def key_of(document: Json) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
 
 
-FOLDERS = ("warehouse", "pipeline", "flink")
+FOLDERS = ("warehouse", "pipeline", "flink", "alerts")
 BUILT = {folder: build(folder) for folder in FOLDERS}
 RESOURCES = list({key_of(document): document for documents in BUILT.values() for document in documents}.values())
 SERVICES: Mapping[str, Json] = load(COMPOSE)[0]["services"]
@@ -158,7 +159,7 @@ def test_compose__specification(tmp_path: Path, text: str, planted: str, valid: 
 def test_kubernetes__schemas(version: str) -> None:
     assert {kind for kind, _ in map(key_of, RESOURCES)} >= {"Job", "CronJob", "Deployment", "NetworkPolicy", FLINK}
     for document in RESOURCES:
-        if document["kind"] != FLINK:
+        if document["kind"] not in OPERATED:
             kubernetes_validate.validate(document, version, strict=True)
     # Of the operator's kind, what Kubernetes knows: the pods in it.
     for template in (cluster()["podTemplate"], cluster()["taskManager"]["podTemplate"]):
@@ -264,6 +265,15 @@ def test_generated_files__are_where_compose_looks_for_them() -> None:
     assert here == {"rules.yml", "alertmanager.yml", "vocbeam.json"}
     # The rules ask for the job by its name.
     assert [job["job_name"] for job in prometheus["scrape_configs"]] == ["vocbeam"]
+
+
+def test_operator__scrapes_the_exporter_as_the_job_that_the_rules_name() -> None:
+    monitor = next(document for document in RESOURCES if document["kind"] == "ServiceMonitor")
+    service = next(document for document in RESOURCES if key_of(document) == ("Service", "vocbeam-exporter"))
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "vocbeam"
+    ports = {entry["name"] for entry in service["spec"]["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
 
 
 def test_addresses__agree() -> None:

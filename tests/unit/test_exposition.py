@@ -31,7 +31,7 @@ from vocbeam.sinks.exposition import (
     pipeline_problem,
 )
 from vocbeam.sinks.monitor import BooksLook, Names, Unusable, WarehouseLook
-from vocbeam.sinks.read import DeadLetterRow, LedgerRow, RunRow
+from vocbeam.sinks.read import DeadLetterRow, FlagCounts, LedgerRow, RunRow
 from vocbeam.sinks.reconcile import Check
 from vocbeam.sinks.target_windows import Judgement, Place, Span, TargetRow, last_closed
 from vocbeam.sinks.worker_metric import WorkerRow
@@ -85,6 +85,11 @@ LOOK = WarehouseLook(
     recent=Counter({("survey", "rule"): 5}),
     targets=[TARGET],
     judgements=[JUDGEMENT],
+    flags=[
+        FlagCounts("logistics", "red_flag", 3, 1, 2, 4, 1, 0.05, 0.7),
+        FlagCounts("sold off", "idea", 1, 0, 0, 0, 0, None, None),
+    ],
+    flag_limits={"logistics": 3600, "care": 7200},
 )
 CHECKS = BooksLook([Check("a", "x", 5, 5), Check("b", "x", 5, 3), Check("c", "y", 1, 2)])
 

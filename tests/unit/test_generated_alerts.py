@@ -10,36 +10,79 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from ruamel.yaml import YAML
 
 from tests.support.alertmanager import Amtool
 from tests.support.prometheus import Binaries
 from vocbeam.pipelines.alert_routes import OPERATED, UNROUTED, WATCHED, Delivery, routes_document
-from vocbeam.pipelines.alert_rules import OPERATIONS, rules_document
+from vocbeam.pipelines.alert_rules import DOWN, OPERATIONS, TARGET_ALERTS, Pace, rules_document
 from vocbeam.pipelines.generate import RUNBOOKS, dashboard_text, generate, routes_text, rules_text
 from vocbeam.schemas.errors import ConfigError, GovernanceError
 from vocbeam.schemas.governance import load_governance, parse_governance
 from vocbeam.sinks.exposition import DEFINITIONS
 
 PROJECT = Path(__file__).parents[2]
-GENERATED = PROJECT / "deploy" / "generated"
+DEPLOY = PROJECT / "deploy"
+GENERATED = DEPLOY / "generated"
 EXAMPLES = sorted((PROJECT / "schemas" / "examples").glob("*.yaml"))
 RETAILER_FILE = PROJECT / "schemas" / "examples" / "retailer.yaml"
 RETAILER = load_governance(RETAILER_FILE)
-RULES = [rule for group in rules_document(RETAILER, RUNBOOKS)["groups"] for rule in group["rules"]]
+RULES = [rule for group in rules_document(RETAILER, RUNBOOKS, Pace())["groups"] for rule in group["rules"]]
 ALERTS = {rule["alert"] for rule in RULES if "alert" in rule}
 
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [("prometheus", "rules.yml"), ("alertmanager", "alertmanager.yml"), ("grafana", "vocbeam.json")],
-)
-def test_generated__is_what_the_example_gives(command: str, name: str, tmp_path: Path) -> None:
+FILES = {
+    "generated/rules.yml": ("prometheus",),
+    "generated/alertmanager.yml": ("alertmanager",),
+    "generated/vocbeam.json": ("grafana",),
+    "kubernetes/alerts/rules.yaml": ("prometheus", "--format", "kubernetes"),
+}
+
+
+def generated(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(generate, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_generated__is_what_the_example_gives(name: str, tmp_path: Path) -> None:
+    command = (*FILES[name], "--governance", RETAILER_FILE, "--output")
+    assert generated(*command, DEPLOY / name, "--check").exit_code == 0, "run: make generate"
     out = tmp_path / "new" / name
-    options = [command, "--governance", str(RETAILER_FILE), "--output", str(out)]
-    result = CliRunner().invoke(generate, options, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert out.read_bytes() == (GENERATED / name).read_bytes(), "run: make generate"
+    assert generated(*command, out).exit_code == 0
+    assert out.read_bytes() == (DEPLOY / name).read_bytes()
+    changed = tmp_path / "changed.yaml"
+    text = RETAILER_FILE.read_text(encoding="utf-8").replace("company: Lumen", "company: Lamp")
+    changed.write_text(text, encoding="utf-8")
+    other = generated(*FILES[name], "--governance", changed, "--output", out, "--check")
+    assert isinstance(other.exception, ConfigError)
+    assert "write it anew" in str(other.exception)
+    assert out.read_bytes() == (DEPLOY / name).read_bytes()
+
+
+def test_generated__manifest_holds_the_same_rules() -> None:
+    rules, manifest = (YAML(typ="safe").load(DEPLOY / name) for name in ("generated/rules.yml", list(FILES)[-1]))
+    assert manifest["spec"] == rules
+
+
+def test_generate__takes_another_pace_and_refuses_what_is_no_duration() -> None:
+    rules = YAML(typ="safe").load(
+        generated("prometheus", "--governance", RETAILER_FILE, "--wait", "3s", "--interval", "1m30s").stdout
+    )
+    assert {group["interval"] for group in rules["groups"]} == {"1m30s"}
+    waits = {rule["alert"]: rule["for"] for group in rules["groups"] for rule in group["rules"] if "for" in rule}
+    assert {alert for alert, wait in waits.items() if wait == "3s"} == {
+        *DOWN, *TARGET_ALERTS, "BooksUnbalanced", "FlagsOverdue",
+    }  # fmt: skip
+    options = ("--group-wait", "4s", "--operations-wait", "1s", "--group-interval", "5s", "--repeat-interval", "1h")
+    route = YAML(typ="safe").load(generated("alertmanager", "--governance", RETAILER_FILE, *options).stdout)["route"]
+    assert [route[key] for key in ("group_wait", "group_interval", "repeat_interval")] == ["4s", "5s", "1h"]
+    assert [entry["group_wait"] for entry in route["routes"] if entry["receiver"] == OPERATED] == ["1s"]
+    for wrong in ("", "2", "2 m", "1s1m", "soon"):
+        refused = generated("prometheus", "--governance", RETAILER_FILE, "--wait", wrong)
+        assert isinstance(refused.exception, ConfigError), wrong
+    refused = generated("prometheus", "--governance", RETAILER_FILE, "--check")
+    assert "name it with --output" in refused.output
 
 
 def test_runbooks__one_an_alert() -> None:
@@ -155,6 +198,10 @@ CASES = {
         {f"vocbeam_metric_value{PLACE}": "0.6x40", f"vocbeam_control_chart_signal{SIGNAL}": "0x5 1x10 0x20"},
         7, 10, 18, OWNER,
     ),
+    "FlagsOverdue": Case(
+        {'vocbeam_flags_overdue{department="logistics",job="vocbeam",instance="a"}': "0x5 2x10 0x20"},
+        7, 10, 18, {"team": "logistics", "stage": "flags"},
+    ),
 }  # fmt: skip
 
 
@@ -261,6 +308,34 @@ def test_routes__mail_and_webhooks_without_secrets(tmp_path: Path, amtool: Amtoo
     (own,) = receivers["sales"]["webhook_configs"]
     assert own["url"] == "http://w/sales"
     assert own["http_config"] == {"authorization": {"credentials_file": "/etc/token"}}
+
+
+def test_routes__alerts_of_departments_open_cases_too(tmp_path: Path, amtool: Amtool) -> None:
+    text = RETAILER_FILE.read_text(encoding="utf-8")
+    governance = parse_governance(text.replace("alert_route: marketing,", "alert_route: brand@lumen.example,"))
+    delivery = Delivery(
+        webhook_url="http://w/{route}",
+        token_file="/etc/token",
+        smarthost="mail.example:587",
+        mail_from="vocbeam@lumen.example",
+        case_url="http://127.0.0.1:9466/alerts",
+        case_token_file="/etc/case_token",
+    )
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(routes_text(governance, delivery), encoding="utf-8")
+    amtool.check(config)
+    case = {
+        "url": "http://127.0.0.1:9466/alerts",
+        "send_resolved": True,
+        "http_config": {"authorization": {"credentials_file": "/etc/case_token"}},
+    }
+    entries = routes_document(governance, delivery)["receivers"]
+    receivers = {entry["name"]: entry.get("webhook_configs", []) for entry in entries}
+    assert {name for name, hooks in receivers.items() if case in hooks} == {
+        department.alert_route for department in governance.departments
+    }
+    assert receivers["brand@lumen.example"] == [case]
+    assert [hook["url"] for hook in receivers["sales"]] == ["http://w/sales", case["url"]]
 
 
 @pytest.mark.parametrize(

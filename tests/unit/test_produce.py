@@ -96,7 +96,7 @@ def test_paced__waits_until_each_event_is_due() -> None:
 def test_producer_settings__file_then_options_with_environment(tmp_path: Path) -> None:
     path = tmp_path / "producer.properties"
     path.write_text("# comment\nlinger_ms = 5\nsasl_plain_password=${PASSWORD}\n\n")
-    settings = module._producer_settings(path, ("linger_ms=7", "retries=3"), {"PASSWORD": "12"})
+    settings = module.producer_settings(path, ("linger_ms=7", "retries=3"), {"PASSWORD": "12"})
     assert settings == {"linger_ms": 7, "sasl_plain_password": "12", "retries": 3}
 
 
@@ -111,7 +111,7 @@ def test_producer_settings__file_then_options_with_environment(tmp_path: Path) -
 )
 def test_producer_settings__refused(option: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        module._producer_settings(None, (option,), {})
+        module.producer_settings(None, (option,), {})
     assert "hunter2" not in str(caught.value)
 
 

@@ -1,0 +1,2 @@
+select date as date_day
+from {{ source('vocbeam', 'calendar_date') }}

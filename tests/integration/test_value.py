@@ -1,0 +1,165 @@
+"""`vocbeam value` on both databases: what it finds, keeps, replaces and refuses."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, insert, select, text
+
+from tests.integration.test_customers import LANDMARK, VALUE, outcome, survey, telemetry
+from tests.support.command import Vocbeam
+from tests.support.invoke import invoke
+from tests.support.warehouse import MINI, NOW, chunk, mini, new_warehouse, writer
+from vocbeam.pipelines.apply import apply
+from vocbeam.pipelines.value import value as value_command
+from vocbeam.schemas.governance import load_governance
+from vocbeam.schemas.records import EventType
+from vocbeam.schemas.timebase import from_micros
+from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.tables import erasure_marker, value_issue, value_segment
+from vocbeam.sinks.value_results import FitKey, Provenance, replace_fit
+
+CUSTOMERS = 240
+LANDMARK_DAY = from_micros(LANDMARK).date()
+CHEAP = ("--replicates", "100", "--json")
+
+
+def events() -> list[tuple[EventType, dict[str, Any]]]:
+    """A quarter of the parcels is late. Of ten customers with a late one four leave, of ten others one."""
+    made: list[tuple[EventType, dict[str, Any]]] = []
+    for i in range(CUSTOMERS):
+        name, late, at = f"c{i}", i % 4 == 0, -15 + i % 10
+        made += [
+            telemetry(name, at, 60 if late else -60, segment_1="SP" if i % 3 else "RJ"),
+            survey(name, -3, "csat", 2 if late else 5),
+            outcome(name, 1 + i % 9, "purchase", 1_000),
+        ]
+        if (i // 4) % 10 < (4 if late else 1):
+            made.append(outcome(name, 1.5 + i % 4, "churn"))
+    # What ends the data, after every horizon.
+    made.append(telemetry("last", 30, -60))
+    return made
+
+
+def installed(warehouse_url: str, tmp_path: Path) -> Vocbeam:
+    """An installation whose warehouse holds the events above."""
+    governance = tmp_path / "governance.yaml"
+    governance.write_text(MINI.read_text(encoding="utf-8") + VALUE.replace("minimum_group: 2", "minimum_group: 20"))
+    vocbeam = Vocbeam(tmp_path / "home", "127.0.0.1:1", "voc", warehouse_url, governance=governance)
+    assert invoke(apply, vocbeam).code == 0
+    loaded = load_governance(governance)
+    by_type: dict[EventType, list[dict[str, Any]]] = {}
+    for number, (event_type, event) in enumerate(events()):
+        by_type.setdefault(event_type, []).append({"event_id": f"e{number}", **event})
+    writing = writer(warehouse_url, loaded)
+    for event_type, same in by_type.items():
+        writing.write([chunk(loaded, event_type, same)])
+    writing.close()
+    return vocbeam
+
+
+def stored(engine: Engine) -> tuple[int, int]:
+    with engine.connect() as connection:
+        return tuple(  # type: ignore[return-value]
+            connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (value_segment, value_issue)
+        )
+
+
+def test_value__finds_keeps_and_replaces(warehouse_url: str, tmp_path: Path) -> None:
+    vocbeam, engine = installed(warehouse_url, tmp_path), open_engine(warehouse_url, write=True)
+    (dry,) = invoke(value_command, vocbeam, "--landmark", str(LANDMARK_DAY), "--dry-run", *CHEAP).json
+    assert stored(engine) == (0, 0)
+    (found,) = invoke(value_command, vocbeam, "--landmark", str(LANDMARK_DAY), *CHEAP).json
+    assert found == dry
+    rows = stored(engine)
+    assert rows == (len(found["segments"]), 1)
+    (issue,) = found["issues"]
+    assert (issue["stage"], issue["department"], issue["topic"], issue["metric"]) == (
+        "deliver", "logistics", "parcel", "late",
+    )  # fmt: skip
+    assert (issue["customers"], issue["affected"], issue["status"]) == (CUSTOMERS, 60, "proven")
+    assert issue["effect"] == pytest.approx(0.3, abs=0.02)
+    assert issue["customer_value"] == pytest.approx(1_000, rel=0.05)
+    assert issue["adjusted_for"] == "region, reopened"
+    churn = {
+        row["customer_class"]: row for row in found["segments"] if (row["metric"], row["quantity"]) == ("csat", "churn")
+    }
+    assert churn["dissatisfied"]["value"] > churn["satisfied"]["value"] + 0.2
+    assert churn["dissatisfied"]["p_value"] < 1e-4
+
+    # Another horizon stands beside it.
+    assert invoke(value_command, vocbeam, "--landmark", str(LANDMARK_DAY), "--horizon", "10", *CHEAP).code == 0
+    assert stored(engine)[1] == 2
+
+    with engine.connect() as connection:
+        query = text("SELECT * FROM issue_payout WHERE horizon_days = 20")
+        (shown,) = connection.execute(query).mappings()
+        assert shown["stage_name"] == "Deliver"
+        assert shown["is_latest"] == 1
+        assert shown["affected"] == 60
+        days = text("SELECT max(day), min(value) FROM retention_by_class WHERE metric = 'csat' AND horizon_days = 20")
+        last, least = connection.execute(days).one()
+        assert last == 20
+        assert least == pytest.approx(1 - churn["dissatisfied"]["value"])
+        kinds = connection.execute(text("SELECT DISTINCT quantity FROM value_by_class")).scalars()
+        assert sorted(kinds) == ["churn", "cost_to_serve", "repeat_contacts", "revenue"]
+
+    # The same again replaces what is there. Erased customers take no part, groups below the minimum get no figure.
+    with engine.begin() as connection:
+        erased = [{"customer_key": f"c{i}", "erased_at": NOW} for i in range(0, 40, 4)]
+        connection.execute(insert(erasure_marker), erased)
+    (found,) = invoke(value_command, vocbeam, "--landmark", str(LANDMARK_DAY), *CHEAP).json
+    assert (found["issues"][0]["customers"], found["issues"][0]["affected"]) == (CUSTOMERS - 10, 50)
+    assert stored(engine)[1] == 2
+    content = vocbeam.governance.read_text(encoding="utf-8")
+    vocbeam.governance.write_text(content.replace("minimum_group: 20", "minimum_group: 100"), encoding="utf-8")
+    assert invoke(value_command, vocbeam, "--landmark", str(LANDMARK_DAY), *CHEAP).code == 0
+    with engine.connect() as connection:
+        small = connection.execute(select(value_issue).where(value_issue.c.horizon_days == 20)).mappings().one()
+        assert small["status"] == "not enough data"
+        assert {small[name] for name in ("customers", "affected", "effect", "payout", "rank")} == {None}
+        c = value_segment.c
+        query = select(c.n, c.value, c.interval_low).where(c.metric == "csat", c.horizon_days == 20)
+        assert set(connection.execute(query).all()) == {(None, None, None)}
+
+
+def test_value__says_what_is_missing(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocbeam = installed(sqlite_url, tmp_path)
+    late = invoke(value_command, vocbeam, "--landmark", "2018-03-20", "--dry-run")
+    assert late.code == 2
+    assert "the latest landmark that leaves a whole horizon is 2018-03-10" in late.error
+    assert invoke(value_command, vocbeam, "--dry-run", *CHEAP).json[0]["landmark"] == "2018-03-10"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "lifelines", None)
+        lacking = invoke(value_command, vocbeam, "--landmark", str(LANDMARK_DAY), *CHEAP)
+    assert lacking.code == 2
+    assert "pip install 'vocbeam[value]'" in lacking.error
+    vocbeam.governance.write_text(MINI.read_text(encoding="utf-8"), encoding="utf-8")
+    without = invoke(value_command, vocbeam, "--dry-run")
+    assert without.code == 2
+    assert "no section `value`" in without.error
+
+
+def test_replace_fit__two_at_once_take_turns(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, mini())
+    key = FitKey(date(2018, 1, 1), 20, "restated")
+    row = {
+        "metric": "csat", "customer_class": "satisfied", "quantity": "churn", "unit": "share", "day": 20, "n": 100,
+        "value": 0.1, "interval_low": 0.05, "interval_high": 0.2, "p_value": None, "suppressed": 0,
+    }  # fmt: skip
+
+    def write(number: int) -> None:
+        own = open_engine(warehouse_url, write=True)
+        for _ in range(5):
+            replace_fit(own, key, Provenance(1, None, "test", number), [row], [])
+        own.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert stored(engine) == (1, 0)

@@ -1,0 +1,72 @@
+"""Issues by payout: who gets a price, in which order, and what is called proven."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vocbeam.schemas.value import Issue
+from vocbeam.transforms.customers import EncounterTable
+from vocbeam.transforms.issue_effect import IssueEffect
+from vocbeam.transforms.payout import CustomerValue, IssueFit, fit_issue, rank_issues
+from vocbeam.transforms.statistics import Interval, Z
+
+VALUE = CustomerValue(100.0, 1.0, 1_000)
+
+
+def issue(name: str) -> Issue:
+    return Issue("deliver", "logistics", "", name)
+
+
+def fit(name: str, effect: float, error: float, affected: int = 100) -> IssueFit:
+    interval = Interval(effect - Z * error, effect + Z * error)
+    return IssueFit(issue(name), (), IssueEffect(1_000, affected, 1_000, affected, effect, error, interval))
+
+
+def table(affected: int, others: int, left: float) -> EncounterTable:
+    count = affected + others
+    return EncounterTable(
+        issue("late"), np.arange(count), np.arange(count) < affected, {}, np.arange(count) % 100 < 100 * left
+    )
+
+
+@pytest.mark.parametrize(
+    ("affected", "others", "left", "enough"),
+    [(50, 500, 0.2, True), (29, 500, 0.2, False), (500, 29, 0.2, False), (50, 500, 0.05, False)],
+    ids=["enough", "few affected", "few others", "few who would leave anyhow"],
+)
+def test_fit_issue__only_with_enough_on_both_sides(affected: int, others: int, left: float, enough: bool) -> None:
+    found = fit_issue(table(affected, others, left), 30, np.random.default_rng(1), 100)
+    assert (found.effect is not None) == enough
+
+
+def test_rank_issues__by_the_lower_end_and_not_by_the_estimate() -> None:
+    rows = rank_issues([fit("big, unsure", 0.3, 0.2), fit("sure", 0.1, 0.01), IssueFit(issue("few"), (), None)], VALUE)
+    assert [(row.issue.metric, row.rank, row.status) for row in rows] == [
+        ("sure", 1, "proven"),
+        ("big, unsure", 2, "not proven"),
+        ("few", None, "not enough data"),
+    ]
+    first = rows[0]
+    assert first.payout == pytest.approx(100 * 0.1 * 100)
+    error = 100 * np.sqrt((0.01 * 100) ** 2 + (0.1 * 1) ** 2 + (0.01 * 1) ** 2)
+    assert first.payout_interval == pytest.approx((1_000 - Z * error, 1_000 + Z * error))
+    assert rows[2].customers is None
+    assert rows[2].payout is None
+
+
+def test_rank_issues__many_tries_make_one_lucky_one_not_proven() -> None:
+    lucky = rank_issues([fit("lucky", 0.21, 0.1)], VALUE)
+    assert lucky[0].status == "proven"
+    among = rank_issues([fit("lucky", 0.21, 0.1), *(fit(f"none {i}", 0.0, 0.1) for i in range(9))], VALUE)
+    assert {row.status for row in among} == {"not proven"}
+
+
+def test_rank_issues__trouble_that_keeps_customers_is_no_issue() -> None:
+    assert rank_issues([fit("good", -0.2, 0.01)], VALUE)[0].status == "not proven"
+
+
+def test_rank_issues__without_a_price_by_customers_kept() -> None:
+    rows = rank_issues([fit("a", 0.1, 0.01, 50), fit("b", 0.1, 0.01, 500)], None)
+    assert [row.issue.metric for row in rows] == ["b", "a"]
+    assert rows[0].payout is None
