@@ -21,13 +21,14 @@ from vocbeam.pipelines.wording import NOTHING, format_interval, format_target, f
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import UNASSIGNED
-from vocbeam.schemas.timebase import from_micros
+from vocbeam.schemas.timebase import LocalCalendar, from_micros
 from vocbeam.sinks import read
 from vocbeam.transforms.statistics import Interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_ISSUES, TOP_DRIVERS = 8, 10
 STEPS = 10
+"""Percentage points or percent that a link is told for: one alone is too small a change to imagine."""
 
 Row = Mapping[Any, Any]
 
@@ -69,9 +70,10 @@ class Executive:
     rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
-def queries_of(period: Period) -> list[Query]:
+def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
     """The questions of the page; both databases understand them."""
     month = period.first.isoformat()
+    begin, end = calendar.day_bounds(period.first)[0], calendar.day_bounds(period.last)[1]
     return [
         Query(
             "targets",
@@ -121,6 +123,12 @@ def queries_of(period: Period) -> list[Query]:
             "       reason, step, effect, interval_low, interval_high, grade, treated_groups, untreated_groups\n"
             "FROM intervention_result\nORDER BY start_date, intervention_id, metric",
         ),
+        Query(
+            "cases",
+            "Cases that alerts on missed targets opened in the month, and what was done about them.",
+            "SELECT case_id, metric, stage, department, root_cause, action, acknowledged_at, closed_at\n"
+            f"FROM alert_case\nWHERE opened_at >= {begin} AND opened_at < {end}\nORDER BY opened_at, case_id",
+        ),
     ]
 
 
@@ -134,7 +142,7 @@ def build_executive(connection: Connection, period: Period | None, now: int) -> 
         period = latest_month(read.month_sizes(connection), read.last_date(connection) or date.min)
     if period.kind != "month":
         raise ConfigError("the board's page is about a month; choose it with --month")
-    queries = queries_of(period)
+    queries = queries_of(period, LocalCalendar(governance.timezone))
     return Executive(
         governance=governance,
         period=period,
@@ -156,6 +164,7 @@ def render_executive(found: Executive) -> str:
     targets = [_target(found, row) for row in rows["targets"] if row["status"] in WORDS]
     issues = [_issue(found, row) for row in rows["issues"]]
     done = _done(found)
+    cases = [_case(found, row) for row in rows["cases"]]
     edges = [_edge(row) for row in rows["drivers"]]
     sections: dict[str, dict[str, Any]] = {
         row.department: {
@@ -164,6 +173,7 @@ def render_executive(found: Executive) -> str:
             "targets": [line for line in targets if line["department"] == row.department],
             "issues": [issue for issue in issues if issue["department"] == row.department],
             "done": [each for each in done if each["owner"] == row.department],
+            "cases": [case for case in cases if case["department"] == row.department],
         }
         for row in found.departments
         if row.department != UNASSIGNED
@@ -191,6 +201,7 @@ def render_executive(found: Executive) -> str:
         unproven=[edge for edge in edges if edge["verdict"] != "proven"],
         all_edges=len(edges),
         done=done,
+        cases=cases,
         run_value=RUN_VALUE,
         run_drivers=RUN_DRIVERS,
         run_mark=RUN_MARK,
@@ -234,10 +245,11 @@ def _issue(found: Executive, row: Row) -> dict[str, Any]:
 
 
 def _edge(row: Row) -> dict[str, Any]:
-    """A link for STEPS steps of its driver: one alone is too small a change to imagine."""
+    """A link for several steps of its driver."""
     known = row["effect"] is not None
+    steps = 1 if row["driver_step"] == "point" else STEPS
     low, high, effect, smallest = (
-        STEPS * (row[name] or 0.0) for name in ("interval_low", "interval_high", "effect", "smallest_effect")
+        steps * (row[name] or 0.0) for name in ("interval_low", "interval_high", "effect", "smallest_effect")
     )
     return {
         "driver": row["driver"],
@@ -248,7 +260,7 @@ def _edge(row: Row) -> dict[str, Any]:
         "grade": {"association": "goes together", "before_after": "before and after", "experiment": "experiment"}[
             row["grade"]
         ],
-        "step": f"+{STEPS} {_plural(row['driver_step'])}",
+        "step": f"+{steps} {row['driver_step'] if steps == 1 else _plural(row['driver_step'])}",
         "effect": f"{signed(effect)} {_plural(row['outcome_step'])}" if known else NOTHING,
         "interval": _between(low, high) if known else NOTHING,
         "smallest": signed(smallest).lstrip("+") if known else NOTHING,
@@ -288,6 +300,20 @@ def _done(found: Executive) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return list(grouped.values())
+
+
+def _case(found: Executive, row: Row) -> dict[str, Any]:
+    stage, metric = found.stages.get(row["stage"]), found.metrics.get(row["metric"])
+    open_word = "open" if row["acknowledged_at"] is None else "taken on"
+    return {
+        "number": row["case_id"],
+        "department": row["department"],
+        "stage": stage.name if stage else row["stage"],
+        "metric": metric.name if metric else row["metric"],
+        "state": open_word if row["closed_at"] is None else "closed",
+        "root_cause": row["root_cause"] or NOTHING,
+        "action": row["action"] or NOTHING,
+    }
 
 
 def _tally(sections: Mapping[str, Any], targets: Sequence[Row]) -> list[dict[str, Any]]:

@@ -93,6 +93,22 @@ def mark(url: str) -> None:
     assert "intervention 1" in call(url, "experiment", "mark", "Second courier", *options)
 
 
+def case(number: int, day: date, **columns: object) -> dict[str, object]:
+    moment = LocalCalendar(load_governance(EXAMPLE_GOVERNANCE).timezone).day_bounds(day)[0]
+    texts = dict.fromkeys(("acknowledged_at", "acknowledged_by", "closed_at", "closed_by", "root_cause", "action"))
+    return {
+        "case_id": number, "fingerprint": str(number), "alert": "TargetMissed", "metric": "late_delivery",
+        "stage": "deliver", "department": "logistics", "unit": "share", "window_length": "week", "summary": "late",
+        "started_at": moment, "opened_at": moment, **texts, **columns,
+    }  # fmt: skip
+
+
+CASES = [
+    case(1, date(2018, 7, 1), root_cause="The van broke down", action="A second van", closed_at=1, closed_by="Ana"),
+    case(2, date(2018, 8, 1), root_cause="Of another month", action="None", closed_at=1, closed_by="Ana"),
+]
+
+
 class Page(HTMLParser):
     """Collects ids, inner links and tags of a page."""
 
@@ -147,6 +163,8 @@ def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, t
         ).scalars()
         assert list(strongest) == ["experiment"]
 
+    with open_engine(url, write=True).begin() as connection:
+        connection.execute(insert(tables.alert_case), CASES)
     board = tmp_path / "board.html"
     call(url, "report", "--month", "2018-07", "--executive", str(board))
     content = board.read_text()
@@ -154,8 +172,16 @@ def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, t
     assert page.tags.isdisjoint({"script", "link", "img", "iframe"})
     assert {link.removeprefix("#") for link in page.links} <= page.ids
     assert {f"d-{department}" for department in load_governance(EXAMPLE_GOVERNANCE).department_ids} <= page.ids
-    for words in ("Second courier", "helped", "proven: experiment", "Late deliveries", "break-before: page"):
+    for words in (
+        "Second courier",
+        "helped",
+        "proven: experiment",
+        "Late deliveries",
+        "break-before: page",
+        "The van broke down",
+    ):
         assert words in content
+    assert "Of another month" not in content
 
 
 def test_experiment_and_drivers__what_can_not_be(tmp_path: Path, sqlite_url: str) -> None:
