@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import now_us
-from vocbeam.pipelines.experiment import SEED, Study, study
+from vocbeam.pipelines.experiment import OUTPUT_WIDTH, SEED, Study, study
 from vocbeam.pipelines.report import rule_of
 from vocbeam.pipelines.series import WEEK_DAYS, single_value, values_of
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
@@ -412,7 +413,7 @@ def drivers(
     if as_json:
         click.echo(json.dumps(rows, indent=2, default=str))
         return
-    print_edges(rows, Console())
+    print_edges(rows, Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH))
 
 
 def print_edges(rows: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -21,14 +21,16 @@ from vocbeam.pipelines.wording import NOTHING, format_interval, format_target, f
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import UNASSIGNED
-from vocbeam.schemas.timebase import from_micros
+from vocbeam.schemas.timebase import LocalCalendar, from_micros
 from vocbeam.sinks import read
 from vocbeam.transforms.statistics import Interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_ISSUES, TOP_DRIVERS = 8, 10
+STEPS = 10
+"""Percentage points or percent that a link is told for: one alone is too small a change to imagine."""
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 WORDS = {
     "met": "met",
@@ -68,9 +70,10 @@ class Executive:
     rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
-def queries_of(period: Period) -> list[Query]:
+def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
     """The questions of the page; both databases understand them."""
     month = period.first.isoformat()
+    begin, end = calendar.day_bounds(period.first)[0], calendar.day_bounds(period.last)[1]
     return [
         Query(
             "targets",
@@ -120,6 +123,12 @@ def queries_of(period: Period) -> list[Query]:
             "       reason, step, effect, interval_low, interval_high, grade, treated_groups, untreated_groups\n"
             "FROM intervention_result\nORDER BY start_date, intervention_id, metric",
         ),
+        Query(
+            "cases",
+            "Cases that alerts on missed targets opened in the month, and what was done about them.",
+            "SELECT case_id, metric, stage, department, root_cause, action, acknowledged_at, closed_at\n"
+            f"FROM alert_case\nWHERE opened_at >= {begin} AND opened_at < {end}\nORDER BY opened_at, case_id",
+        ),
     ]
 
 
@@ -133,7 +142,7 @@ def build_executive(connection: Connection, period: Period | None, now: int) -> 
         period = latest_month(read.month_sizes(connection), read.last_date(connection) or date.min)
     if period.kind != "month":
         raise ConfigError("the board's page is about a month; choose it with --month")
-    queries = queries_of(period)
+    queries = queries_of(period, LocalCalendar(governance.timezone))
     return Executive(
         governance=governance,
         period=period,
@@ -142,7 +151,7 @@ def build_executive(connection: Connection, period: Period | None, now: int) -> 
         departments=read.departments(connection),
         stages={row.stage: row for row in read.stages(connection)},
         queries=queries,
-        rows={query.name: [row._mapping for row in connection.execute(text(query.sql))] for query in queries},
+        rows={query.name: list(connection.execute(text(query.sql)).mappings()) for query in queries},
     )
 
 
@@ -155,14 +164,16 @@ def render_executive(found: Executive) -> str:
     targets = [_target(found, row) for row in rows["targets"] if row["status"] in WORDS]
     issues = [_issue(found, row) for row in rows["issues"]]
     done = _done(found)
+    cases = [_case(found, row) for row in rows["cases"]]
     edges = [_edge(row) for row in rows["drivers"]]
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         row.department: {
             "row": row,
             "stages": [stage.name for stage in found.stages.values() if stage.owner == row.department],
             "targets": [line for line in targets if line["department"] == row.department],
             "issues": [issue for issue in issues if issue["department"] == row.department],
             "done": [each for each in done if each["owner"] == row.department],
+            "cases": [case for case in cases if case["department"] == row.department],
         }
         for row in found.departments
         if row.department != UNASSIGNED
@@ -187,9 +198,10 @@ def render_executive(found: Executive) -> str:
         landmark=rows["issues"][0]["landmark"] if rows["issues"] else None,
         comparisons=_comparisons(found),
         edges=edges[:TOP_DRIVERS],
-        unproven=sum(edge["verdict"] != "proven" for edge in edges),
+        unproven=[edge for edge in edges if edge["verdict"] != "proven"],
         all_edges=len(edges),
         done=done,
+        cases=cases,
         run_value=RUN_VALUE,
         run_drivers=RUN_DRIVERS,
         run_mark=RUN_MARK,
@@ -224,7 +236,7 @@ def _issue(found: Executive, row: Row) -> dict[str, Any]:
         "status": row["status"],
         "affected": f"{row['affected']:,} of {row['customers']:,}" if enough else NOTHING,
         "effect": points(row["effect"]) if enough else NOTHING,
-        "interval": f"{points(row['interval_low'])} to {points(row['interval_high'])}" if enough else NOTHING,
+        "interval": _between(100 * row["interval_low"], 100 * row["interval_high"]) if enough else NOTHING,
         "payout": money(row["currency"], row["payout"]),
         "payout_low": money(row["currency"], row["payout_low"]),
         "low": row["payout_low"],
@@ -233,7 +245,12 @@ def _issue(found: Executive, row: Row) -> dict[str, Any]:
 
 
 def _edge(row: Row) -> dict[str, Any]:
+    """A link for several steps of its driver."""
     known = row["effect"] is not None
+    steps = 1 if row["driver_step"] == "point" else STEPS
+    low, high, effect, smallest = (
+        steps * (row[name] or 0.0) for name in ("interval_low", "interval_high", "effect", "smallest_effect")
+    )
     return {
         "driver": row["driver"],
         "driver_name": row["driver_name"] or row["driver"],
@@ -243,12 +260,10 @@ def _edge(row: Row) -> dict[str, Any]:
         "grade": {"association": "goes together", "before_after": "before and after", "experiment": "experiment"}[
             row["grade"]
         ],
-        "step": f"+1 {row['driver_step']}",
-        "effect": f"{signed(row['effect'])} {row['outcome_step']}{'' if row['outcome_step'] == '%' else 's'}"
-        if known
-        else NOTHING,
-        "interval": _between(row) if known else NOTHING,
-        "smallest": signed(row["smallest_effect"]).lstrip("+") if known else NOTHING,
+        "step": f"+{steps} {row['driver_step'] if steps == 1 else _plural(row['driver_step'])}",
+        "effect": f"{signed(effect)} {_plural(row['outcome_step'])}" if known else NOTHING,
+        "interval": _between(low, high) if known else NOTHING,
+        "smallest": signed(smallest).lstrip("+") if known else NOTHING,
         "is_driver": bool(row["is_driver"]),
     }
 
@@ -272,20 +287,33 @@ def _done(found: Executive) -> list[dict[str, Any]]:
         )
         if row["metric"] is not None:
             known = row["effect"] is not None
-            unit = row["step"] + ("" if row["step"] == "%" else "s")
             entry["results"].append(
                 {
                     "metric": row["metric_name"] or row["metric"],
                     "outcome": row["outcome"],
                     "reason": row["reason"],
-                    "effect": f"{signed(row['effect'])} {unit}" if known else NOTHING,
-                    "interval": _between(row) if known else NOTHING,
+                    "effect": f"{signed(row['effect'])} {_plural(row['step'])}" if known else NOTHING,
+                    "interval": _between(row["interval_low"], row["interval_high"]) if known else NOTHING,
                     "against": f"{row['treated_groups']} groups against {row['untreated_groups']}"
                     if row["grade"] == "experiment"
                     else "before and after only" if known else NOTHING,
                 }
             )  # fmt: skip
     return list(grouped.values())
+
+
+def _case(found: Executive, row: Row) -> dict[str, Any]:
+    stage, metric = found.stages.get(row["stage"]), found.metrics.get(row["metric"])
+    open_word = "open" if row["acknowledged_at"] is None else "taken on"
+    return {
+        "number": row["case_id"],
+        "department": row["department"],
+        "stage": stage.name if stage else row["stage"],
+        "metric": metric.name if metric else row["metric"],
+        "state": open_word if row["closed_at"] is None else "closed",
+        "root_cause": row["root_cause"] or NOTHING,
+        "action": row["action"] or NOTHING,
+    }
 
 
 def _tally(sections: Mapping[str, Any], targets: Sequence[Row]) -> list[dict[str, Any]]:
@@ -305,13 +333,16 @@ def _headlines(found: Executive) -> list[dict[str, str]]:
         metric = found.metrics[row["metric"]]
         wanted = (metric.level == "cx" and metric.kind in ("nps", "share")) or metric.level == "financial"
         if wanted and row["value"] is not None and row["unit"] == metric.unit:
+            value = format_value(metric, row["unit"], row["value"])
+            interval = format_interval(metric, row["unit"], Interval(row["interval_low"], row["interval_high"]))
+            if metric.kind == "amount":
+                low, high = (money(row["unit"], row[end]) for end in ("interval_low", "interval_high"))
+                value, interval = money(row["unit"], row["value"]), f"{low} to {_bare(high)}"
             lines.append(
                 {
                     "name": metric.name,
-                    "value": format_value(metric, row["unit"], row["value"]),
-                    "interval": format_interval(
-                        metric, row["unit"], Interval(row["interval_low"], row["interval_high"])
-                    ),
+                    "value": value,
+                    "interval": interval,
                     "target": format_target(metric, row["unit"], row["target"]),
                     "status": row["status"],
                     "word": WORDS.get(row["status"], ""),
@@ -398,14 +429,14 @@ def _with_interval(row: Row | None, write: Callable[[Row, str], str]) -> dict[st
     if row is None or row["value"] is None:
         return {"value": NOTHING, "interval": ""}
     known = row["interval_low"] is not None and row["interval_high"] is not None
-    interval = f"{write(row, 'interval_low')} to {write(row, 'interval_high')}" if known else ""
+    interval = f"{write(row, 'interval_low')} to {_bare(write(row, 'interval_high'))}" if known else ""
     return {"value": write(row, "value"), "interval": interval}
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 230.0, 46.0, 130.0, 10.0, 26.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 190.0, 46.0, 120.0, 10.0, 24.0
 """Size and margins of a curve's picture, in its own units."""
 
-LABEL_GAP = 14.0
+LABEL_GAP = 12.0
 
 SMALL_SUM = 100
 """Major units below which minor units are told."""
@@ -461,6 +492,11 @@ def curves(rows: Sequence[Row]) -> Markup:
     )
 
 
+def _bare(text_of: str) -> str:
+    """The upper end of an interval without the currency that the lower end has told."""
+    return text_of.partition(" ")[2] if text_of[:3].isalpha() else text_of
+
+
 def _steps(points_of: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """A curve that stays level between its points."""
     steps: list[tuple[float, float]] = []
@@ -485,8 +521,12 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f} % points".replace("-", "−")
 
 
-def _between(row: Row) -> str:
-    return f"{signed(row['interval_low'])} to {signed(row['interval_high'])}"
+def _plural(step: str) -> str:
+    return step if step == "%" else f"{step}s"
+
+
+def _between(low: float, high: float) -> str:
+    return f"{signed(low)} to {signed(high)}"
 
 
 def signed(value: float) -> str:

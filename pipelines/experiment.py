@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -31,6 +32,9 @@ from vocbeam.transforms.metric_edges import Floats, TooLittle, step_of, verdicts
 
 BEFORE_DAYS, AFTER_DAYS = 52 * WEEK_DAYS, 26 * WEEK_DAYS
 """Longest time that is looked at on either side of the date: what is further away has other causes."""
+
+OUTPUT_WIDTH = 150
+"""Columns where the output is no terminal."""
 
 SEED = 1
 """Of the random choices of treated groups, so that an estimate can be repeated."""
@@ -220,6 +224,10 @@ def checked(
     }
 
 
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH)
+
+
 @click.group()
 def experiment() -> None:
     """Mark what was done for customers, and estimate whether it helped."""
@@ -272,7 +280,7 @@ def list_(home: Home, warehouse: str | None, as_json: bool) -> None:
         table.add_row(
             str(done.intervention_id), done.name, done.stage, str(done.start_date), where, "\n".join(said) or "none yet"
         )
-    Console().print(table)
+    _console().print(table)
 
 
 @experiment.command("estimate")
@@ -294,7 +302,7 @@ def estimate_command(home: Home, warehouse: str | None, number: int, metrics: tu
     if as_json:
         click.echo(json.dumps(rows, indent=2, default=str))
         return
-    console = Console()
+    console = _console()
     console.print(f"[bold]{done.name}[/], {done.compared_by} {', '.join(done.treated)}, from {done.start_date}")
     table = Table(box=SIMPLE)
     for heading in ("metric", "outcome", "change", "95 % interval", "by chance", "trend before", "placebo", "evidence"):

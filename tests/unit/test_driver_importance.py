@@ -76,6 +76,17 @@ def test_importance__a_planted_driver_is_reported() -> None:
     assert sum(names == {"wait"} for names in found) >= 7
 
 
+def test_importance__a_weight_above_the_floor_is_not_enough() -> None:
+    weights = []
+    for seed in range(8):
+        rng = np.random.default_rng([9, seed])
+        found = importance(*calls(rng, 0.006), rng, resamples=100, permutations=100)
+        weights += [(weight, found.floor) for weight in found.weights if weight.value > found.floor]
+    lows = [(weight.interval[0] > floor, weight.reported) for weight, floor in weights if weight.interval]
+    assert {(False, False), (True, True)} >= set(lows)
+    assert (False, False) in lows
+
+
 def test_indicators__all_values_but_the_first() -> None:
     found = indicators("topic", ["b", "a", "c", "a"])
     np.testing.assert_array_equal(found.columns, [[1, 0], [0, 0], [0, 1], [0, 0]])

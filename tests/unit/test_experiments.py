@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from vocbeam.transforms.edge_simulation import training_to_satisfied
 from vocbeam.transforms.experiments import (
@@ -13,6 +14,7 @@ from vocbeam.transforms.experiments import (
     difference_in_differences,
     induced_effect,
 )
+from vocbeam.transforms.metric_edges import Floats
 
 BEFORE, AFTER = 8, 4
 
@@ -118,6 +120,25 @@ def test_induced_effect__is_that_of_the_driver_despite_a_common_cause() -> None:
         assert isinstance(found, Experiment)
         covered += found.effect.low <= -0.5 <= found.effect.high
     assert covered >= 33
+
+
+def test_induced_effect__ends_are_slopes_that_leave_a_change_just_explained_by_chance() -> None:
+    generator = rng()
+    treated, after = np.arange(12) < 5, np.arange(30) >= 15
+    common = generator.normal(0, 2, (12, 1)) * after
+    x = generator.normal(20, 1, (12, 30)) - 4 * treated[:, None] * after + common
+    y = 70 - 0.5 * x + 3 * common + generator.normal(0, 1, (12, 30))
+
+    def change(values: Floats) -> Experiment | TooLittle:
+        return difference_in_differences(values, treated, 15, generator)
+
+    found = induced_effect(x, y, change)
+    assert isinstance(found, Experiment)
+    parts = [each.effect.degrees for each in (change(x), change(y)) if isinstance(each, Experiment)]
+    for end in (found.effect.low, found.effect.high):
+        rest = change(y - end * x)
+        assert isinstance(rest, Experiment)
+        assert abs(rest.effect.value) / rest.effect.error == pytest.approx(float(stats.t.ppf(0.975, min(parts))))
 
 
 def test_induced_effect__a_driver_that_was_not_moved_is_refused() -> None:
