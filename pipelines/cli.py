@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from vocbeam.pipelines.lineage import JOBS, with_lineage
 from vocbeam.pipelines.quiet import quiet_libraries
 from vocbeam.schemas.errors import VocbeamError
 
@@ -26,10 +28,10 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("vocbeam.pipelines.apply:apply", "Put a governance file into force in the warehouse."),
     "backfill": Entry("vocbeam.pipelines.backfill:backfill", "Load archives of past events into the warehouse."),
     "broker": Entry("vocbeam.pipelines.broker:broker", "Start, stop and look at a local Kafka broker."),
+    "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
     "compact": Entry(
         "vocbeam.pipelines.compact:compact_command", "Fold closed periods of the metrics to hours and days."
     ),
-    "check": Entry("vocbeam.pipelines.check:check_command", "Find what a governance file leaves ungoverned."),
     "flink": Entry("vocbeam.pipelines.flink:flink", "Start, stop and look at a local Flink cluster."),
     "erase": Entry("vocbeam.pipelines.erase:erase", "Remove customers, and prove it."),
     "exporter": Entry("vocbeam.pipelines.exporter:exporter", "Serve metrics to Prometheus."),
@@ -74,6 +76,9 @@ class LazyGroup(click.Group):
         module, attribute = entry.target.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        if cmd_name in JOBS and command.callback is not None:
+            command = copy.copy(command)
+            command.callback = with_lineage(cmd_name, command.callback)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
