@@ -76,9 +76,10 @@ class LazyGroup(click.Group):
         module, attribute = entry.target.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
-        if cmd_name in JOBS and command.callback is not None:
+        callback = command.callback
+        if cmd_name in JOBS and callback is not None:
             command = copy.copy(command)
-            command.callback = with_lineage(cmd_name, command.callback)
+            command.callback = with_lineage(cmd_name, callback)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,4 +1,4 @@
-"""Lineage events: start and end of a job reach a file and a collector; nothing that goes wrong with them stops a job."""
+"""Lineage events: start and end of a job reach a file and a collector; what goes wrong with them stops no job."""
 
 from __future__ import annotations
 
