@@ -13,7 +13,7 @@ GOVERNANCE ?= schemas/examples/retailer.yaml
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --only-binary autograd-gamma --generate-hashes --no-emit-index-url --no-emit-build-options --no-header --python-version 3.11
 
-.PHONY: help setup demo test lint unit faults fuzz soak generate verify-alerts verify-real verify-redaction verify-tagging verify-value bench screenshots audit lock lock-jars clean
+.PHONY: help setup demo test lint unit faults fuzz soak generate verify-alerts verify-real verify-redaction verify-tagging verify-value verify-bi bench screenshots audit lock lock-jars clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -90,8 +90,12 @@ verify-redaction: setup ## Measure on labelled texts what the redaction finds an
 verify-tagging: setup ## Train and test the text model on the real texts
 	@$(BIN)/vocbeam verify tagging
 
-verify-value: setup ## Simulate companies with planted effects; count intervals that hold them (three minutes)
+verify-value: setup ## Simulate companies with planted effects; count intervals that hold them; noise and real orders
 	@$(BIN)/vocbeam verify value
+
+verify-bi: setup ## Query times of a year; the contract, dbt and Superset in environments of their own (1.5 GB)
+	@$(BIN)/python -m tests.bi.clients
+	@$(BIN)/python -m benchmarks.bi $(BI)
 
 bench: setup ## Measure throughput, steps, latency, growth and peers: an hour and more (BENCH="--part throughput …")
 	@$(BIN)/python benchmarks/report.py $(BENCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from vocbeam.pipelines.lineage import JOBS, with_lineage
 from vocbeam.pipelines.quiet import quiet_libraries
 from vocbeam.schemas.errors import VocbeamError
 
@@ -83,6 +85,10 @@ class LazyGroup(click.Group):
         module, attribute = entry.target.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        callback = command.callback
+        if cmd_name in JOBS and callback is not None:
+            command = copy.copy(command)
+            command.callback = with_lineage(cmd_name, callback)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,11 +8,10 @@ folded, and those of `measure_retired` with them, so that every cell stays the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -45,8 +44,6 @@ from vocbeam.sinks.tables import measure, measure_grain, measure_month, measure_
 from vocbeam.sinks.transaction import in_transaction
 from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
 
-Fold = Literal["hour", "day"]
-
 _FINER = {HOUR_GRAIN: BUCKET_GRAIN, DAY_GRAIN: HOUR_GRAIN}
 _Metrics = dict[Table, list[str]]
 
@@ -57,7 +54,7 @@ _UNTIL = {HOUR_GRAIN: measure_grain.c.hours_before, DAY_GRAIN: measure_grain.c.d
 class Folded:
     """What a run did to one grain: local dates that had cells, cells before, cells after."""
 
-    grain: Fold
+    grain: str
     dates: int = 0
     cells_before: int = 0
     cells_after: int = 0
@@ -69,7 +66,6 @@ def compact(
     days_before: date,
     *,
     failpoint: Failpoint = NO_FAILPOINT,
-    stop: Callable[[], bool] = lambda: False,
 ) -> list[Folded]:
     """Folds local dates before `hours_before` to hours, and those before `days_before` (not later) to days.
 
@@ -81,12 +77,12 @@ def compact(
         raise ValueError("dates are folded to hours before they are folded to days")
     found = []
     for grain, limit in ((HOUR_GRAIN, hours_before), (DAY_GRAIN, days_before)):
-        folded = Folded("hour" if grain == HOUR_GRAIN else "day")
+        folded = Folded(grain)
 
         def work(connection: Connection, grain: str = grain, limit: date = limit) -> tuple[int, int] | None:
             return _fold_next(connection, grain, limit, failpoint)
 
-        while not stop() and (done := in_transaction(engine, work)) is not None:
+        while (done := in_transaction(engine, work)) is not None:
             failpoint.reach("after_commit")
             folded.dates += 1
             folded.cells_before += done[0]

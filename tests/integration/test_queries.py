@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 from sqlalchemy import Engine, text, update
 
 from tests.support.restating import giving, places_of
@@ -456,3 +457,12 @@ def test_queries__targets_are_counted_by_level_and_status(warehouse: Engine, com
     assert status["csat"] == _judged(company.answers("csat", MARCH), satisfied, 0.75, higher=True)
     counted = Counter((row.level, row.status) for row in judged if row.status != "no target")
     assert found == [(*key, n) for key, n in sorted(counted.items())]
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "deploy" / "bi" / "superset" / "datasets").rglob("*.yaml")))
+def test_dashboard__datasets_have_the_columns_they_name(warehouse: Engine, path: Path) -> None:
+    dataset = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    with warehouse.connect() as connection:
+        found = connection.exec_driver_sql(dataset["sql"])
+        assert list(found.keys()) == [column["column_name"] for column in dataset["columns"]]
+        assert found.all()

@@ -84,6 +84,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Takes the change back; what was folded stays so, and stays right."""
+    """Takes the change back. What was folded stays so: its figures are right, but an older reconcile can't compare it."""
     op.drop_table("measure_month")
     op.drop_table("measure_grain")

@@ -1,0 +1,1 @@
+"""What is tried with real BI clients, in environments of their own."""

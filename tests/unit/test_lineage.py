@@ -1,0 +1,84 @@
+"""Lineage events: start and end of a job reach a file and a collector; what goes wrong with them stops no job."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vocbeam.pipelines.lineage import is_wanted, with_lineage
+from vocbeam.schemas.errors import SinkError
+
+URL = "postgresql+psycopg://me:secret@db.example/shop"
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Events that a small HTTP collector has taken."""
+    events: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            events.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(201)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
+    yield events
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_lineage__start_and_end_reach_a_collector(collector: list[dict[str, Any]]) -> None:
+    assert with_lineage("compact", lambda **_: 0)(warehouse=URL) == 0
+    assert [event["eventType"] for event in collector] == ["START", "COMPLETE"]
+    assert len({event["run"]["runId"] for event in collector}) == 1
+    assert {event["job"]["name"] for event in collector} == {"compact"}
+    (output,) = collector[1]["outputs"]
+    assert (output["namespace"], output["name"]) == ("postgres://db.example:5432", "shop.measure")
+    assert "secret" not in json.dumps(collector)
+
+
+def test_lineage__failures_are_told(collector: list[dict[str, Any]]) -> None:
+    def fails(**_: Any) -> None:
+        raise SinkError("the warehouse is gone")
+
+    with pytest.raises(SinkError):
+        with_lineage("retain", fails)(warehouse=URL)
+    assert with_lineage("retain", lambda **_: 3)(warehouse=URL) == 3
+    assert [event["eventType"] for event in collector] == ["START", "FAIL", "START", "FAIL"]
+
+
+def test_lineage__goes_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "events.json"
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(file))
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
+    with_lineage("settle", lambda **_: None)()
+    assert [json.loads(line)["eventType"] for line in file.read_text().splitlines()] == ["START", "COMPLETE"]
+
+
+def test_lineage__a_setting_that_is_wrong_stops_no_job(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "no such thing")
+    assert with_lineage("run", lambda **_: 5)() == 5
+    assert "the job goes on" in caplog.text
+
+
+def test_is_wanted() -> None:
+    assert not is_wanted({"PATH": "/bin"})
+    assert is_wanted({"OPENLINEAGE_URL": "http://x"})
+    assert not is_wanted({"OPENLINEAGE_URL": "http://x", "OPENLINEAGE_DISABLED": "true"})
