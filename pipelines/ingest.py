@@ -85,7 +85,7 @@ class Job:
     steps: JobSteps
     max_restarts: int
     progress_seconds: float
-    write_ahead: bool
+    write_ahead: bool = False
     heartbeats: Heartbeats | None = None
 
     def compose(self, pipeline: beam.Pipeline) -> None:
