@@ -85,6 +85,7 @@ class Job:
     steps: JobSteps
     max_restarts: int
     progress_seconds: float
+    write_ahead: bool = False
     heartbeats: Heartbeats | None = None
 
     def compose(self, pipeline: beam.Pipeline) -> None:
@@ -94,7 +95,7 @@ class Job:
             ReadChunks(self.source, LedgerFactory(self.steps.warehouse_url)),
             self.steps.decode(),
             self.steps.tag(),
-            self.steps.write(ahead=True),
+            self.steps.write(ahead=self.write_ahead),
         )
 
 
@@ -266,6 +267,7 @@ def run(
             ),
             max_restarts=max_restarts,
             progress_seconds=progress_seconds,
+            write_ahead=not runner.spreads,
             heartbeats=heartbeats,
         )
         outcome = "failed"

@@ -166,6 +166,54 @@ def test_reader__refused_group_is_read_again_from_the_ledger(kafka_topics: Topic
     assert_contiguous(chunks, 3, 30)
 
 
+def test_reader__reads_on_while_a_group_is_written_and_goes_back_where_it_is_refused(
+    kafka_topics: Topics, warehouse: Warehouse
+) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"%d" % i for i in range(100)])
+    written: list[tuple[int, int]] = []
+    refusing = 2
+
+    def write(group: RawGroup) -> None:
+        """Tells of each chunk what a writer would that is a group behind."""
+        nonlocal refusing
+        for chunk in group:
+            refused = chunk.first_offset == 30 and refusing
+            refusing -= bool(refused)
+            at = warehouse.position(chunk.partition) if refused else warehouse.apply(chunk)
+            PROGRESS.committed(chunk.partition, at or 0)
+            written.append((chunk.first_offset, at or 0))
+
+    bounds = Bounds(chunk_records=10, group_records=10)
+    with reader_of(config(kafka_topics, topic, bounds=bounds, stop_at={(topic, 0): 100})) as reader:
+        writing: RawGroup = ()
+        deadline = time.monotonic() + WITHIN_S
+        while not reader.finished():
+            assert time.monotonic() < deadline
+            emitted = reader.flush() if reader.exhausted() else reader.groups()
+            for group, _ in emitted:
+                write(writing)
+                writing = group
+                assert reader.finished() is False
+    assert warehouse.count() == 100
+    # Twice refused at 30, and each time the group behind it too, which nothing was read after.
+    assert written == [(i * 10, i * 10 + 10) for i in range(3)] + [(30, 30), (40, 30)] * 2 + [
+        (i * 10, i * 10 + 10) for i in range(3, 10)
+    ]
+
+
+def test_reader__ends_only_when_the_last_group_is_written(kafka_topics: Topics, warehouse: Warehouse) -> None:
+    topic = kafka_topics.create("survey")
+    produce(kafka_topics, topic, [b"x"] * 5)
+    with reader_of(config(kafka_topics, topic, stop_at={(topic, 0): 5})) as reader:
+        chunks = read_until(reader, reader.exhausted, commit=False)
+        assert not reader.finished()
+        for group, _ in reader.flush():
+            assert group == ()
+            PROGRESS.committed(chunks[-1].partition, warehouse.apply(chunks[-1]))
+        assert reader.finished()
+
+
 def test_reader__goes_on_where_another_reader_of_the_process_has_committed(
     kafka_topics: Topics, warehouse: Warehouse
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,14 +16,27 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 
 from tests.support.fixtures import PROJECT
-from tests.support.warehouse import MINI, books_that_fail, chunk, contents, mini, new_warehouse, partition, writer
+from tests.support.warehouse import (
+    MINI,
+    NOW,
+    books_that_fail,
+    chunk,
+    contents,
+    mini,
+    new_warehouse,
+    partition,
+    writer,
+)
 from vocbeam.schemas.errors import ConfigError, Fenced, SinkUnavailable, TaxonomyChanged, TopicChanged, WrongKey
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.records import Committed, DeadLetter
+from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import is_contention, is_transient, open_engine
 from vocbeam.sinks.ledger import WarehouseLedger, draw_run_epoch
+from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.sinks.tables import dead_letter, event, ingest_ledger, measure, ticket
+from vocbeam.transforms.subject_rules import subject_rules
 
 GOVERNANCE = mini()
 T0 = 1_500_000_000_000_000
@@ -120,6 +135,17 @@ def test_write__same_event_twice_is_a_duplicate(warehouse_url: str) -> None:
 
     assert (first.loaded, first.duplicates, second.loaded, second.duplicates) == (3, 1, 0, 2)
     assert rows(engine, "SELECT sum(n) FROM measure WHERE metric = 'late'") == [(3,)]
+    assert books_that_fail(engine) == []
+
+
+def test_write__twice_in_a_group_beside_one_that_is_known(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    out = writer(warehouse_url, GOVERNANCE)
+    out.write((chunk(GOVERNANCE, "telemetry", deliveries(0, 1)),))
+    known, new = deliveries(0, 2)
+    (committed,) = out.write((chunk(GOVERNANCE, "telemetry", [new, known, new], first_offset=1),))
+
+    assert (committed.loaded, committed.duplicates, committed.dead_lettered) == (1, 2, 0)
     assert books_that_fail(engine) == []
 
 
@@ -415,3 +441,62 @@ def test_counters__nothing_written_without_the_ledger(warehouse_url: str) -> Non
     with engine.connect() as connection:
         for table in (event, ticket, measure, dead_letter, ingest_ledger):
             assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0
+
+
+@pytest.fixture
+def ahead(warehouse_url: str, tmp_path: Path) -> Iterator[tuple[Engine, WriteChunks, list[tuple[int, int]]]]:
+    """A warehouse, the step that writes into it ahead, and what it told: (thread, position)."""
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    secret = dead_letter_source(tmp_path)
+    secret.ensure()
+    told: list[tuple[int, int]] = []
+    config = WriterConfig(
+        warehouse_url=warehouse_url,
+        timezone=GOVERNANCE.timezone,
+        run_epoch=1,
+        dead_letter_key=secret,
+        rules=lambda: subject_rules(GOVERNANCE),
+        now=lambda: NOW,
+        committed=lambda _partition, position: told.append((threading.get_ident(), position)),
+        model_changed=lambda: None,
+    )
+    step = WriteChunks(config, ahead=True)
+    step.setup()
+    yield engine, step, told
+    step.teardown()
+
+
+def test_write_chunks__ahead_tells_of_a_group_with_the_next_one_or_at_the_end_of_the_bundle(
+    ahead: tuple[Engine, WriteChunks, list[tuple[int, int]]],
+) -> None:
+    engine, step, told = ahead
+    here = threading.get_ident()
+    assert list(step.process((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))) == []
+    (first,) = step.process((chunk(GOVERNANCE, "telemetry", deliveries(5, 5), first_offset=5),))
+    assert (first.next_offset, told) == (5, [(here, 5)])
+    (second,) = step.process(())
+    assert (second.next_offset, list(step.process(()))) == (10, [])
+    list(step.process((chunk(GOVERNANCE, "telemetry", deliveries(10, 5), first_offset=10),)))
+    (third,) = step.finish_bundle()
+    assert (third.value.next_offset, told) == (15, [(here, 5), (here, 10), (here, 15)])
+    assert len(contents(engine)["event"]) == 15
+    assert list(step.finish_bundle()) == []
+
+
+@pytest.mark.parametrize("where", ["next group", "empty group", "end of the bundle"])
+def test_write_chunks__ahead_raises_in_the_bundle_that_it_fails_in(
+    ahead: tuple[Engine, WriteChunks, list[tuple[int, int]]], warehouse_url: str, where: str
+) -> None:
+    engine, step, told = ahead
+    writer(warehouse_url, GOVERNANCE, run_epoch=2).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))
+    list(step.process((chunk(GOVERNANCE, "telemetry", deliveries(5, 5), first_offset=5),)))
+    behind = (chunk(GOVERNANCE, "telemetry", deliveries(10, 5), first_offset=10),)
+    ends = {
+        "next group": lambda: step.process(behind),
+        "empty group": lambda: step.process(()),
+        "end of the bundle": step.finish_bundle,
+    }
+    with pytest.raises(Fenced):
+        list(ends[where]())
+    assert told == []
+    assert len(contents(engine)["event"]) == 5

@@ -15,9 +15,10 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, WrongKey
-from vocbeam.schemas.records import EVENT_TYPES, EventType, PartitionKey, RawChunk, TaggedChunk
+from vocbeam.schemas.records import EVENT_TYPES, EventType, PartitionKey, RawChunk, TaggedChunk, TaggedGroup
 from vocbeam.schemas.registry import FileRegistry
 from vocbeam.schemas.secrets import fingerprint, pseudonym_key, pseudonym_source
+from vocbeam.transforms.group_coder import GroupCoder
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.steps import LOOK_SECONDS, DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.tag import Predicted, Prediction, TextModel
@@ -163,6 +164,33 @@ def test_steps__on_the_runner(registry: Callable[[], FileRegistry], tmp_path: Pa
     result.wait_until_finish()
     [counter] = result.metrics().query(MetricsFilter().with_name("ignored_hints"))["counters"]
     assert counter.committed == 1
+
+
+def test_group_coder__beam_asks_it_for_the_size_and_nothing_is_encoded(
+    registry: Callable[[], FileRegistry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    group = (chunk("telemetry", {"name": "delivered"}, {"name": "x", "event_id": "e2"}),)
+    config = DecodeConfig(MINI, {"voc.telemetry": "telemetry"}, registry, now)
+    asked: list[int] = []
+
+    def size(_coder: GroupCoder, value: TaggedGroup) -> int:
+        asked.append(sum(len(part.offsets) for part in value))
+        return asked[-1]
+
+    assert GroupCoder().estimate_size(group) == 3
+    assert GroupCoder().decode(GroupCoder().encode(group)) == group
+    monkeypatch.setattr(GroupCoder, "estimate_size", size)
+    monkeypatch.setattr(GroupCoder, "encode", lambda *_: pytest.fail("a group was encoded"))
+    with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+        (
+            pipeline
+            | "Groups" >> beam.Create([group], reshuffle=False)
+            | "Decode" >> beam.ParDo(DecodeChunks(config))
+            | "Tag" >> beam.ParDo(RedactAndTag(tag_config(tmp_path)))
+            | "End" >> beam.Map(len)
+        )
+    assert asked == [2, 2]
 
 
 @dataclass
