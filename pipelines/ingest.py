@@ -55,8 +55,8 @@ from vocbeam.transforms.source import ReadChunks
 log = logging.getLogger(__name__)
 
 BUNDLE_SECONDS = 2.0
-"""Length of a bundle where no checkpoint waits for its end: at the end nothing is read while the last group is written,
-so with PostgreSQL bundles of 0.5 s take a quarter more time an event."""
+"""Length of a bundle where no checkpoint waits for its end, at which nothing is read while the last group is written:
+several groups of 20,000 events."""
 
 SETTLE_SECONDS = 60.0
 """Between two turns of attribution: answers are read in reports, minutes later."""
