@@ -12,6 +12,7 @@ from vocbeam.schemas.records import DeadLetter, EventType
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.erase import Eraser, Letter
+from vocbeam.sinks.tables import data_dictionary
 from vocbeam.sinks.writer import Failpoint
 from vocbeam.transforms.subjects import subject_key
 
@@ -95,12 +96,14 @@ def eraser(url: str, *, reach: Callable[[str], None] = lambda _moment: None, **o
 
 
 def places_of(engine: Engine, *needles: str) -> set[str]:
-    """Tables in which one of the texts occurs anywhere, in any column."""
+    """Tables in which one of the texts occurs anywhere, in any column; the dictionary has words of ours alone."""
     metadata = MetaData()
     metadata.reflect(engine)
     found = set()
     with engine.connect() as connection:
         for table in metadata.sorted_tables:
+            if table.name == data_dictionary.name:
+                continue
             for row in connection.execute(select(table)):
                 values = [value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in row]
                 if any(needle in value for value in values for needle in needles):
