@@ -11,7 +11,7 @@ from vocbeam.schemas.records import PartitionKey
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Sums since the process started: records read, and offsets between the readers' positions and the log ends."""
+    """Sums since the process started: records read and answered for; offsets between the readers' positions and log ends."""
 
     records: int
     lag: int
@@ -80,7 +80,7 @@ class Progress:
             self._on_turn(loop)
 
     def read(self, records: int) -> None:
-        """A reader has emitted so many records more."""
+        """A reader has emitted so many records more, and they have been written or refused, or nobody tells."""
         with self._lock:
             self._records += records
 

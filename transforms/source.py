@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,8 @@ def now_micros() -> int:
 class _Partition:
     """One open topic-partition: everything before `next_offset` was emitted and not refused.
 
-    `awaited` holds, in order, the ends of what was emitted and is still being written. Reading began at `began`, which
-    counts for as long as the ledger has no row.
+    `awaited` holds, in order, the end and the number of records of what was emitted and is still being written. Reading
+    began at `began`, which counts for as long as the ledger has no row.
     """
 
     key: PartitionKey
@@ -72,7 +72,7 @@ class _Partition:
     lost: int
     stop_at: int | None
     idle: bool = False
-    awaited: deque[int] = field(default_factory=deque)
+    awaited: deque[tuple[int, int]] = field(default_factory=deque)
     unanswered_since: float | None = None
     ledger_then: int | None = None
 
@@ -180,7 +180,6 @@ class ShardReader:
         pending = list(pack_groups(chunks, self._config.bounds))
         for index, group in enumerate(pending):
             yield group, oldest
-            self._progress.read(sum(len(chunk.offsets) for chunk in group))
             if not self._settle(group):
                 # The rest was cut from positions that no longer hold.
                 unread = {chunk.partition for later in pending[index + 1 :] for chunk in later}
@@ -204,6 +203,7 @@ class ShardReader:
         self._take_answers()
         for partition in self._partitions.values():
             if partition.awaited:
+                self._progress.read(sum(records for _, records in partition.awaited))
                 partition.awaited.clear()
                 if partition.unanswered_since is None:
                     partition.unanswered_since = self._monotonic()
@@ -211,11 +211,14 @@ class ShardReader:
 
     def _settle(self, group: RawGroup) -> bool:
         """Takes up what was emitted and the writer's answers until now; False when it left or skipped something."""
+        records: Counter[PartitionKey] = Counter()
+        for chunk in group:
+            records[chunk.partition] += len(chunk.offsets)
         for key, end in {chunk.partition: chunk.next_offset for chunk in group}.items():
             tp = TopicPartition(key.topic, key.partition)
             partition = self._partitions[tp]
             partition.next_offset, partition.lost = end, 0
-            partition.awaited.append(end)
+            partition.awaited.append((end, records[key]))
             if partition.finished():
                 self._consumer.pause(tp)
         return self._take_answers()
@@ -226,7 +229,8 @@ class ShardReader:
             answer = self._progress.answer(partition.key) if partition.awaited else None
             if answer is None:
                 continue
-            end = partition.awaited.popleft()
+            end, records = partition.awaited.popleft()
+            self._progress.read(records)
             if answer == end:
                 partition.unanswered_since = None
             else:
@@ -416,6 +420,9 @@ class ShardReader:
         return position
 
     def _truncated(self, error: LogTruncationError) -> TopicChanged:
+        with suppress(KafkaError):
+            # Where a topic was made anew, the ledger finds that out and says so; a silent Kafka doesn't tell.
+            self._refresh()
         names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in error.divergent_offsets)
         return TopicChanged(
             f"{names}: the brokers dropped records that were already read (unclean leader election, or a log set back "
