@@ -11,7 +11,7 @@ from vocbeam.schemas.records import PartitionKey
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Sums since the process started: records read and answered for; offsets between the readers' positions and log ends."""
+    """Sums since the process started: records read and answered for, and offsets between readers and log ends."""
 
     records: int
     lag: int
