@@ -52,5 +52,7 @@ def find_or_fetch() -> Amtool:
     if not TEMPLATES.exists():
         TEMPLATES.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
+            # A link into a cache that is gone.
+            TEMPLATES.unlink(missing_ok=True)
             TEMPLATES.symlink_to(folder / TEMPLATES.relative_to("/"))
     return Amtool(folder / "usr/bin/amtool")

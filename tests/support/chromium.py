@@ -43,7 +43,8 @@ def _install() -> Path | None:
         raise Unavailable("Chromium is not installed (apt-get install chromium)")
     print("\nChromium is missing: installing Debian's package", flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    options = ["-qq", "-y", "--no-install-recommends"]
+    # Another test process may be installing PostgreSQL.
+    options = ["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
     for command in (["update", "-qq"], ["install", *options, "chromium", "fonts-dejavu-core"]):
         ended = subprocess.run(["apt-get", *command], check=False, env=quiet, stdout=subprocess.DEVNULL)
         if ended.returncode != 0:
