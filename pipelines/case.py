@@ -16,7 +16,7 @@ from rich.table import Table
 from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.flag import act, by_option, interval, moved_as_json, print_movements, shown, tell
 from vocbeam.pipelines.outcomes import Outcome, did_it_help
-from vocbeam.pipelines.settings import Home, home_option, warehouse_option
+from vocbeam.pipelines.settings import Home, home_option, list_options, warehouse_option
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.timebase import from_micros
 from vocbeam.sinks import cases as store
@@ -37,11 +37,7 @@ def case() -> None:
 @case.command("list")
 @home_option
 @warehouse_option
-@click.option("--department", help="Only those of a department.")
-@click.option("--stage", help="Only those of a stage.")
-@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many, the latest.")
-@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, with all that is known.")
+@list_options(STATES)
 def list_command(*, home: Home, warehouse: str | None, as_json: bool, **chosen: Any) -> None:
     """List cases, the latest first."""
     engine = open_engine(warehouse or home.warehouse_url)

@@ -23,6 +23,7 @@ from vocbeam.pipelines.settings import (
     bootstrap_option,
     governance_option,
     home_option,
+    list_options,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -133,11 +134,7 @@ def raise_command(
 @flag.command("list")
 @home_option
 @warehouse_option
-@click.option("--department", help="Only those of a department.")
-@click.option("--stage", help="Only those of a stage.")
-@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many, the latest.")
-@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, with all that is known.")
+@list_options(STATES)
 def list_command(*, home: Home, warehouse: str | None, as_json: bool, **chosen: Any) -> None:
     """List flags, the latest first."""
     engine = open_engine(warehouse or home.warehouse_url)

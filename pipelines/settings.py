@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,25 @@ class Home:
     def warehouse_url(self) -> str:
         """The embedded default warehouse."""
         return f"sqlite:///{(self.path / 'warehouse.db').absolute()}"
+
+
+def list_options(states: Sequence[str]) -> Callable[[F], F]:
+    """What a list of flags or cases is narrowed by: `--department`, `--stage`, `--state`, `--limit`; and `--json`."""
+    most = click.IntRange(1)
+    options = (
+        click.option("--department", help="Only those of a department."),
+        click.option("--stage", help="Only those of a stage."),
+        click.option("--state", type=click.Choice(states), help="Only those in this state."),
+        click.option("--limit", default=50, show_default=True, type=most, help="At most so many, the latest."),
+        click.option("--json", "as_json", is_flag=True, help="Print them as JSON, with all that is known."),
+    )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def home_option(command: F) -> F:
