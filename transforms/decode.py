@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import compress
 from math import isfinite
-from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from fastavro import schemaless_reader
@@ -24,9 +23,10 @@ from fastavro.read import SchemaResolutionError
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import SchemaError, SourceError
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance
-from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, PartitionKey, RawChunk
+from vocbeam.schemas.records import Columns, DeadLetter, DecodedChunk, EventType, RawChunk
 from vocbeam.schemas.registry import NotAvro, RegistryUnavailable, UnknownSchema
 from vocbeam.schemas.timebase import SECOND_US, from_micros
+from vocbeam.transforms.columnar import read_columns
 
 MAX_KEY_CHARS = 200
 """Longest id, name or other short string: all of them fit into an index entry of every database."""
@@ -43,6 +43,10 @@ UNKNOWN_SCHEMA_TTL_S = 10.0
 
 UNKNOWN_SCHEMAS = 10_000
 """Most unknown schema ids remembered: a producer of garbage could name all two billion."""
+
+FEWEST_BY_COLUMN = 100
+"""Values from which on reading by column is faster: it costs 0.4 ms whatever there is to read, and then 1.8 µs an event
+where one by one costs 7.5 (80 % telemetry, 15 % tickets, 5 % surveys)."""
 
 REQUIRED_FILLED: Mapping[EventType, tuple[str, ...]] = {
     "survey": ("event_id", "source", "survey_id", "response_id"),
@@ -271,18 +275,20 @@ def decode_chunk(
 ) -> DecodedChunk:
     """Columns of a chunk's valid events, its dead letters (by offset) and its dropped tombstones.
 
-    `now` gives UTC microseconds. Raises SourceError when the schema registry can't be reached.
+    Equal maps of a column may be one object: don't change them. `now` gives UTC microseconds. Raises SourceError when
+    the schema registry can't be reached.
     """
-    offsets, raw, records, dead, dropped = _decode(chunk, event_type, schemas)
-    dead += chunk.refused
-    columns: Columns = {name: list(map(itemgetter(name), records)) for name in contracts.fields(event_type)}
-    problems = find_problems(event_type, columns, limits, now())
-    if problems:
-        dead += [DeadLetter(offsets[i], "validate", *problem, raw[i]) for i, problem in problems.items()]
-        keep = [i not in problems for i in range(len(offsets))]
-        offsets, raw = list(compress(offsets, keep)), list(compress(raw, keep))
-        columns = {name: list(compress(values, keep)) for name, values in columns.items()}
-    dead.sort(key=lambda letter: letter.offset)
+    pairs = zip(chunk.offsets, chunk.values, strict=True)
+    dropped = [offset for offset, value in pairs if value is None]
+    raw = [value for value in chunk.values if value is not None]
+    offsets = chunk.offsets
+    if dropped:
+        gone = set(dropped)
+        offsets = [offset for offset in offsets if offset not in gone]
+    columns, undecodable = _decode(raw, event_type, schemas)
+    undecoded, offsets, raw, columns = _without(undecodable, "decode", offsets, raw, columns)
+    invalid = find_problems(event_type, columns, limits, now())
+    refused, offsets, raw, columns = _without(invalid, "validate", offsets, raw, columns)
     return DecodedChunk(
         partition=chunk.partition,
         first_offset=chunk.first_offset,
@@ -291,10 +297,22 @@ def decode_chunk(
         event_type=event_type,
         offsets=offsets,
         columns=columns,
-        dead=dead,
+        dead=sorted([*undecoded, *refused, *chunk.refused], key=lambda letter: letter.offset),
         dropped=dropped,
         raw=raw,
     )
+
+
+def _without(
+    problems: Mapping[int, Problem], step: str, offsets: list[int], raw: list[bytes], columns: Columns
+) -> tuple[list[DeadLetter], list[int], list[bytes], Columns]:
+    """(dead letters of the events that have problems; offsets, raw values and columns of the others)."""
+    if not problems:
+        return [], offsets, raw, columns
+    letters = [DeadLetter(offsets[i], step, *problem, raw[i]) for i, problem in problems.items()]
+    keep = [i not in problems for i in range(len(offsets))]
+    left = {name: list(compress(values, keep)) for name, values in columns.items()}
+    return letters, list(compress(offsets, keep)), list(compress(raw, keep)), left
 
 
 def readable_records(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> dict[int, dict[str, Any]]:
@@ -302,47 +320,53 @@ def readable_records(values: Sequence[bytes], event_type: EventType, schemas: Sc
 
     Raises SourceError when the schema registry can't be reached.
     """
-    chunk = RawChunk(PartitionKey("", "", "", 0), 0, len(values), list(range(len(values))), list(values))
-    positions, _, records, _, _ = _decode(chunk, event_type, schemas)
-    return dict(zip(positions, records, strict=True))
+    readers = _readers(values, event_type, schemas)
+    records = {i: _read(value, readers[value[: wire.HEADER.size]]) for i, value in enumerate(values)}
+    return {i: record for i, record in records.items() if not isinstance(record, Problem)}
 
 
-def _decode(
-    chunk: RawChunk, event_type: EventType, schemas: Schemas
-) -> tuple[list[int], list[bytes], list[dict[str, Any]], list[DeadLetter], list[int]]:
-    offsets: list[int] = []
-    raw: list[bytes] = []
-    records: list[dict[str, Any]] = []
-    dead: list[DeadLetter] = []
-    dropped: list[int] = []
-    header_size = wire.HEADER.size
-    readers: dict[bytes, _Writer | Problem] = {}
-    for offset, value in zip(chunk.offsets, chunk.values, strict=True):
-        if value is None:
-            dropped.append(offset)
-            continue
-        header = value[:header_size]
-        found = readers.get(header)
-        if found is None:
-            found = readers[header] = _reader_of(header, event_type, schemas)
-        if found.__class__ is Problem:
-            dead.append(DeadLetter(offset, "decode", *found, value))
-            continue
-        stream = BytesIO(value)
-        stream.seek(header_size)
-        try:
-            record: Any = schemaless_reader(stream, *found)
-        except UNREADABLE as error:
-            dead.append(DeadLetter(offset, "decode", *_unreadable(error), value))
-            continue
-        if stream.read(1):
-            problem = Problem("trailing_bytes", "bytes follow the end of the event; the schema id may be the wrong one")
-            dead.append(DeadLetter(offset, "decode", *problem, value))
-            continue
-        offsets.append(offset)
-        raw.append(value)
-        records.append(record)
-    return offsets, raw, records, dead, dropped
+def _decode(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> tuple[Columns, dict[int, Problem]]:
+    """(columns, position → problem of each value that can't be decoded: there they hold anything)."""
+    readers = _readers(values, event_type, schemas)
+    headers = [value[: wire.HEADER.size] for value in values]
+    own = {header for header, found in readers.items() if isinstance(found, _Writer) and found.reader is None}
+    if own and len(values) >= FEWEST_BY_COLUMN:
+        columns, irregular = read_columns(values, wire.HEADER.size, contracts.reader_schema(event_type))
+        singly = set(irregular.tolist())
+        if len(own) < len(readers):
+            singly.update(i for i, header in enumerate(headers) if header not in own)
+    else:
+        columns = {name: [None] * len(values) for name in contracts.fields(event_type)}
+        singly = set(range(len(values)))
+    problems = {}
+    for i in sorted(singly):
+        record = _read(values[i], readers[headers[i]])
+        if isinstance(record, Problem):
+            problems[i] = record
+        else:
+            for name, column in columns.items():
+                column[i] = record[name]
+    return columns, problems
+
+
+def _read(value: bytes, found: _Writer | Problem) -> dict[str, Any] | Problem:
+    if isinstance(found, Problem):
+        return found
+    stream = BytesIO(value)
+    stream.seek(wire.HEADER.size)
+    try:
+        record: Any = schemaless_reader(stream, *found)
+    except UNREADABLE as error:
+        return _unreadable(error)
+    if stream.read(1):
+        return Problem("trailing_bytes", "bytes follow the end of the event; the schema id may be the wrong one")
+    return record  # type: ignore[no-any-return]
+
+
+def _readers(values: Sequence[bytes], event_type: EventType, schemas: Schemas) -> dict[bytes, _Writer | Problem]:
+    """How the records behind each header are read."""
+    headers = dict.fromkeys(value[: wire.HEADER.size] for value in values)
+    return {header: _reader_of(header, event_type, schemas) for header in headers}
 
 
 def _reader_of(header: bytes, event_type: EventType, schemas: Schemas) -> _Writer | Problem:
