@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -52,26 +52,38 @@ class Pseudonyms:
         field with a default nor when the event is encoded again under another writer schema.
         """
         count = len(columns["event_id"])
-        parts = [
-            _fragments(name, columns[name], default)
+        fields = [
+            _canonical(name, columns[name], default)
             for name, default in defaults.items()
             if columns[name].count(default) < count
         ]
-        return _digests(self._content, map("".join, zip(*parts, strict=True)))
+        template = "".join([form for form, _ in fields])
+        return _digests(self._content, map(template.__mod__, zip(*[values for _, values in fields], strict=True)))
 
 
-def _fragments(name: str, values: Sequence[Any], default: Any) -> Iterator[str]:
-    """The canonical text of one field for each event; empty where the field has its default.
+def _canonical(name: str, values: Sequence[Any], default: Any) -> tuple[str, Sequence[Any]]:
+    """(how one field stands in the canonical text, what is put there for each event): nothing for its default.
 
     A field begins with NUL and its name. NUL occurs in no text (validation refuses it), so no two contents are alike.
     """
     start = f"\0{name}="
     kind = next(value.__class__ for value in values if value != default)
-    if kind is str:
-        return ("" if value == default else start + value for value in values)
     if kind is dict:
-        return ("" if value == default else start + _map_text(tuple(value.items())) for value in values)
-    return ("" if value == default else f"{start}{value!r}" for value in values)
+        kind, values, default = str, _map_texts(values), ""
+    if default not in values:
+        # One form for all fields takes half the time of joining them.
+        return (start + "%s" if kind is str else start + "%r"), values
+    if kind is str:
+        return "%s", ["" if value == default else start + value for value in values]
+    return "%s", ["" if value == default else f"{start}{value!r}" for value in values]
+
+
+def _map_texts(maps: Sequence[Mapping[str, str]]) -> list[str]:
+    """The canonical text of each map; empty for an empty one."""
+    # Decoding makes equal maps one object.
+    distinct = {id(one): one for one in maps}
+    texts = {number: _map_text(tuple(one.items())) for number, one in distinct.items()}
+    return [texts[id(one)] for one in maps]
 
 
 @lru_cache(maxsize=_CACHED_MAPS)

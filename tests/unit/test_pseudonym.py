@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vocbeam.schemas import contracts
-from vocbeam.schemas.records import Columns
+from vocbeam.schemas.records import Columns, EventType
 from vocbeam.transforms.pseudonym import Pseudonyms
 
 KEY = bytes(range(32))
@@ -96,3 +96,43 @@ def test_content_digests__independent_of_the_rest_of_the_chunk() -> None:
 def test_content_digests__empty_chunk() -> None:
     assert PSEUDONYMS.content_digests({name: [] for name in event()}, defaults()) == []
     assert PSEUDONYMS.event_keys("telemetry", {name: [] for name in event()}) == []
+
+
+CUSTOMERS_EVENT = {
+    "event_id": "e1",
+    "event_time": 1_500_000_000_000_000,
+    "source": "shop",
+    "customer_id": "ü%s",
+    "segments": {"region": "SP", "plan": "pro"},
+}
+
+
+@pytest.mark.parametrize(
+    ("event_type", "more", "expected"),
+    [
+        (
+            "survey",
+            {"survey_id": "q", "response_id": "r", "metric": "nps", "score": 9.0, "weight": 0.1, "sent_at": 7},
+            "dc9124ecc7cb31c30fb8cc7e6fe502b3",
+        ),
+        (
+            "ticket",
+            {"ticket_id": "t", "sequence": -3, "status": "opened", "body": "späť\n100 %"},
+            "6e356e0af3ab11c0dfa87811bee1d05b",
+        ),
+        ("telemetry", {"name": "page_view", "duration_ms": 12.5, "value": -0.0}, "39ff049a8ff49cc92a7afa5a4df27123"),
+        ("flag", {"flag_kind": "idea", "text": "ask twice"}, "f776a725a66b5c5c8f59b7031c79ed57"),
+        (
+            "outcome",
+            {"outcome_kind": "refund", "amount": -1_990, "currency": "BRL"},
+            "2b4718f3aaf3f7791ae3c3cff79ce605",
+        ),
+    ],
+)
+def test_content_digests__as_warehouses_hold_them(event_type: EventType, more: dict[str, Any], expected: str) -> None:
+    """Digests of earlier releases must be met again, alone and among events with other fields at their default."""
+    default = {name: contracts.defaults(event_type).get(name, REQUIRED) for name in contracts.fields(event_type)}
+    bare = {name: value if value is not REQUIRED else "x" for name, value in default.items()} | {"event_time": 1}
+    full = bare | CUSTOMERS_EVENT | more
+    assert PSEUDONYMS.content_digests(columns(full), default)[0].hex() == expected
+    assert PSEUDONYMS.content_digests(columns(bare, full), default)[1].hex() == expected
