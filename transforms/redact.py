@@ -197,13 +197,13 @@ class Redactor:
 
     def redact_all(self, texts: Sequence[str | None]) -> list[str | None]:
         """The texts with findings replaced by tokens; None stays None. Redacting again changes nothing."""
-        result = list(texts)
-        for position, names in _suspects(texts).items():
-            text = result[position]
-            if text is not None:
-                once = self._once(text, names=names)
-                result[position] = text if once == text else self.redact(once)
-        return result
+        distinct = [text for text in dict.fromkeys(texts) if text]
+        redacted: dict[str | None, str] = {}
+        for position, names in _suspects(distinct).items():
+            text = distinct[position]
+            once = self._once(text, names=names)
+            redacted[text] = text if once == text else self.redact(once)
+        return [redacted.get(text, text) for text in texts]
 
     def redact(self, text: str) -> str:
         """One text with findings replaced by tokens."""
@@ -262,13 +262,13 @@ class Redactor:
                     yield match.start - (text[match.start] != dialled[match.start]), match.end
 
 
-def _suspects(texts: Sequence[str | None]) -> dict[int, bool]:
+def _suspects(texts: Sequence[str]) -> dict[int, bool]:
     """Position → whether a name may be recognised, of the texts that may hold a finding.
 
     They have six digits or an `@`, in any script; a digit and a kind of street; or what stands before a name.
     """
     # One search through all texts is many times as fast as one through each.
-    joined = "\0".join([text or "" for text in texts]).encode("utf-8", "replace")
+    joined = "\0".join(texts).encode("utf-8", "replace")
     left = joined.translate(None, _PASSING).split(b"\0")
     if len(left) != len(texts):  # a text holds NUL itself
         return dict.fromkeys(range(len(texts)), True)
@@ -283,7 +283,7 @@ def _suspects(texts: Sequence[str | None]) -> dict[int, bool]:
     return {
         i: i in named
         for i, rest in enumerate(left)
-        if i in named or (rest and (_is_telling(rest) or _STREET_HINT.search(texts[i] or "")))
+        if i in named or (rest and (_is_telling(rest) or _STREET_HINT.search(texts[i])))
     }
 
 

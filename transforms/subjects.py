@@ -18,15 +18,14 @@ def subject_key(table: str, *parts: str | None) -> bytes:
     Each part is preceded by its length in UTF-8 bytes (8 bytes, big-endian), so no two lists of parts run together; an
     absent part is marked by a length no text can have.
     """
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    content = []
     for part in (table, *parts):
         if part is None:
-            digest.update(_ABSENT)
+            content.append(_ABSENT)
         else:
-            content = part.encode("utf-8")
-            digest.update(len(content).to_bytes(8, "big"))
-            digest.update(content)
-    return digest.digest()
+            encoded = part.encode("utf-8")
+            content += (len(encoded).to_bytes(8, "big"), encoded)
+    return hashlib.blake2b(b"".join(content), digest_size=KEY_BYTES).digest()
 
 
 def order_key(version: Sequence[Any]) -> tuple[tuple[bool, Any], ...]:

@@ -65,7 +65,7 @@ class TextModel(Protocol):
         ...
 
     def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
-        """The sentiment of every text, and a tag of those that are wanted. Called once a chunk."""
+        """The sentiment of every text, and a tag of those that are wanted. Called once a chunk, with distinct texts."""
         ...
 
 
@@ -148,25 +148,30 @@ class Tagger:
         """Replaces the tags that follow from a text; the sentiment of each."""
         parts = [columns[name] for name in TEXT_FIELDS[event_type]]
         texts = ["\n".join(filter(None, fields)) for fields in zip(*parts, strict=True)]
+        # Each distinct text is looked at once: answers from a template and short comments repeat.
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        numbered = [numbers[text] for text in texts]
         open_rules = {rule for decision in decisions for rule, _ in decision.word_rules}
         if open_rules:
-            chunk_text = _ChunkText(texts)
+            chunk_text = _ChunkText(list(numbers))
             found = {rule: chunk_text.rows_with(self._phrases[rule]) for rule in open_rules}
             for row, decision in enumerate(decisions):
                 for rule, tag in decision.word_rules:
-                    if row in found[rule]:
+                    if numbered[row] in found[rule]:
                         tags[row] = tag
                         break
-        sentiments: list[str | None] = [None] * len(texts)
-        rows = [row for row, text in enumerate(texts) if text]
-        if self._model is not None and rows:
-            wanted = [tags[row].stage == UNASSIGNED for row in rows]
-            predicted = self._model.predict([texts[row] for row in rows], wanted)
-            for row, prediction, sentiment in zip(rows, predicted.tags, predicted.sentiments, strict=True):
-                sentiments[row] = sentiment
-                if prediction is not None and prediction.stage not in self._unknown:
-                    tags[row] = self._predicted(prediction, tags[row])
-        return sentiments
+        known = [text for text in numbers if text]
+        if self._model is None or not known:
+            return [None] * len(texts)
+        open_texts = {text for text, tag in zip(texts, tags, strict=True) if tag.stage == UNASSIGNED}
+        predicted = self._model.predict(known, [text in open_texts for text in known])
+        predictions = dict(zip(known, predicted.tags, strict=True))
+        sentiments = dict(zip(known, predicted.sentiments, strict=True))
+        for row, text in enumerate(texts):
+            prediction = predictions.get(text)
+            if prediction is not None and prediction.stage not in self._unknown and tags[row].stage == UNASSIGNED:
+                tags[row] = self._predicted(prediction, tags[row])
+        return [sentiments.get(text) for text in texts]
 
     def _predicted(self, prediction: Prediction, before: Tag) -> Tag:
         hinted = before.department != UNASSIGNED
@@ -177,8 +182,12 @@ class Tagger:
     def _segment_columns(self, columns: Columns) -> Columns:
         maps = columns["segments"]
         result: Columns = {column: [UNDECLARED] * len(maps) for column in SEGMENT_COLUMNS}
+        # Decoding makes equal maps one object.
+        numbers = list(map(id, maps))
+        distinct = dict(zip(numbers, maps, strict=True))
         for column, (name, listed) in zip(SEGMENT_COLUMNS, self._segments, strict=False):
-            result[column] = [listed.get(given.get(name, ""), OTHER_VALUE) for given in maps]
+            found = {number: listed.get(given.get(name, ""), OTHER_VALUE) for number, given in distinct.items()}
+            result[column] = [found[number] for number in numbers]
         return result
 
 
