@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+import httpx
 import psutil
 from rich.console import Console
 from sqlalchemy import func, select
@@ -31,31 +32,29 @@ from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
 
-SAMPLE_S = 0.2
+SAMPLE_S = 0.5
 SHARDS_A_WORKER = 3
-GROUPS = ("Python workers", "Flink's Java", "PostgreSQL", "Kafka")
+OURS = "Python workers"
+COMMAND = "command that follows the job"
+TASK_MANAGERS = "task managers (Java)"
+MANAGERS = "job manager and job server (Java)"
+GROUPS = (OURS, COMMAND, TASK_MANAGERS, MANAGERS, "PostgreSQL", "Kafka")
 
-Pids = Callable[[], Mapping[str, Sequence[int]]]
+Roots = Callable[[], Mapping[int, str]]
+"""Says which processes are looked at, with all below them: pid → group."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: events/s between the first and the last transaction, cores in use meanwhile by group of processes, and
-    seconds from the command's start to its first transaction.
+    """One run: events/s between the first and the last transaction, cores in use meanwhile by group of processes,
+    seconds from the command's start to its first transaction, load average before it, checkpoints completed.
     """
 
     rate: float
     cores: Mapping[str, float]
     first_after_s: float
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """A process and all below it; none where it is gone."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    load: float
+    checkpoints: int
 
 
 def is_run(process: psutil.Process) -> bool:
@@ -68,10 +67,11 @@ def is_run(process: psutil.Process) -> bool:
 
 @dataclass
 class Sampler:
-    """Notes the CPU seconds of each group every SAMPLE_S, while the context lasts."""
+    """Notes the CPU seconds of each group every SAMPLE_S, while the context lasts; what has ended keeps its own."""
 
-    pids: Pids
+    roots: Roots
     samples: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    _seconds: dict[tuple[int, float], tuple[str, float]] = field(default_factory=dict)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -80,8 +80,7 @@ class Sampler:
 
         def sample() -> None:
             while not ended.wait(SAMPLE_S):
-                groups = self.pids()
-                self.samples.append((time.time(), {name: self._seconds(groups[name]) for name in groups}))
+                self._look()
 
         thread = threading.Thread(target=sample)
         thread.start()
@@ -91,16 +90,21 @@ class Sampler:
             ended.set()
             thread.join()
 
-    @staticmethod
-    def _seconds(pids: Sequence[int]) -> float:
-        total = 0.0
-        for process in {process.pid: process for pid in pids for process in family(pid)}.values():
-            try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            total += times.user + times.system
-        return total
+    def _look(self) -> None:
+        at = time.time()
+        roots = self.roots()
+        found = {process.pid: process.info for process in psutil.process_iter(["ppid", "create_time", "cpu_times"])}
+        for pid, info in found.items():
+            root = pid
+            while root not in roots and root in found:
+                root = found[root]["ppid"]
+            if root in roots and info["cpu_times"] is not None:
+                times = info["cpu_times"]
+                self._seconds[pid, info["create_time"]] = (roots[root], times.user + times.system)
+        sums = dict.fromkeys(GROUPS, 0.0)
+        for group, seconds in self._seconds.values():
+            sums[group] += seconds
+        self.samples.append((at, sums))
 
     def cores(self, began: float, ended: float) -> dict[str, float]:
         """Group → CPU seconds a second between two times (UTC seconds), as far as the samples tell."""
@@ -111,12 +115,21 @@ class Sampler:
         return {name: (last[name] - first[name]) / (last_at - first_at) for name in first}
 
 
-def measure(bench: Bench, arguments: Sequence[str], pids: Pids) -> Measured:
+def checkpoints_of(cluster: FlinkCluster) -> int:
+    """Checkpoints that the jobs of a cluster have completed."""
+    with httpx.Client(base_url=cluster.rest, timeout=30, trust_env=False) as client:
+        jobs = client.get("/jobs").raise_for_status().json()["jobs"]
+        counts = [client.get(f"/jobs/{job['id']}/checkpoints").raise_for_status().json()["counts"] for job in jobs]
+    return sum(int(count["completed"]) for count in counts)
+
+
+def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: FlinkCluster | None) -> Measured:
     """Loads all events into a fresh warehouse, which must then balance and hold each of them."""
     with bench.warehouse("postgresql") as url:
-        sampler = Sampler(pids)
+        sampler, load = Sampler(roots), os.getloadavg()[0]
         with sampler.running():
-            bench.vocbeam("run", "--until-caught-up", "--json", *arguments, warehouse=url)
+            # Attribution is a step of its own; here it would count as loading.
+            bench.vocbeam("run", "--until-caught-up", "--settle-seconds", "0", "--json", *arguments, warehouse=url)
         engine = open_engine(url)
         with engine.connect() as connection:
             at = event.c.loaded_at
@@ -133,13 +146,17 @@ def measure(bench: Bench, arguments: Sequence[str], pids: Pids) -> Measured:
     # All events of a transaction bear the time at which it inserted them.
     steady = bench.events - (first + last) / 2
     return Measured(
-        steady / ((last_at - first_at) / 1e6), sampler.cores(first_at / 1e6, last_at / 1e6), (first_at - began_at) / 1e6
+        rate=steady / ((last_at - first_at) / 1e6),
+        cores=sampler.cores(first_at / 1e6, last_at / 1e6),
+        first_after_s=(first_at - began_at) / 1e6,
+        load=load,
+        checkpoints=checkpoints_of(cluster) if cluster else 0,
     )
 
 
 @click.command()
-@click.option("--events", default=200_000, show_default=True, type=click.IntRange(1_000))
-@click.option("--runs", default=2, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
+@click.option("--events", default=600_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
 def main(events: int, runs: int, partitions: int, seed: int) -> None:
@@ -160,15 +177,21 @@ def main(events: int, runs: int, partitions: int, seed: int) -> None:
         stack.callback(stop_flink, home)
 
         def record(name: str, arguments: Sequence[str], cluster: FlinkCluster | None) -> None:
-            def pids() -> dict[str, list[int]]:
+            def roots() -> dict[int, str]:
                 own = [child.pid for child in psutil.Process().children() if is_run(child)]
-                java = [] if cluster is None else [pid for name, pid in cluster.pids.items() if name != WORKER_POOL]
-                workers = own if cluster is None else [cluster.pids[WORKER_POOL]]
-                return dict(zip(GROUPS, (workers, java, [server.process.pid], [broker.pid]), strict=True))
+                found = {server.process.pid: "PostgreSQL", broker.pid: "Kafka"}
+                found |= dict.fromkeys(own, OURS if cluster is None else COMMAND)
+                for name, pid in cluster.pids.items() if cluster else ():
+                    java = TASK_MANAGERS if name.startswith("task-manager") else MANAGERS
+                    found[pid] = OURS if name == WORKER_POOL else java
+                return found
 
-            measured = measure(bench, arguments, pids)
+            measured = measure(bench, arguments, roots, cluster)
             results.setdefault(name, []).append(measured)
-            log.print(f"{name}: {measured.rate:,.0f} events/s, {sum(measured.cores.values()):.2f} cores")
+            log.print(
+                f"{name}: {measured.rate:,.0f} events/s, {sum(measured.cores.values()):.2f} cores, "
+                f"load average before {measured.load:.1f}"
+            )
 
         for _ in range(runs):
             for workers in (1, 2):
@@ -194,6 +217,8 @@ def table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
     rows = [
         row("events/s, first to last transaction", lambda run: run.rate),
         row("seconds to the first transaction", lambda run: run.first_after_s),
+        row("load average before", lambda run: run.load),
+        row("checkpoints completed", lambda run: run.checkpoints),
         row("cores in use meanwhile", lambda run: sum(run.cores.values())),
         row("CPU-s per million events", lambda run: sum(run.cores.values()) / run.rate * 1e6),
         *(row(f"of these: {group}", partial(_group_cpu, group)) for group in GROUPS),

@@ -8,7 +8,6 @@ tickets and answers are vocbeam's own; PostgreSQL only.
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections import Counter, defaultdict
@@ -23,8 +22,8 @@ from fastavro import schemaless_reader
 from sqlalchemy.engine import make_url
 
 from benchmarks.floor import Watch, poll_all
+from vocbeam.deploy.garbage import collect_seldom
 from vocbeam.pipelines.job_steps import WarehouseModels
-from vocbeam.pipelines.runners import GC_THRESHOLD
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.governance import TEXT_FIELDS, parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Columns, EventType
@@ -169,8 +168,7 @@ def _book(cells: dict[tuple[Any, ...], list[int]], made: Sequence[Any], sign: in
 
 def main(bootstrap: str, prefix: str, url: str, governance: str, home: str) -> None:
     """Prints what `benchmarks.floor` prints, of the whole loop."""
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 50, 100)
+    collect_seldom()
     loop = Loop(url, Path(governance).read_text(encoding="utf-8"), pseudonym_key(pseudonym_source(Path(home)).load()))
     types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
     schemas = {event_type: contracts.reader_schema(event_type) for event_type in EVENT_TYPES}

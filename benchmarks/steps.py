@@ -16,9 +16,9 @@ import click
 
 from benchmarks.floor import poll_all
 from benchmarks.warehouses import MODEL_VERSION, fresh_warehouse
+from vocbeam.deploy.garbage import collect_seldom
 from vocbeam.pipelines.apply import apply_to, now_us
 from vocbeam.pipelines.job_steps import rules_of
-from vocbeam.pipelines.runners import GC_THRESHOLD
 from vocbeam.pipelines.settings import Home
 from vocbeam.schemas import contracts
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
@@ -194,8 +194,7 @@ def main(
     postgres: str | None,
 ) -> None:
     """Print, as JSON, step → microseconds an event of each run, wall and CPU of this process."""
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 50, 100)
+    collect_seldom()
     dead_letter_source(home).ensure()
     pseudonym_source(home).ensure()
     wall: dict[str, list[float]] = defaultdict(list)

@@ -21,6 +21,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from apache_beam.utils import thread_pool_executor
 
+from vocbeam.deploy.garbage import collect_seldom
 from vocbeam.deploy.tether import release, start_tethered
 from vocbeam.schemas.errors import RunnerError
 
@@ -98,6 +99,7 @@ def work(control_address: str, worker_id: str) -> None:
     # Which partitions it reads.
     logging.getLogger("vocbeam.transforms.source").setLevel(logging.INFO)
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    collect_seldom()
     code = 1
     try:
         SdkHarness(control_address, worker_id=worker_id).run()

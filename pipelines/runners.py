@@ -24,6 +24,7 @@ from apache_beam.utils import thread_pool_executor
 
 from vocbeam.deploy.broker import HOST
 from vocbeam.deploy.flink import find_flink
+from vocbeam.deploy.garbage import collect_seldom
 from vocbeam.deploy.prism import VERSION, find_prism, running_prism
 from vocbeam.pipelines.flink_job import Flink, FlinkAddresses
 from vocbeam.pipelines.settings import Home
@@ -35,9 +36,6 @@ RUNNERS = ("inprocess", "prism", "flink")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Compose = Callable[[beam.Pipeline], None]
-
-GC_THRESHOLD = 200_000
-"""New objects before a garbage collection, about those of one chunk; the default of 700 costs a tenth of all CPU."""
 
 _SUBMIT_TIMEOUT_S = 60
 
@@ -72,12 +70,7 @@ class InProcess:
 
     def run(self, compose: Compose) -> None:
         """Runs a pipeline in this process and thread, in memory; returns when all shards have ended."""
-        # What a pipeline that failed has left in cycles would be frozen too, and be kept as long as this one runs.
-        gc.collect()
-        # A chunk is tens of thousands of objects that live until its commit: frequent collections would only count
-        # them.
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD, 50, 100)
+        collect_seldom()
         options = PipelineOptions(["--direct_running_mode=in_memory", "--direct_num_workers=1"])
         fn_runner.consolidate_monitoring_infos = sum_metrics  # type: ignore[attr-defined, assignment]
         pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=options)

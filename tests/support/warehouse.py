@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, inspect, select
+import psycopg
+from psycopg import sql
+from sqlalchemy import URL, Connection, Engine, Table, inspect, make_url, select
 
+from tests.support.postgres import USER
 from vocbeam.schemas.contracts import defaults, fields
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.governance_model import Governance
@@ -49,10 +54,67 @@ def mini() -> Governance:
 
 
 def new_warehouse(url: str, governance: Governance) -> Engine:
-    """A migrated warehouse under `governance`."""
+    """A migrated warehouse under `governance`; a copy of one that this process has made before, where that can be."""
+    fill = _fill_file if url.startswith("sqlite") else _fill_database
+    if not fill(make_url(url), governance):
+        _apply(url, governance).dispose()
+    return open_engine(url, write=True)
+
+
+def _apply(url: str, governance: Governance) -> Engine:
     engine = open_engine(url, write=True)
     apply_governance(engine, governance, key_fingerprint="fingerprint", bins=all_bins(), now=lambda: NOW)
     return engine
+
+
+_FILES: dict[str, bytes] = {}
+"""Governance → a SQLite warehouse."""
+
+_DATABASES: dict[tuple[int | None, str], str] = {}
+"""Port of a server and governance → name of a PostgreSQL warehouse, which goes with the server."""
+
+
+def _fill_file(url: URL, governance: Governance) -> bool:
+    """Whether there was no file yet and a copy was put there."""
+    path, key = Path(str(url.database)), governance.model_dump_json()
+    if path.exists():
+        return False
+    if key not in _FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "warehouse.db"
+            engine = _apply(f"sqlite:///{made}", governance)
+            with engine.connect() as connection:
+                connection.exec_driver_sql("COMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            engine.dispose()
+            _FILES[key] = made.read_bytes()
+    path.write_bytes(_FILES[key])
+    return True
+
+
+def _fill_database(url: URL, governance: Governance) -> bool:
+    """Whether the database was empty and the superuser's, and a copy took its place: with the roles of the first."""
+    if url.username != USER:
+        return False
+    with psycopg.connect(_plain(url)) as connection:
+        tables = connection.execute("SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace").fetchone()
+    if tables is not None:
+        return False
+    key = (url.port, governance.model_dump_json())
+    with psycopg.connect(_plain(url.set(database="postgres")), autocommit=True) as connection:
+        if key not in _DATABASES:
+            name = f"template_{uuid.uuid4().hex[:12]}"
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            _apply(url.set(database=name).render_as_string(hide_password=False), governance).dispose()
+            _DATABASES[key] = name
+        names = (sql.Identifier(str(url.database)), sql.Identifier(_DATABASES[key]))
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(names[0]))
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+    return True
+
+
+def _plain(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def writer(
