@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import CTE, BigInteger, ColumnElement, FromClause, Subquery, and_, case, cast, func, or_, select
+from sqlalchemy import CTE, BigInteger, ColumnElement, FromClause, Subquery, and_, case, cast, func, literal, or_, select
 
 Expression = ColumnElement[Any]
 Place = Literal["stage", "department"]
@@ -40,28 +40,25 @@ FLAGS: dict[frozenset[Place], str] = {
 """The flag (0 or 1) of a figure that keeps these of stage and department."""
 
 
-def with_sizes(rows: FromClause, table: Sequence[str], within: str) -> CTE:
+def with_sizes(rows: FromClause, table: Sequence[str], within: str | None = None) -> CTE:
     """Adds what `protect` needs to rows whose every contribution is an answer of its own.
 
-    `rows` have `stage`, `department`, `n` > 0 and the threshold `k`; the columns `table` say which table a row is in,
-    and `within` tells the rows of one cell apart.
+    `rows` have `stage`, `department`, `n` > 0 and the threshold `k`; the columns `table` say which table a row is in.
+    `within` tells the rows of one cell apart, where there are several.
     """
     c = rows.c
-
-    def total(*places: str) -> Expression:
-        return _whole(func.sum(c.n).over(partition_by=[c[name] for name in (*table, *places)]))
-
-    cell = [c[name] for name in (*table, "stage", "department")]
-    return select(
-        *c,
-        c.n.label("people"),
-        _flag(func.row_number().over(partition_by=cell, order_by=c[within]) == 1).label("leads"),
-        total("stage", "department").label("cell_n"),
-        total("stage", "department").label("size"),
-        total("stage").label("stage_size"),
-        total("department").label("department_size"),
-        total().label("company_size"),
-    ).cte("sized")
+    if within is None:
+        of_cell = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
+    else:
+        cell = [c[name] for name in (*table, "stage", "department")]
+        first = func.row_number().over(partition_by=cell, order_by=c[within]) == 1
+        of_cell = {"people": c.n, "leads": _flag(first), "cell_n": _sum(c.n, cell), "size": _sum(c.n, cell)}
+    sized = select(*c, *(value.label(name) for name, value in of_cell.items())).cte("cell_sizes")
+    for name, places in (("stage_size", ["stage"]), ("department_size", ["department"]), ("company_size", [])):
+        c = sized.c
+        total = _sum(c.n, [c[column] for column in (*table, *places)])
+        sized = select(*c, total.label(name)).cte(f"{name}s")
+    return sized
 
 
 def protect(rows: FromClause, table: Sequence[str]) -> CTE:
@@ -73,22 +70,27 @@ def protect(rows: FromClause, table: Sequence[str]) -> CTE:
     `size`, `stage_size`, `department_size`, `company_size`, which need not be sums.
     """
     c = rows.c
-    whole = [c[name] for name in table]
-    stage = [*whole, c.stage]
+    stage = [*(c[name] for name in table), c.stage]
     # Rows of one cell are peers in this order, so each sees sums up to the end of its cell.
     order: list[Expression] = [c.size, c.cell_n, c.department]
-    counted = select(
+    of_stages = select(
         *c,
         func.min(c.size).over(partition_by=stage).label("smallest_of_stage"),
-        func.min(c.size).over(partition_by=whole).label("smallest"),
         _sum(c.leads, stage).label("cells_of_stage"),
-        _sum(c.leads, whole).label("cells"),
         _sum(c.n, stage).label("n_of_stage"),
-        _sum(c.n, whole).label("n_of_all"),
         _sum(c.people, stage).label("people_of_stage"),
         (_sum(c.n, stage, order) - c.cell_n).label("n_before"),
         (_sum(c.people, stage, order) - c.size).label("people_before"),
         (_sum(c.leads, stage, order) - 1).label("cells_before"),
+    ).cte("of_stages")
+
+    c = of_stages.c
+    whole = [c[name] for name in table]
+    counted = select(
+        *c,
+        func.min(c.size).over(partition_by=whole).label("smallest"),
+        _sum(c.leads, whole).label("cells"),
+        _sum(c.n, whole).label("n_of_all"),
     ).cte("counted")
 
     c = counted.c
@@ -119,11 +121,16 @@ def protect(rows: FromClause, table: Sequence[str]) -> CTE:
     marked = select(*c, *flags).cte("marked")
 
     c = marked.c
+    department = [*(c[name] for name in table), c.department]
+    of_departments = select(
+        *c, func.max(c.hides_cell).over(partition_by=department).label("department_hides")
+    ).cte("of_departments")
+
+    c = of_departments.c
     whole = [c[name] for name in table]
     hidden_in = case((c.hides_cell == 1, c.department))
     spread = select(
         *c,
-        func.max(c.hides_cell).over(partition_by=[*whole, c.department]).label("department_hides"),
         func.max(_flag(c.department_size < c.k)).over(partition_by=whole).label("small_departments"),
         func.min(hidden_in).over(partition_by=whole).label("first_department"),
         func.max(hidden_in).over(partition_by=whole).label("last_department"),

@@ -29,6 +29,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     FromClause,
+    Integer,
     MetaData,
     Select,
     Subquery,
@@ -275,72 +276,68 @@ def _booked(period: Period | Span | Window, restated: bool, starting: Span | Non
 
 
 def _months() -> Subquery:
-    """The histogram by local month: rows of `measure` that were not folded yet, and the sums of those that were."""
-    m, f, calendar = tables.measure.c, tables.measure_month.c, tables.calendar_date.c
-    names = ("metric", "basis", "stage", "department", "unit", "bin", *_SUMS)
-    still_fine = (
-        select(calendar.month_start, *(m[name] for name in names))
-        .join_from(tables.measure, tables.calendar_date, calendar.date == m.date)
-        .where(m.grain == BUCKET_GRAIN)
-    )
-    return union_all(still_fine, select(f.month_start, *(f[name] for name in names))).subquery("months")
+    """The histogram by local month: sums of the rows of `measure` that were not folded yet, and of those that were.
 
+    A bin may be there once of each kind and basis.
+    """
+    m, f, calendar = tables.measure.c, tables.measure_month.c, tables.calendar_date.c
+    place = [m.metric, calendar.month_start, *(m[name] for name in ("basis", "stage", "department", "unit", "bin"))]
+    still_fine = (
+        select(*place, *(_sum(m[name]).label(name) for name in _SUMS))
+        # By metric, for that is what the primary key begins with.
+        .join_from(tables.metric, tables.measure, m.metric == tables.metric.c.metric)
+        .join(tables.calendar_date, calendar.date == m.date)
+        .where(m.grain == BUCKET_GRAIN)
+        .group_by(*place)
+    )
+    return union_all(still_fine, select(*(f[column.name] for column in still_fine.selected_columns))).subquery("months")
+
+
+_SUMS = ("n", "weight", "weight_sq", "total")
 
 _TABLE = ("start", "metric", "unit")
 """What is published together: one period of one metric in one unit."""
 
-_SUMS = ("n", "weight", "weight_sq", "total")
 
-
-def _protected(period: Period | Span | Window, restated: bool, starting: Span | None = None) -> CTE:
-    """Cells of the histogram summed to period × stage × department × metric × unit × bin, without those that were taken
-    back; with the flags that say which of their figures stay hidden.
-    """
-    k, p = tables.metric.c, tables.privacy.c
+def _cells(
+    period: Period | Span | Window, by: frozenset[Place], restated: bool, starting: Span | None, *keys: str
+) -> Subquery:
+    """Cells of the histogram summed to period × place × metric × unit × `keys`, without those that were taken back."""
     source, m, start, day, conditions = _booked(period, restated, starting)
     # A date that is the same for all rows is no column that could be grouped by.
     dates = [] if isinstance(period, tuple | Window) else [start] if day is start else [start, day]
-    place = (m.stage, m.department, m.metric, m.unit, m.bin)
-    sums = (
-        select(start.label("start"), day.label("day"), *place, *(_sum(m[name]).label(name) for name in _SUMS))
+    # In the order of the primary keys, so that PostgreSQL need not sort.
+    place = (m.metric, *dates, *(m[name] for name in (*_places(by), "unit", *keys)))
+    kept = [*_columns_of_place(m, by), m.metric, m.unit, *(m[name] for name in keys)]
+    if period == "month" and by == BOTH and keys:
+        # There is next to nothing to add up, and a window function takes rows of one bin together.
+        rows = select(start.label("start"), day.label("day"), *kept, *(m[name] for name in _SUMS))
+        return rows.select_from(source).where(*conditions).subquery("cells")
+    return (
+        select(start.label("start"), day.label("day"), *kept, *(_sum(m[name]).label(name) for name in _SUMS))
         .select_from(source)
         .where(*conditions)
-        .group_by(*dates, *place)
+        .group_by(*place)
         .having(func.sum(m.n) > 0)
-        .subquery("sums")
-    )
-    rows = (
-        select(*sums.c, case((k.small_groups == "shown", 1), else_=p.k).label("k"))
-        .join_from(sums, tables.metric, k.metric == sums.c.metric)
-        .join(tables.privacy, literal(True))
-        .subquery("rows")
-    )
-    return protect(with_sizes(rows, _TABLE, "bin"), _TABLE)
-
-
-def _cells(period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None) -> Subquery:
-    """Cells of the histogram summed to period × place × metric × unit × bin, each with `suppressed`."""
-    c = _protected(period, restated, starting).c
-    groups = (c.start, c.day, *(c[place] for place in _places(by)), c.metric, c.unit, c.bin)
-    return (
-        select(
-            c.start,
-            c.day,
-            *_columns_of_place(c, by),
-            c.metric,
-            c.unit,
-            c.bin,
-            *(_sum(c[name]).label(name) for name in _SUMS),
-            func.max(c[FLAGS[by]]).label("suppressed"),
-        )
-        .group_by(*groups)
         .subquery("cells")
     )
 
 
+def _protected(cells: FromClause) -> CTE:
+    """Adds to one row per period × stage × department × metric × unit which of its figures stay hidden."""
+    k, p = tables.metric.c, tables.privacy.c
+    rows = (
+        select(*cells.c, case((k.small_groups == "shown", 1), else_=p.k).label("k"))
+        .join_from(cells, tables.metric, k.metric == cells.c.metric)
+        .join(tables.privacy, p.only == 1)
+        .subquery("rows")
+    )
+    return protect(with_sizes(rows, _TABLE), _TABLE)
+
+
 def hidden_places(span: Span) -> CompoundSelect[Any]:
     """(stage, department, metric, unit), '*' in margins, of the figures of a span of dates that must stay hidden."""
-    c = _protected(span, restated=False).c
+    c = _protected(_cells(span, BOTH, False, None)).c
     return union_all(
         *(
             select(*_columns_of_place(c, by), c.metric, c.unit).where(c[flag] == 1).distinct()
@@ -384,93 +381,101 @@ def score_of_bin(at: Expression, representative: Expression) -> Expression:
     )
 
 
-def _scored(cells: Subquery) -> Subquery:
-    """Each cell with what one of its contributions scores, and how far the distribution has come up to it."""
-    c, k, b = cells.c, tables.metric.c, tables.measure_bin.c
-    in_bins = k.kind.in_(["duration", "amount"])
-    score = score_of_bin(c.bin, b.representative)
-    place = (c.start, c.stage, c.department, c.metric, c.unit)
+_PLACE = ("metric", "start", "day", "stage", "department", "unit")
+"""What tells the figures of one view apart; `day` follows from `start`."""
 
-    def over(column: Expression) -> Expression:
-        return _whole(func.sum(column).over(partition_by=place))
+_SIDES = {"": "n", "weighted_": "weight"}
+"""Prefixes of the two readings of a histogram, and what each adds up: contributions, or their weights."""
 
-    def up_to(column: Expression) -> Expression:
-        return _whole(func.sum(column).over(partition_by=place, order_by=c.bin))
 
+def _reached(cells: Subquery) -> Subquery:
+    """Each bin with what its distribution has up to it and in all, the percentile's share, and the share's margins."""
+    c, k = cells.c, tables.metric.c
+    place = [c[name] for name in _PLACE]
+
+    def over(name: str, order: Expression | None = None) -> Expression:
+        # Doubles hold these sums exactly, and PostgreSQL adds them up several times as fast as BIGINT.
+        return func.sum(_real(c[name])).over(partition_by=place, order_by=order)
+
+    share = _real(k.percentile) / 100.0
+    size = {side: _positive(over(name)) for side, name in _SIDES.items()}
+    answers = {"": size[""], "weighted_": size["weighted_"] * size["weighted_"] / _positive(over("weight_sq"))}
     return (
         select(
             *c,
-            _real(score).label("score"),
-            _real(k.percentile).label("percentile"),
-            b.lower,
-            b.upper,
-            b.representative,
-            up_to(c.n).label("reached_n"),
-            over(c.n).label("size_n"),
-            up_to(c.weight).label("reached_weight"),
-            over(c.weight).label("size_weight"),
-            over(c.weight_sq).label("size_weight_sq"),
+            *(over(name, c.bin).label(f"reached_{name}") for name in _SIDES.values()),
+            *(size[side].label(f"size_{name}") for side, name in _SIDES.items()),
+            share.label("share"),
+            *((Z * func.sqrt(share * (1.0 - share) / n)).label(f"{side}margin") for side, n in answers.items()),
         )
         .join_from(cells, tables.metric, k.metric == c.metric)
-        .outerjoin(tables.measure_bin, and_(b.bin == c.bin, in_bins))
-        .subquery("scored")
+        .subquery("reached")
     )
 
 
-def _sums(scored: Subquery) -> Subquery:
+def _sums(reached: Subquery) -> Subquery:
     """One row per period × place × metric × unit: additive sums, and percentiles where the metric has one."""
-    s = scored.c
-    share = s.percentile / 100.0
+    r, k, b = reached.c, tables.metric.c, tables.measure_bin.c
+    score = case((k.kind != "duration", _real(score_of_bin(r.bin, b.representative))))
 
-    def at_percentile(reached: Expression, size: Expression) -> Expression:
-        return func.min(case((reached * 100.0 >= s.percentile * size, s.representative)))
+    def ends(side: str) -> list[Expression]:
+        reached, size, margin = r[f"reached_{_SIDES[side]}"], r[f"size_{_SIDES[side]}"], r[f"{side}margin"]
+        at_percentile = reached * 100.0 >= _real(k.percentile) * size
+        # Where the margin goes beyond 0 or 1, that end is not known.
+        low, high = func.min(r.share - margin), func.max(r.share + margin)
+        at_low = func.min(case((reached >= (r.share - margin) * size, _real(b.lower))))
+        at_high = func.min(case((reached >= (r.share + margin) * size, _real(b.upper))))
+        found = (func.min(case((at_percentile, b.representative))), case((low > 0.0, at_low)), case((high <= 1.0, at_high)))
+        return [value.label(f"{side}{name}") for value, name in zip(found, ("at_percentile", "at_low", "at_high"), strict=True)]
 
-    def at_ends(reached: Expression, size: Expression, n: Expression) -> Pair:
-        margin = Z * func.sqrt(share * (1.0 - share) / n)
-        low = and_(share - margin > 0.0, reached >= (share - margin) * size)
-        high = and_(share + margin <= 1.0, reached >= (share + margin) * size)
-        return func.min(case((low, _real(s.lower)))), func.min(case((high, _real(s.upper))))
-
-    n_effective = _real(s.size_weight) * _real(s.size_weight) / _positive(s.size_weight_sq)
-    low, high = at_ends(_real(s.reached_n), _real(s.size_n), _real(s.size_n))
-    weighted_low, weighted_high = at_ends(_real(s.reached_weight), _real(s.size_weight), n_effective)
+    place = [r[name] for name in _PLACE]
     return (
         select(
-            s.start,
-            s.day,
-            s.stage,
-            s.department,
-            s.metric,
-            s.unit,
-            _sum(s.n).label("n"),
-            _sum(s.weight).label("weight"),
-            _sum(s.weight_sq).label("weight_sq"),
-            _sum(s.total).label("total"),
-            func.max(s.suppressed).label("suppressed"),
-            func.sum(s.score * s.n).label("first"),
-            func.sum(s.score * s.score * s.n).label("second"),
-            func.sum(s.score * s.weight).label("weighted_first"),
-            func.sum(s.score * s.score * s.weight).label("weighted_second"),
-            at_percentile(_real(s.reached_n), _real(s.size_n)).label("at_percentile"),
-            low.label("at_low"),
-            high.label("at_high"),
-            at_percentile(_real(s.reached_weight), func.nullif(_real(s.size_weight), 0.0)).label(
-                "weighted_at_percentile"
-            ),
-            weighted_low.label("weighted_at_low"),
-            weighted_high.label("weighted_at_high"),
+            *place,
+            *(_sum(r[name]).label(name) for name in _SUMS),
+            func.sum(score * r.n).label("first"),
+            func.sum(score * score * r.n).label("second"),
+            func.sum(score * r.weight).label("weighted_first"),
+            func.sum(score * score * r.weight).label("weighted_second"),
+            *ends(""),
+            *ends("weighted_"),
         )
-        .group_by(s.start, s.day, s.stage, s.department, s.metric, s.unit)
+        .join_from(reached, tables.metric, k.metric == r.metric)
+        .outerjoin(tables.measure_bin, and_(b.bin == r.bin, k.kind.in_(["duration", "amount"])))
+        .group_by(*place)
+        .having(func.sum(r.n) > 0)
         .subquery("sums")
     )
 
 
-_SIDES = ("", "weighted_")
-"""Prefixes of the two readings of a histogram: each contribution once, and by its weight."""
+def _guarded(period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None) -> FromClause:
+    """One row per period × place × metric × unit: its sums, and `suppressed`."""
+    sums = _sums(_reached(_cells(period, by, restated, starting, "bin")))
+    if by == BOTH:
+        c = _protected(sums).c
+        return select(*(c[column.key] for column in sums.c), c[FLAGS[by]].label("suppressed")).subquery("guarded")
+    # Stacked and grouped, not joined: so a filter on the period reaches both parts.
+    c = _protected(_cells(period, BOTH, restated, starting)).c
+    place = [*_columns_of_place(c, by), c.metric, c.start, c.day, c.unit]
+    flags = (
+        select(*place, func.max(c[FLAGS[by]]).label("suppressed"))
+        .group_by(*(c[name] for name in _PLACE if name not in BOTH - by))
+        .subquery("flags")
+    )
+    names = [column.key for column in sums.c if column.key not in _PLACE]
+    stacked = union_all(
+        select(*sums.c, cast(null(), Integer).label("suppressed")),
+        select(*(flags.c[name] for name in _PLACE), *(null() for _ in names), flags.c.suppressed),
+    ).subquery("stacked")
+    s = stacked.c
+    key = [s[name] for name in _PLACE]
+    return (
+        select(*key, *(func.max(s[name]).label(name) for name in (*names, "suppressed"))).group_by(*key).subquery("guarded")
+    )
 
 
-def _means(sums: Subquery) -> Subquery:
-    """Adds, for both readings, the sample size and the means of the scores and of their squares."""
+def _means(sums: FromClause) -> Subquery:
+    """Adds, for both readings, the sample size, the means of the scores and of their squares."""
     s, k = sums.c, tables.metric.c
     n = _real(s.n)
     weight = _positive(s.weight)
@@ -618,7 +623,7 @@ def metric_select(
     period, which starts on its local date. `restated` adds the differences that later tags made; `starting` takes of
     days, weeks or months only those that start within it.
     """
-    e = _estimates(_margins(_means(_sums(_scored(_cells(period, by, restated, starting))))), period).c
+    e = _estimates(_margins(_means(_guarded(period, by, restated, starting))), period).c
     higher = e.direction == "higher"
     met = or_(and_(higher, e.interval_low >= e.target), and_(~higher, e.interval_high <= e.target))
     missed = or_(and_(higher, e.interval_high < e.target), and_(~higher, e.interval_low > e.target))
@@ -673,13 +678,13 @@ def _invitations(span: Span | None) -> CTE:
             _sum_if(m.bin == _COMPLETE, m.n).label("complete"),
         )
         .join_from(months, tables.metric, k.metric == m.metric)
-        .join(tables.privacy, literal(True))
+        .join(tables.privacy, p.only == 1)
         .where(k.kind == "funnel", m.basis == "as_reported", *([] if span is None else [month.between(*span)]))
         .group_by(*place)
         .having(func.sum(m.n) > 0)
         .subquery("counts")
     )
-    return protect(with_sizes(counts, _FUNNEL, "k"), _FUNNEL)
+    return protect(with_sizes(counts, _FUNNEL), _FUNNEL)
 
 
 def _response_funnel() -> Select[Any]:
@@ -725,7 +730,7 @@ def _score_distribution() -> Select[Any]:
             _sum(m.weight).label("weight"),
         )
         .join_from(months, tables.metric, k.metric == m.metric)
-        .join(tables.privacy, literal(True))
+        .join(tables.privacy, p.only == 1)
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
         .group_by(*place, p.k, m.bin)
         .having(func.sum(m.n) > 0)
@@ -782,12 +787,12 @@ def _open_tickets() -> CTE:
             _sum_if(t.resolution_due_at < NowUs()).label("overdue_resolution"),
             func.min(t.opened_at).label("oldest_opened_at"),
         )
-        .join_from(tables.ticket, tables.privacy, literal(True))
+        .join_from(tables.ticket, tables.privacy, p.only == 1)
         .where(t.is_open == 1)
         .group_by(t.stage, t.department, p.k)
         .subquery("counts")
     )
-    return protect(with_sizes(counts, (), "k"), ())
+    return protect(with_sizes(counts, ()), ())
 
 
 def _ticket_backlog() -> Select[Any]:
@@ -842,12 +847,12 @@ def _promises(span: Span | None) -> CTE:
             _whole(func.count()).label("n"),
             *(_sum(each.c[name]).label(name) for name in ("met", "missed", "pending")),
         )
-        .join_from(each, tables.privacy, literal(True))
+        .join_from(each, tables.privacy, p.only == 1)
         .group_by(*place, p.k)
         .subquery("counts")
     )
     table = ("period_start", "promise")
-    return protect(with_sizes(counts, table, "k"), table)
+    return protect(with_sizes(counts, table), table)
 
 
 def _ticket_sla() -> Select[Any]:
@@ -990,12 +995,12 @@ def _hidden_cohorts() -> Subquery:
     place = list(opened.c)
     counts = (
         select(*place, p.k, _whole(func.count()).label("n"))
-        .join_from(opened, tables.privacy, literal(True))
+        .join_from(opened, tables.privacy, p.only == 1)
         .group_by(*place, p.k)
         .subquery("counts")
     )
     table = ("period_start",)
-    cells = protect(with_sizes(counts, table, "k"), table)
+    cells = protect(with_sizes(counts, table), table)
     one, all_ = (suppressed(cells, table, by).c for by in (frozenset[Place]({"department"}), frozenset[Place]()))
     return union_all(
         select(one.period_start, one.department, one.suppressed),
@@ -1093,11 +1098,11 @@ def _tagged(period: Period | Span) -> CTE:
             _sum(d.confidence).label("confidence_millionths"),
             _sum(doubt).label("in_doubt_millionths"),
         )
-        .join_from(dated, tables.privacy, literal(True))
+        .join_from(dated, tables.privacy, p.only == 1)
         .group_by(*place)
         .subquery("counts")
     )
-    return protect(with_sizes(counts, ("period_start",), "k"), ("period_start",))
+    return protect(with_sizes(counts, ("period_start",)), ("period_start",))
 
 
 def tagging(period: Period | Span, places: Sequence[frozenset[Place]] = tuple(FLAGS)) -> Select[Any]:
@@ -1208,7 +1213,7 @@ def _customers(period: Period) -> Select[Any]:
             _whole(func.count()).label("people"),
             *(_sum(firsts[name]).label(name) for name in ("first_of_stage", "first_of_department", "first_of_company")),
         )
-        .join_from(firsts.n.table, tables.privacy, literal(True))
+        .join_from(firsts.n.table, tables.privacy, tables.privacy.c.only == 1)
         .group_by(*place, tables.privacy.c.k)
         .subquery("counts")
         .c
@@ -1311,12 +1316,12 @@ def _override_rate(period: Period) -> Select[Any]:
             p.k,
             *(_sum(dated[name]).label(name) for name in _RATE_COUNTS),
         )
-        .join_from(dated.n.table, tables.privacy, literal(True))
+        .join_from(dated.n.table, tables.privacy, p.only == 1)
         .group_by(*place, p.k)
         .subquery("counts")
     )
     table = ("period_start", "tag_method")
-    cells = protect(with_sizes(counts, table, "k"), table)
+    cells = protect(with_sizes(counts, table), table)
     one = _margin(cells, frozenset[Place]({"stage", "department"}), table, _RATE_COUNTS).c
     all_ = _margin(cells, frozenset[Place](), table, _RATE_COUNTS).c
     columns = ("period_start", "tag_method", *_RATE_COUNTS, "hidden")
@@ -1376,11 +1381,11 @@ def _red_flags(period: Period) -> CTE:
             _sum(red_flags.late).label("missed"),
             _sum_if(and_(in_time, red_flags.made_at.is_(None))).label("pending"),
         )
-        .join_from(red_flags.late.table, tables.privacy, literal(True))
+        .join_from(red_flags.late.table, tables.privacy, p.only == 1)
         .group_by(red_flags.period_start, red_flags.department, p.k)
         .subquery("counts")
     )
-    return protect(with_sizes(counts, ("period_start",), "k"), ("period_start",))
+    return protect(with_sizes(counts, ("period_start",)), ("period_start",))
 
 
 def _flag_acknowledgement(period: Period) -> Select[Any]:
