@@ -8,11 +8,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
 from vocbeam.sinks import catalog
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.partitions import add_months
 from vocbeam.sinks.roles import ROLES, TABLE_ACCESS, Grants, creation_statements, rights
+from vocbeam.sinks.transaction import in_transaction
 from vocbeam.sinks.views import view_names
+
+LONGEST_STATEMENT_S = 3_600
 
 prefix_option = click.option(
     "--role-prefix",
@@ -30,7 +35,10 @@ def migrate(home: Home, warehouse: str | None, role_prefix: str | None) -> None:
 
     Takes the owner, but neither key nor governance file; `vocbeam apply` does the same and puts a file into force.
     """
-    catalog.migrate(open_engine(warehouse or home.warehouse_url, write=True), role_prefix)
+    # Moving events into partitions takes as long as they are read twice.
+    engine = open_engine(warehouse or home.warehouse_url, write=True, answer_s=LONGEST_STATEMENT_S)
+    catalog.migrate(engine, role_prefix)
+    in_transaction(engine, lambda connection: add_months(connection, now_us()))
     click.echo("tables, views and rights are those of this release")
 
 

@@ -45,12 +45,14 @@ def limits_of(governance: Governance, now: int) -> Limits:
 @home_option
 @warehouse_option
 @click.option("--dry-run", is_flag=True, help="Only count what has expired.")
+@click.option("--exact", is_flag=True, help="PostgreSQL: don't wait until a whole month of events has expired.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def retain(home: Home, warehouse: str | None, dry_run: bool, as_json: bool) -> None:
+def retain(*, home: Home, warehouse: str | None, dry_run: bool, exact: bool, as_json: bool) -> None:
     """Delete rows older than the governance file in force allows; aggregates keep what they counted.
 
     Safe beside a running pipeline, and to be run again when interrupted. What is kept how long is under `retention` and
-    `deduplication` in the governance file.
+    `deduplication` in the governance file. On PostgreSQL a month of events goes as a whole, once its last event has
+    expired, and partitions for the months to come are made.
     """
     url = warehouse or home.warehouse_url
     reader, engine = open_engine(url), open_engine(url, write=True)
@@ -58,7 +60,7 @@ def retain(home: Home, warehouse: str | None, dry_run: bool, as_json: bool) -> N
     with reader.connect() as connection:
         taxonomy = read.taxonomy(connection)
     governance = parse_governance(taxonomy.governance_text)
-    expired = expire(reader, engine, limits_of(governance, now_us()), now=now_us, dry_run=dry_run)
+    expired = expire(reader, engine, limits_of(governance, now_us()), now=now_us, dry_run=dry_run, exact=exact)
     touched = [metadata.tables[entry.table] for entry in expired if entry.rows]
     if event in touched or ticket in touched:
         touched.append(tag_override)
@@ -79,5 +81,7 @@ def retain(home: Home, warehouse: str | None, dry_run: bool, as_json: bool) -> N
             f", {entry.contributions_kept:,} contributions stay in the aggregates" if entry.contributions_kept else ""
         )
         click.echo(f"{entry.table}: {entry.rows:,} {'have expired' if dry_run else 'removed'}{stay}")
+        if entry.partitions:
+            click.echo(f"  dropped: {', '.join(entry.partitions)}")
     if shredded is not None:
         click.echo(shredded.message)

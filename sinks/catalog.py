@@ -27,6 +27,7 @@ from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks import roles
 from vocbeam.sinks.bulk import insert_rows
 from vocbeam.sinks.engine import driver_error, is_contention, is_forbidden, is_transient
+from vocbeam.sinks.partitions import add_months
 from vocbeam.sinks.tables import (
     KEY_FINGERPRINT,
     TIMEZONE,
@@ -231,6 +232,7 @@ def apply_governance(
 
     def apply(connection: Connection) -> None:
         _upgrade(connection)
+        add_months(connection, now())
         known = _settings(connection)
         _keep(connection, known, KEY_FINGERPRINT, key_fingerprint, _wrong_key)
         _keep(connection, known, TIMEZONE, governance.timezone, _other_timezone)

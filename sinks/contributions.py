@@ -44,6 +44,14 @@ class MeasureChange:
             add_contributions(self.restated, restated, sign)
             add_contributions(self.restated, contributions, -sign)
 
+    def add_stored(self, contributions: str | None, restated: str | None, n: int) -> None:
+        """Adds what `n` rows with the same stored JSON contribute; `restated` None as in `add`."""
+        reported = contributions_from_json(contributions) if contributions else []
+        add_contributions(self.reported, reported, n)
+        if restated is not None:
+            add_contributions(self.restated, contributions_from_json(restated), n)
+            add_contributions(self.restated, reported, -n)
+
     def cells(self) -> Iterator[tuple[Basis, Cell, list[int]]]:
         """(basis, cell, sums) of each cell that changes."""
         bases: tuple[tuple[Basis, Delta], ...] = ((AS_REPORTED, self.reported), (RESTATED, self.restated))

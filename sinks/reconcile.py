@@ -14,11 +14,10 @@ from vocbeam.sinks.contributions import (
     RESTATED,
     Basis,
     MeasureChange,
-    add_contributions,
-    contributions_from_json,
 )
 from vocbeam.sinks.grains import Key, grains_now, place, stored_calendar
 from vocbeam.sinks.measures import SUMS
+from vocbeam.sinks.partitions import partitions_kept
 from vocbeam.sinks.read import LedgerRow, snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
@@ -65,7 +64,7 @@ def reconcile(engine: Engine) -> list[Check]:
     checks on cells count those that differ, of which none is expected. On PostgreSQL the auditor's rights
     suffice. Raises SinkError where the warehouse can't be read.
     """
-    with snapshot(engine) as connection:
+    with partitions_kept(engine), snapshot(engine) as connection:
         return [*_ledger_checks(connection), *_measure_checks(connection)]
 
 
@@ -205,9 +204,5 @@ def _change_of_rows(connection: Connection) -> MeasureChange:
             .group_by(c.contributions, c.restated)
         )
         for contributions, restated, n in connection.execution_options(yield_per=10_000).execute(query):
-            reported = contributions_from_json(contributions) if contributions else []
-            add_contributions(change.reported, reported, n)
-            if restated is not None:
-                add_contributions(change.restated, contributions_from_json(restated), n)
-                add_contributions(change.restated, reported, -n)
+            change.add_stored(contributions, restated, n)
     return change

@@ -1,20 +1,30 @@
 """Retention: rows older than the governance file allows are removed; aggregates survive exactly, the books balance.
 
 Each table is scanned in short steps and emptied in batches of one short transaction each, so it can run beside the
-pipeline and be interrupted and started again at any point. What a row had added to `measure` stays there, booked in
-`measure_retired`. A ticket, answer or response that expired is remembered in `retired_subject` for the deduplication
-horizon: an event of it that comes later is loaded, but changes the aggregates no more.
+pipeline and be interrupted and started again at any point. On PostgreSQL events leave by whole months
+(`sinks/partitions.py`); row by row go flags, and what is not in a month's partition. What a row had added to `measure`
+stays there, booked in `measure_retired`. A ticket, answer or response that expired is remembered in `retired_subject`
+for the deduplication horizon: an event of it that comes later is loaded, but changes the aggregates no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, func, or_, select
 
-from vocbeam.sinks.retire import keyed, remove_rows
+from vocbeam.sinks.partitions import (
+    Partition,
+    add_months,
+    drop_partition,
+    outside_all,
+    partitions,
+    retire_partition,
+)
+from vocbeam.sinks.retire import Removed, keyed, remove_rows
 from vocbeam.sinks.tables import (
     customer_day,
     dead_letter,
@@ -48,11 +58,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Expired:
-    """What was (or would be) removed from one table."""
+    """What was (or would be) removed from one table; of `event` also the partitions that were emptied and dropped."""
 
     table: str
     rows: int
     contributions_kept: int
+    partitions: tuple[str, ...] = ()
 
 
 def conditions(limits: Limits) -> Mapping[Table, ColumnElement[bool]]:
@@ -101,16 +112,64 @@ def retain(
     *,
     now: Callable[[], int],
     dry_run: bool = False,
+    exact: bool = False,
     failpoint: Failpoint = NO_FAILPOINT,
 ) -> list[Expired]:
     """Removes (or, in a dry run, counts) what has expired, table by table; `engine` writes.
 
-    Raises SinkUnavailable when the database stays away; what was removed stays removed.
+    Of a partitioned `event`, a month stays until all of it has expired; `exact` deletes what has expired of one that
+    has begun to. Partitions come last, and those of months to come are made. Raises SinkUnavailable when the database
+    stays away, or a partition stays locked; what was removed stays removed.
     """
-    return [
-        _expire(reader, engine, table, condition, now, dry_run, failpoint)
-        for table, condition in conditions(limits).items()
-    ]
+    with reader.connect() as connection:
+        months = partitions(connection)
+    gone = [month for month in months if limits.event is not None and month.until <= limits.event]
+    by_rows = outside_all([month for month in months if month in gone or not _row_by_row(month, limits, exact)])
+    found = []
+    for table, condition in conditions(limits).items():
+        within = by_rows if months and table is event else None
+        found.append(_expire(reader, engine, table, condition, within, now, dry_run, failpoint))
+        if table is event and dry_run:
+            with reader.connect() as connection:
+                lying = select(func.count()).where(event.c.event_type != "flag", ~outside_all(gone))
+                n = connection.execute(lying).scalar_one() if gone else 0
+            found[-1] = replace(found[-1], rows=found[-1].rows + n)
+    if months and not dry_run:
+        in_transaction(engine, lambda connection: add_months(connection, now()))
+    if gone and not dry_run:
+        by_table = [entry.table for entry in found].index(event.name)
+        found[by_table] = _expire_partitions(engine, gone, found[by_table], failpoint)
+    return found
+
+
+def _row_by_row(month: Partition, limits: Limits, exact: bool) -> bool:
+    """Whether expired rows of a partition that is not to go as a whole are removed one by one."""
+    begun = limits.event is not None and month.since is not None and month.since < limits.event
+    return month.since is None or (exact and begun)
+
+
+def _expire_partitions(engine: Engine, gone: Iterable[Partition], rows: Expired, failpoint: Failpoint) -> Expired:
+    """Empties and drops partitions, the oldest first, and adds them to what was removed row by row."""
+    for partition in gone:
+
+        def retire(connection: Connection, partition: Partition = partition) -> Removed:
+            removed = retire_partition(connection, partition, failpoint.reach)
+            failpoint.reach("before_commit")
+            return removed
+
+        removed = in_transaction(engine, retire)
+        failpoint.reach("after_commit")
+        dropped = False
+        if partition.since is not None:
+            dropped = in_transaction(engine, partial(drop_partition, partition=partition))
+            failpoint.reach("dropped")
+        rows = Expired(
+            rows.table,
+            rows.rows + removed.rows,
+            rows.contributions_kept + removed.kept,
+            (*rows.partitions, partition.name) if dropped else rows.partitions,
+        )
+    return rows
 
 
 def _expire(
@@ -118,6 +177,7 @@ def _expire(
     engine: Engine,
     table: Table,
     condition: ColumnElement[bool],
+    within: ColumnElement[bool] | None,
     now: Callable[[], int],
     dry_run: bool,
     failpoint: Failpoint,
@@ -125,7 +185,7 @@ def _expire(
     key = list(table.primary_key)
     rows = kept = 0
     with reader.connect() as connection:
-        for window in windows(connection, table):
+        for window in windows(connection, table, within=within):
             found = [tuple(row) for row in connection.execute(select(*key).where(window, condition).order_by(*key))]
             # The look at this window ends here: a snapshot kept open would keep SQLite's log from being emptied.
             connection.commit()

@@ -71,7 +71,12 @@ _HAS_STAGE = and_(event.c.stage != UNASSIGNED, event.c.tag_method != TOUCHPOINT)
 """Events with a stage of their own: only these are touchpoints."""
 
 
-_SAME_EVENT = and_(event.c.ledger_id == settle_event.c.ledger_id, event.c.kafka_offset == settle_event.c.kafka_offset)
+_SAME_EVENT = and_(
+    # The time alone tells PostgreSQL in which partition to look.
+    event.c.event_time == settle_event.c.event_time,
+    event.c.ledger_id == settle_event.c.ledger_id,
+    event.c.kafka_offset == settle_event.c.kafka_offset,
+)
 
 
 @dataclass

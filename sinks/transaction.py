@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import tenacity
-from sqlalchemy import ColumnElement, Connection, Engine, Table, literal, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, literal, select, tuple_
 
 from vocbeam.schemas.errors import SinkUnavailable
 from vocbeam.sinks.engine import driver_error, is_transient
@@ -49,8 +49,12 @@ def in_transaction(engine: Engine, work: Callable[[Connection], T], retry_limit_
         ) from cause
 
 
-def windows(connection: Connection, table: Table, rows: int = WINDOW_ROWS) -> Iterator[ColumnElement[bool]]:
+def windows(
+    connection: Connection, table: Table, rows: int = WINDOW_ROWS, within: ColumnElement[bool] | None = None
+) -> Iterator[ColumnElement[bool]]:
     """Conditions that select a table piece by piece, in key order, at most `rows` each.
+
+    With `within`, only rows that meet it are counted and selected: a condition that spares PostgreSQL whole partitions.
 
     The transaction of each piece ends before the next one begins, so that no snapshot is held for the whole scan. Rows
     that are inserted behind the scan are not seen.
@@ -59,11 +63,15 @@ def windows(connection: Connection, table: Table, rows: int = WINDOW_ROWS) -> It
     after: ColumnElement[bool] | None = None
     while True:
         query = select(*key).order_by(*key).offset(rows - 1).limit(1)
+        if within is not None:
+            query = query.where(within)
         end = connection.execute(query if after is None else query.where(after)).first()
         parts = [
-            part for part in (after, None if end is None else _compared(table, tuple(end), "<=")) if part is not None
+            part
+            for part in (within, after, None if end is None else _compared(table, tuple(end), "<="))
+            if part is not None
         ]
-        yield parts[0] if len(parts) == 1 else (parts[0] & parts[1] if parts else literal(1) == 1)
+        yield and_(*parts) if parts else literal(1) == 1
         connection.commit()
         if end is None:
             return
