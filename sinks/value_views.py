@@ -31,7 +31,7 @@ def definitions() -> Iterator[Definition]:
     yield (
         "issue_payout",
         "Issues (stage, department, topic, and the metric that shows whom they met) by what they cost, the surest "
-        "first. Never add payouts: issues share customers.",
+        "first of each way of counting (payout_by). Never add payouts: issues share customers.",
         _issue_payout,
     )
 
@@ -66,6 +66,7 @@ def _issue_payout() -> Select[Any]:
         select(
             *[v[name] for name in _FIT],
             _is_latest(tables.value_issue),
+            v.payout_by,
             v.stage,
             s.name.label("stage_name"),
             v.department,

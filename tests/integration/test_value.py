@@ -148,7 +148,7 @@ def test_value__says_what_is_missing(sqlite_url: str, tmp_path: Path, monkeypatc
 
 def test_replace_fit__two_at_once_take_turns(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, mini())
-    key = FitKey(date(2018, 1, 1), 20, "restated")
+    key = FitKey(date(2018, 1, 1), 20, "restated", 20)
     row = {
         "metric": "csat", "customer_class": "satisfied", "quantity": "churn", "unit": "share", "day": 20, "n": 100,
         "value": 0.1, "interval_low": 0.05, "interval_high": 0.2, "p_value": None, "suppressed": 0,
