@@ -28,9 +28,8 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import ensure_applied, now_us
-from vocbeam.pipelines.runners import InProcess
+from vocbeam.pipelines.runners import run_here
 from vocbeam.pipelines.settings import Home, governance_option, home_option, warehouse_option
-from vocbeam.pipelines.supervisor import original_error
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, Value, load_governance, parse_governance
 from vocbeam.schemas.timebase import DAY_US, LocalCalendar
@@ -57,8 +56,6 @@ from vocbeam.transforms.payout import (
     rank_issues,
 )
 from vocbeam.transforms.value_segment import SegmentRow, segment_rows
-
-RUNNER = InProcess()
 
 OUTPUT_WIDTH = 150
 
@@ -400,14 +397,7 @@ def value(
     revenue_horizon = revenue_horizon_days or horizon_days or value_section(rules).revenue_horizon_days or horizon
     job = ValueJob(url, rules.to_yaml_text(), horizon, revenue_horizon, replicates, seed, not dry_run)
     RESULTS.found.clear()
-    click.echo(f"{', '.join(map(str, chosen))}: {horizon} days · {RUNNER.description}, value", err=True)
-    try:
-        RUNNER.run(partial(job.compose, landmarks=chosen))
-    except Exception as error:
-        ours = original_error(error)
-        if ours is None:
-            raise
-        raise ours from error
+    run_here(partial(job.compose, landmarks=chosen), f"value, {', '.join(map(str, chosen))}: {horizon} days")
     found = sorted(RESULTS.found, key=lambda each: each.key.landmark)
     if as_json:
         click.echo(json.dumps([found_json(each) for each in found]))
