@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, case, func, select
+from sqlalchemy import ColumnElement, Select, Table, case, select
 
 from vocbeam.sinks import tables
 
@@ -83,14 +83,16 @@ def _issue_payout() -> Select[Any]:
 
 
 def _is_latest(table: Table) -> ColumnElement[int]:
-    latest = select(func.max(table.alias("any").c.landmark)).scalar_subquery()
-    return case((table.c.landmark == latest, 1), else_=0).label("is_latest")
+    """Of the fits of the latest landmark, with whatever horizons, the one made last: its rows were written at once."""
+    fit = table.alias("any").c
+    latest = select(fit.fitted_at).order_by(fit.landmark.desc(), fit.fitted_at.desc()).limit(1).scalar_subquery()
+    return case((table.c.fitted_at == latest, 1), else_=0).label("is_latest")
 
 
 def _comments(table: Table) -> dict[str, str]:
     return {
         **{column.key: column.comment or "" for column in table.c},
-        "is_latest": "1: of the latest landmark; 0: of an earlier one.",
+        "is_latest": "1: of the fit of the latest landmark that was made last; 0: of another.",
         "name": "Name of the metric.",
         "stage_name": "Name of the stage.",
         "department_name": "Name of the department.",

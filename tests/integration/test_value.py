@@ -111,7 +111,11 @@ def test_value__finds_keeps_and_replaces(warehouse_url: str, tmp_path: Path) -> 
         query = text("SELECT * FROM issue_payout WHERE horizon_days = 20 AND payout_by = 'leaving'")
         (shown,) = connection.execute(query).mappings()
         assert shown["stage_name"] == "Deliver"
-        assert shown["is_latest"] == 1
+        assert shown["is_latest"] == 0
+        query = text("SELECT payout_by, horizon_days FROM issue_payout WHERE is_latest = 1")
+        assert sorted(connection.execute(query).all()) == [("leaving", 10), ("revenue", 20)]
+        query = text("SELECT DISTINCT horizon_days FROM value_by_class WHERE is_latest = 1")
+        assert connection.execute(query).scalars().all() == [10]
         assert shown["affected"] == 60
         days = text("SELECT max(day), min(value) FROM retention_by_class WHERE metric = 'csat' AND horizon_days = 20")
         last, least = connection.execute(days).one()
