@@ -200,7 +200,9 @@ def render_executive(found: Executive) -> str:
     }
     measured = {department: {line["metric"] for line in section["targets"]} for department, section in sections.items()}
     for department, section in sections.items():
-        section["edges"] = [edge for edge in edges if edge["driver"] in measured[department]]
+        own = [edge for edge in edges if edge["driver"] in measured[department]]
+        section["edges"] = [edge for edge in own if edge["verdict"] != "not enough data"]
+        section["untold"] = len(own) - len(section["edges"])
     return environment.get_template("executive.html.j2").render(
         company=found.governance.company,
         period=found.period,
@@ -253,7 +255,7 @@ def _target(found: Executive, row: Row) -> dict[str, Any]:
 
 WAYS: tuple[tuple[str, PayoutBy, str, str], ...] = (
     ("issues", "leaving", "Customers who leave for it", "More of them leave"),
-    ("lost", "revenue", "Revenue that is lost", "Each brings less by"),
+    ("lost", "revenue", "Revenue that is lost", "What each brings"),
 )
 """Of counting what trouble costs: name of the query, what it goes by, its heading and that of the effect."""
 
@@ -278,10 +280,11 @@ def _issue(found: Executive, row: Row, payout_by: PayoutBy) -> dict[str, Any]:
     enough = row["effect"] is not None
     effect, interval = NOTHING, NOTHING
     if enough and payout_by == "leaving":
-        effect, interval = points(row["effect"]), _between(100 * row["interval_low"], 100 * row["interval_high"])
+        effect = f"{_in_hundred(row['effect'])} in 100"
+        interval = f"{_in_hundred(row['interval_low'])} to {_in_hundred(row['interval_high'])}"
     elif enough:
-        effect = money(row["currency"], row["effect"])
-        low, high = (money(row["currency"], row[end]) for end in ("interval_low", "interval_high"))
+        # A loss is less of it.
+        effect, low, high = (money(row["currency"], -row[name]) for name in ("effect", "interval_high", "interval_low"))
         interval = f"{low} to {_bare(high)}"
     return {
         "department": row["department"],
@@ -293,7 +296,9 @@ def _issue(found: Executive, row: Row, payout_by: PayoutBy) -> dict[str, Any]:
         "affected": f"{row['affected']:,} of {row['customers']:,}" if enough else NOTHING,
         "effect": effect,
         "interval": interval,
-        "payout": money(row["currency"], row["payout"]),
+        "payout": money(row["currency"], row["payout"])
+        if row["payout"] is None or row["payout"] > 0
+        else "nothing seen",
         "payout_low": money(row["currency"], row["payout_low"]),
         "low": row["payout_low"],
         "currency": row["currency"],
@@ -471,7 +476,7 @@ def _comparisons(found: Executive) -> list[dict[str, Any]]:
                 "lines": lines,
                 "chance": None
                 if p_value is None
-                else ("less than 1 in 1,000" if p_value < 0.001 else f"{p_value:.3f}"),
+                else ("fewer than 1 of 1,000" if p_value < 0.001 else f"{1000 * p_value:.0f} of 1,000"),
                 "differs": p_value is not None and p_value < 0.05,
                 "svg": curves(curve) if curve else None,
             }
@@ -570,9 +575,8 @@ def money(currency: str, value: float | None) -> str:
     return f"{currency} {major:,.{digits if abs(major) < SMALL_SUM else 0}f}".replace("-", "−")
 
 
-def points(share: float) -> str:
-    """A difference of shares for people: +3.2 % points."""
-    return f"{100 * share:+.1f} % points".replace("-", "−")
+def _in_hundred(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _plural(step: str) -> str:
