@@ -22,6 +22,7 @@ from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import LocalCalendar, from_micros
+from vocbeam.schemas.value import PayoutBy
 from vocbeam.sinks import read
 from vocbeam.transforms.statistics import Interval
 
@@ -90,10 +91,13 @@ def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
         ),
         Query(
             "issues",
-            "Trouble by what it costs, the surest first.",
-            "SELECT landmark, horizon_days, stage, stage_name, department, topic, metric, name, currency, status,\n"
-            "       customers, affected, effect, interval_low, interval_high, payout, payout_low, payout_high\n"
-            "FROM issue_payout\nWHERE is_latest = 1\nORDER BY rank IS NULL, rank, stage, metric",
+            "Trouble by the customers who leave for it and what these would have brought, the surest first.",
+            _issues_by("leaving"),
+        ),
+        Query(
+            "lost",
+            "Trouble by the revenue that is lost, the surest first.",
+            _issues_by("revenue"),
         ),
         Query(
             "classes",
@@ -132,6 +136,15 @@ def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
     ]
 
 
+def _issues_by(payout_by: PayoutBy) -> str:
+    return (
+        "SELECT landmark, horizon_days, stage, stage_name, department, topic, metric, name, currency, status,\n"
+        "       customers, affected, effect, interval_low, interval_high, payout, payout_low, payout_high\n"
+        f"FROM issue_payout\nWHERE is_latest = 1 AND payout_by = '{payout_by}'\n"
+        "ORDER BY rank IS NULL, rank, stage, metric"
+    )
+
+
 def build_executive(connection: Connection, period: Period | None, now: int) -> Executive:
     """Asks everything for one month; None takes the latest month of the data.
 
@@ -162,7 +175,7 @@ def render_executive(found: Executive) -> str:
     )
     rows = found.rows
     targets = [_target(found, row) for row in rows["targets"] if row["status"] in WORDS]
-    issues = [_issue(found, row) for row in rows["issues"]]
+    ways = [_way(found, *way) for way in WAYS]
     done = _done(found)
     cases = [_case(found, row) for row in rows["cases"]]
     edges = [_edge(row) for row in rows["drivers"]]
@@ -171,7 +184,14 @@ def render_executive(found: Executive) -> str:
             "row": row,
             "stages": [stage.name for stage in found.stages.values() if stage.owner == row.department],
             "targets": [line for line in targets if line["department"] == row.department],
-            "issues": [issue for issue in issues if issue["department"] == row.department],
+            "ways": [
+                {
+                    **way,
+                    "issues": [issue for issue in way["issues"] if issue["department"] == row.department],
+                    "unknown": sum(issue["department"] == row.department for issue in way["unknown"]),
+                }
+                for way in ways
+            ],
             "done": [each for each in done if each["owner"] == row.department],
             "cases": [case for case in cases if case["department"] == row.department],
         }
@@ -180,7 +200,9 @@ def render_executive(found: Executive) -> str:
     }
     measured = {department: {line["metric"] for line in section["targets"]} for department, section in sections.items()}
     for department, section in sections.items():
-        section["edges"] = [edge for edge in edges if edge["driver"] in measured[department]]
+        own = [edge for edge in edges if edge["driver"] in measured[department]]
+        section["edges"] = [edge for edge in own if edge["verdict"] != "not enough data"]
+        section["untold"] = len(own) - len(section["edges"])
     return environment.get_template("executive.html.j2").render(
         company=found.governance.company,
         period=found.period,
@@ -191,11 +213,17 @@ def render_executive(found: Executive) -> str:
         tally=_tally(sections, targets),
         statuses=[(status, WORDS[status]) for status in STATUS_ORDER],
         headlines=_headlines(found),
-        stake=_stake(found, issues),
-        issues=issues[:TOP_ISSUES],
-        issues_left=max(0, len(issues) - TOP_ISSUES),
-        horizon=rows["issues"][0]["horizon_days"] if rows["issues"] else None,
-        landmark=rows["issues"][0]["landmark"] if rows["issues"] else None,
+        ways=[
+            {
+                **way,
+                "stake": _stake(way["issues"]),
+                "issues": way["issues"][:TOP_ISSUES],
+                "left": max(0, len(way["issues"]) - TOP_ISSUES),
+                "unknown": len(way["unknown"]),
+            }
+            for way in ways
+        ],
+        priced=bool(rows["issues"]),
         comparisons=_comparisons(found),
         edges=edges[:TOP_DRIVERS],
         unproven=[edge for edge in edges if edge["verdict"] != "proven"],
@@ -225,8 +253,39 @@ def _target(found: Executive, row: Row) -> dict[str, Any]:
     }
 
 
-def _issue(found: Executive, row: Row) -> dict[str, Any]:
+WAYS: tuple[tuple[str, PayoutBy, str, str], ...] = (
+    ("issues", "leaving", "Customers who leave for it", "More of them leave"),
+    ("lost", "revenue", "Revenue that is lost", "What each brings"),
+)
+"""Of counting what trouble costs: name of the query, what it goes by, its heading and that of the effect."""
+
+
+def _way(found: Executive, query: str, payout_by: PayoutBy, heading: str, effect: str) -> dict[str, Any]:
+    """All trouble as one way of counting tells it; `unknown` is what there is too little data for."""
+    issues = [_issue(found, row, payout_by) for row in found.rows[query]]
+    first = found.rows[query][0] if found.rows[query] else {"horizon_days": None, "landmark": None}
+    return {
+        "query": query,
+        "by": payout_by,
+        "heading": heading,
+        "effect": effect,
+        "days": first["horizon_days"],
+        "landmark": first["landmark"],
+        "issues": [issue for issue in issues if issue["status"] != "not enough data"],
+        "unknown": [issue for issue in issues if issue["status"] == "not enough data"],
+    }
+
+
+def _issue(found: Executive, row: Row, payout_by: PayoutBy) -> dict[str, Any]:
     enough = row["effect"] is not None
+    effect, interval = NOTHING, NOTHING
+    if enough and payout_by == "leaving":
+        effect = f"{_in_hundred(row['effect'])} in 100"
+        interval = f"{_in_hundred(row['interval_low'])} to {_in_hundred(row['interval_high'])}"
+    elif enough:
+        # A loss is less of it.
+        effect, low, high = (money(row["currency"], -row[name]) for name in ("effect", "interval_high", "interval_low"))
+        interval = f"{low} to {_bare(high)}"
     return {
         "department": row["department"],
         "place": " · ".join(
@@ -235,9 +294,11 @@ def _issue(found: Executive, row: Row) -> dict[str, Any]:
         "name": row["name"] or row["metric"],
         "status": row["status"],
         "affected": f"{row['affected']:,} of {row['customers']:,}" if enough else NOTHING,
-        "effect": points(row["effect"]) if enough else NOTHING,
-        "interval": _between(100 * row["interval_low"], 100 * row["interval_high"]) if enough else NOTHING,
-        "payout": money(row["currency"], row["payout"]),
+        "effect": effect,
+        "interval": interval,
+        "payout": money(row["currency"], row["payout"])
+        if row["payout"] is None or row["payout"] > 0
+        else "nothing seen",
         "payout_low": money(row["currency"], row["payout_low"]),
         "low": row["payout_low"],
         "currency": row["currency"],
@@ -352,10 +413,8 @@ def _headlines(found: Executive) -> list[dict[str, str]]:
     return sorted(lines, key=lambda line: line["level"] != "cx")
 
 
-def _stake(found: Executive, issues: Sequence[Row]) -> dict[str, Any] | None:
-    """The dearest proven issue by the lower end of what it costs, and how many are proven; None without any."""
-    if not issues:
-        return None
+def _stake(issues: Sequence[Row]) -> dict[str, Any]:
+    """The dearest proven issue by the lower end of what it costs, if any, and how many are proven."""
     proven = [
         issue for issue in issues if issue["status"] == "proven" and issue["low"] is not None and issue["low"] > 0
     ]
@@ -417,7 +476,7 @@ def _comparisons(found: Executive) -> list[dict[str, Any]]:
                 "lines": lines,
                 "chance": None
                 if p_value is None
-                else ("less than 1 in 1,000" if p_value < 0.001 else f"{p_value:.3f}"),
+                else ("fewer than 1 of 1,000" if p_value < 0.001 else f"{1000 * p_value:.0f} of 1,000"),
                 "differs": p_value is not None and p_value < 0.05,
                 "svg": curves(curve) if curve else None,
             }
@@ -516,9 +575,8 @@ def money(currency: str, value: float | None) -> str:
     return f"{currency} {major:,.{digits if abs(major) < SMALL_SUM else 0}f}".replace("-", "−")
 
 
-def points(share: float) -> str:
-    """A difference of shares for people: +3.2 % points."""
-    return f"{100 * share:+.1f} % points".replace("-", "−")
+def _in_hundred(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _plural(step: str) -> str:

@@ -28,6 +28,7 @@ from vocbeam.deploy.garbage import collect_seldom
 from vocbeam.deploy.prism import VERSION, find_prism, running_prism
 from vocbeam.pipelines.flink_job import Flink, FlinkAddresses
 from vocbeam.pipelines.settings import Home
+from vocbeam.pipelines.supervisor import original_error
 from vocbeam.schemas.errors import ConfigError, RunnerError
 from vocbeam.schemas.records import Ledger
 from vocbeam.transforms.kafka_settings import SourceConfig
@@ -239,3 +240,16 @@ def _new_log(folder: Path) -> Path:
     """A new file in `folder`, named by UTC time."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.log"
+
+
+def run_here(compose: Compose, what: str) -> None:
+    """Runs a batch job in this process, once; `what` is told with the runner. Raises the error of ours that ends it."""
+    runner = InProcess()
+    click.echo(f"{what} · {runner.description}", err=True)
+    try:
+        runner.run(compose)
+    except Exception as error:
+        ours = original_error(error)
+        if ours is None:
+            raise
+        raise ours from error

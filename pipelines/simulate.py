@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from vocbeam.schemas.errors import ConfigError
-from vocbeam.transforms.simulate import LEAVING_HORIZON_DAYS, Company, simulate
+from vocbeam.transforms.simulate import LEAVING_HORIZON_DAYS, REVENUE_HORIZON_DAYS, Company, simulate
 
 EVENTS_FILE = "events.jsonl"
 TRUTH_FILE = "truth.json"
@@ -42,6 +42,13 @@ TRUTH_FILE = "truth.json"
     help="Days for which the planted effects on leaving are told.",
 )
 @click.option(
+    "--revenue-horizon",
+    default=REVENUE_HORIZON_DAYS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Days for which those on revenue are told.",
+)
+@click.option(
     "--truth",
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"File for the planted effects.  [default: {TRUTH_FILE} in the folder]",
@@ -55,6 +62,7 @@ def simulate_command(
     start: datetime,
     duplicates: float,
     horizon: int,
+    revenue_horizon: int,
     truth: Path | None,
     as_json: bool,
 ) -> None:
@@ -65,7 +73,12 @@ def simulate_command(
     """
     began = time.perf_counter()
     company = Company(
-        customers=customers, days=days, start=start.date(), duplicates=duplicates, leaving_horizon_days=horizon
+        customers=customers,
+        days=days,
+        start=start.date(),
+        duplicates=duplicates,
+        leaving_horizon_days=horizon,
+        revenue_horizon_days=revenue_horizon,
     )
     simulation = simulate(company, np.random.default_rng(seed), seed=seed)
     events_path, truth_path = out / EVENTS_FILE, truth or out / TRUTH_FILE

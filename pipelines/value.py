@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -28,13 +28,12 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import ensure_applied, now_us
-from vocbeam.pipelines.runners import InProcess
+from vocbeam.pipelines.runners import run_here
 from vocbeam.pipelines.settings import Home, governance_option, home_option, warehouse_option
-from vocbeam.pipelines.supervisor import original_error
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, Value, load_governance, parse_governance
 from vocbeam.schemas.timebase import DAY_US, LocalCalendar
-from vocbeam.schemas.value import SETTLING_US, CustomerOutcome, Encounter, Study
+from vocbeam.schemas.value import PAYOUTS, SETTLING_US, CustomerOutcome, Encounter, PayoutBy, Study
 from vocbeam.sinks import customers, read
 from vocbeam.sinks.catalog import require_current
 from vocbeam.sinks.engine import open_engine
@@ -58,15 +57,23 @@ from vocbeam.transforms.payout import (
 )
 from vocbeam.transforms.value_segment import SegmentRow, segment_rows
 
-RUNNER = InProcess()
-
 OUTPUT_WIDTH = 150
 
 METHOD = (
-    "risk difference among the affected by g-computation (logistic regression on those not affected), 95 % bootstrap "
+    "{what} among the affected by g-computation ({regression} regression on those not affected), 95 % bootstrap "
     "interval over customers ({replicates} samples), shrunk by empirical Bayes (Morris 1983)"
 )
+METHODS: Mapping[PayoutBy, Mapping[str, str]] = {
+    "leaving": {"what": "risk difference", "regression": "logistic"},
+    "revenue": {"what": "revenue lost", "regression": "linear"},
+}
 
+
+HEADINGS: Mapping[PayoutBy, tuple[str, str]] = {
+    "leaving": ("customers who leave for it", "more leave"),
+    "revenue": ("revenue lost", "lost by each"),
+}
+"""Of a table of issues, and of its effects."""
 
 Landmark = str
 """A local date, ISO: the elements and keys of the job."""
@@ -79,6 +86,7 @@ class ValueJob:
     warehouse_url: str
     governance_text: str
     horizon_days: int
+    revenue_horizon_days: int
     replicates: int
     seed: int
     write: bool
@@ -111,8 +119,9 @@ class SegmentPart:
 
 @dataclass(frozen=True)
 class IssuePart:
-    """Encounters of one issue, to be followed."""
+    """Encounters of one issue, and what became of them within the horizon of one way to price it."""
 
+    payout_by: PayoutBy
     table: EncounterTable
 
 
@@ -152,12 +161,14 @@ class ReadParts(beam.DoFn):
         job = self._job
         with read.snapshot(open_engine(job.warehouse_url)) as connection:
             landmark = date.fromisoformat(element)
-            table, encounters = read_study(connection, job.governance, landmark, job.horizon_days)
+            horizons: dict[PayoutBy, int] = {"leaving": job.horizon_days, "revenue": job.revenue_horizon_days}
+            table, encounters = read_study(connection, job.governance, landmark, horizons)
         yield element, table
         for metric in classifying_metrics(job.governance):
             yield element, SegmentPart(table, metric.id)
-        for each in encounters:
-            yield element, IssuePart(each)
+        for payout_by, tables in encounters.items():
+            for each in tables:
+                yield element, IssuePart(payout_by, each)
 
 
 class FitPart(beam.DoFn):
@@ -174,8 +185,9 @@ class FitPart(beam.DoFn):
         if isinstance(part, SegmentPart):
             yield landmark, list(segment_rows(part.table, part.metric, fewest, governance.currency))
         elif isinstance(part, IssuePart):
-            rng = np.random.default_rng([self._job.seed, zlib.crc32(str(part.table.issue).encode())])
-            yield landmark, fit_issue(part.table, fewest, rng, self._job.replicates)
+            named = zlib.crc32(str(part.table.issue).encode())
+            rng = np.random.default_rng([self._job.seed, named, PAYOUTS.index(part.payout_by)])
+            yield landmark, fit_issue(part.table, part.payout_by, fewest, rng, self._job.replicates)
         else:
             yield landmark, (len(part), customer_value(part, governance.currency))
 
@@ -199,11 +211,12 @@ class FinishFit(beam.DoFn):
                 count, worth = part
             else:
                 segments.extend(part)
-        key = FitKey(date.fromisoformat(landmark), self._job.horizon_days, customers.BASIS)
+        job = self._job
+        key = FitKey(date.fromisoformat(landmark), job.horizon_days, customers.BASIS, job.revenue_horizon_days)
         segments.sort(key=lambda row: (row.metric, row.customer_class, row.quantity, row.unit, row.day))
         found = Found(key, count, worth, segments, rank_issues(issues, worth))
-        if self._job.write:
-            write(self._job, found)
+        if job.write:
+            write(job, found)
         RESULTS.found.append(found)
         yield found
 
@@ -239,21 +252,23 @@ def latest_landmark(governance: Governance, horizon_days: int, data_end: int) ->
 
 
 def read_study(
-    connection: Connection, governance: Governance, landmark: date, horizon_days: int
-) -> tuple[CustomerTable, list[EncounterTable]]:
+    connection: Connection, governance: Governance, landmark: date, horizons: Mapping[PayoutBy, int]
+) -> tuple[CustomerTable, dict[PayoutBy, list[EncounterTable]]]:
     """The customer table of a landmark and what followed the encounters before it, from one snapshot.
 
-    Raises ConfigError where the warehouse is empty or the follow-up is not over.
+    Customers are followed for the horizon by leaving. Encounters that are followed for longer, and whose follow-up the
+    data don't hold, are left out. Raises ConfigError where the warehouse is empty or the follow-up is not over.
     """
     value = value_section(governance)
-    study = study_of(governance, landmark, horizon_days, end_of_data(connection))
+    study = study_of(governance, landmark, horizons["leaving"], end_of_data(connection))
     encounters: list[Encounter] = []
     for issue in value.issues:
         metric = governance.metrics_by_id[issue.metric]
         encounters.extend(
             customers.encounters(connection, metric, issue.above, study.start - study.recall_us, study.landmark)
         )
-    outcomes: list[CustomerOutcome] = list(customers.outcomes(connection, value, study.start, study.end + SETTLING_US))
+    end = study.landmark + max(horizons.values()) * DAY_US + SETTLING_US
+    outcomes: list[CustomerOutcome] = list(customers.outcomes(connection, value, study.start, end))
     table = customer_table(
         governance,
         study,
@@ -263,7 +278,11 @@ def read_study(
         outcomes=outcomes,
         contacts=customers.contacts(connection, study.landmark, study.end),
     )
-    return table, encounter_tables(governance, study, encounters=encounters, outcomes=outcomes)
+    by_days = {
+        days: encounter_tables(governance, replace(study, horizon_days=days), encounters=encounters, outcomes=outcomes)
+        for days in set(horizons.values())
+    }
+    return table, {payout_by: by_days[days] for payout_by, days in horizons.items()}
 
 
 def end_of_data(connection: Connection) -> int:
@@ -281,14 +300,18 @@ def write(job: ValueJob, found: Found) -> None:
     with engine.connect() as connection:
         taxonomy, model = tagged_under(connection)
     provenance = Provenance(taxonomy or governance.version, model, version("vocbeam"), now_us())
-    method = METHOD.format(replicates=job.replicates)
     replace_fit(
         engine,
         found.key,
         provenance,
         [{**row._asdict(), "suppressed": int(row.suppressed)} for row in found.segments],
         [
-            {**issue_json(row), "currency": governance.currency, "grade": ASSOCIATION, "method": method}
+            {
+                **issue_json(row),
+                "currency": governance.currency,
+                "grade": ASSOCIATION,
+                "method": METHOD.format(replicates=job.replicates, **METHODS[row.payout_by]),
+            }
             for row in found.issues
         ],
     )
@@ -298,6 +321,7 @@ def write(job: ValueJob, found: Found) -> None:
 def issue_json(row: IssuePayout) -> dict[str, Any]:
     """An issue's row as columns of `value_issue`."""
     return {
+        "payout_by": row.payout_by,
         **row.issue._asdict(),
         "rank": row.rank,
         "status": row.status,
@@ -328,6 +352,10 @@ def issue_json(row: IssuePayout) -> dict[str, Any]:
     help="Local date; repeatable.  [default: those of the governance file, else the latest with a whole horizon]",
 )  # fmt: skip
 @click.option("--horizon", "horizon_days", type=click.IntRange(1), help="Days of follow-up.  [default: horizon_days]")
+@click.option(
+    "--revenue-horizon", "revenue_horizon_days", type=click.IntRange(1),
+    help="Days in which the revenue of issues is counted.  [default: revenue_horizon_days, or --horizon]",
+)  # fmt: skip
 @click.option("--replicates", default=REPLICATES, show_default=True, type=click.IntRange(100), help="Of the bootstrap.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed and data, same figures.")
 @click.option("--dry-run", is_flag=True, help="Print what is found; change nothing.")
@@ -339,6 +367,7 @@ def value(
     governance: Path,
     landmarks: tuple[datetime, ...],
     horizon_days: int | None,
+    revenue_horizon_days: int | None,
     replicates: int,
     seed: int,
     dry_run: bool,
@@ -348,7 +377,7 @@ def value(
 
     Customers are classed by what was known before a landmark and followed after it; docs/value.md says what is
     estimated and what that assumes. Writes value_segment and value_issue; a rerun replaces the rows of the same
-    landmark and horizon. Takes the warehouse's owner on PostgreSQL.
+    landmark and horizons. Takes the warehouse's owner on PostgreSQL.
     """
     url = warehouse or home.warehouse_url
     rules = load_governance(governance)
@@ -365,16 +394,10 @@ def value(
     chosen = chosen or [latest_landmark(rules, horizon, data_end)]
     for landmark in chosen:
         study_of(rules, landmark, horizon, data_end)
-    job = ValueJob(url, rules.to_yaml_text(), horizon, replicates, seed, not dry_run)
+    revenue_horizon = revenue_horizon_days or horizon_days or value_section(rules).revenue_horizon_days or horizon
+    job = ValueJob(url, rules.to_yaml_text(), horizon, revenue_horizon, replicates, seed, not dry_run)
     RESULTS.found.clear()
-    click.echo(f"{', '.join(map(str, chosen))}: {horizon} days · {RUNNER.description}, value", err=True)
-    try:
-        RUNNER.run(partial(job.compose, landmarks=chosen))
-    except Exception as error:
-        ours = original_error(error)
-        if ours is None:
-            raise
-        raise ours from error
+    run_here(partial(job.compose, landmarks=chosen), f"value, {', '.join(map(str, chosen))}: {horizon} days")
     found = sorted(RESULTS.found, key=lambda each: each.key.landmark)
     if as_json:
         click.echo(json.dumps([found_json(each) for each in found]))
@@ -387,9 +410,11 @@ def value(
 
 def found_json(found: Found) -> dict[str, Any]:
     """What a fit found, with dates as text."""
-    key = {name: str(part) if isinstance(part, date) else part for name, part in asdict(found.key).items()}
+    key = found.key
     return {
-        **key,
+        **key.of_segments,
+        "landmark": str(key.landmark),
+        "revenue_horizon_days": key.revenue_horizon_days,
         "customers": found.customers,
         "customer_value": None if found.value is None else found.value._asdict(),
         "segments": [row._asdict() for row in found.segments],
@@ -407,8 +432,10 @@ def show(found: Found, governance: Governance) -> None:
     )
     console = Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH)
     console.print(_segment_table(found, governance))
-    console.print(_issue_table(found))
-    click.echo("Payouts are never added: issues share customers. What is not proven may be chance.")
+    for by in PAYOUTS:
+        console.print(_issue_table(found, by))
+    click.echo("Payouts are never added: issues share customers, and the two tables tell of the same money twice.")
+    click.echo("What is not proven may be chance.")
 
 
 def _segment_table(found: Found, governance: Governance) -> Table:
@@ -445,15 +472,18 @@ def _ranged(row: SegmentRow, form: str) -> str:
     return f"{form.format(row.value)} ({form.format(row.interval_low)} to {form.format(row.interval_high)})"
 
 
-def _issue_table(found: Found) -> Table:
-    table = Table(title="Issues by payout, the surest first", title_justify="left", box=SIMPLE)
+def _issue_table(found: Found, by: PayoutBy) -> Table:
+    days = found.key.of_issues(by)["horizon_days"]
+    title = f"Issues by payout, the surest first: {HEADINGS[by][0]} within {days} days"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("", justify="right")
     for name in ("stage / department / topic", "shown by"):
         table.add_column(name)
-    for name in ("affected", "more leave", "q", "payout", "at least"):
+    for name in ("affected", HEADINGS[by][1], "q", "payout", "at least"):
         table.add_column(name, justify="right")
     table.add_column("")
-    for row in found.issues:
+    form = "{:+.1%}" if by == "leaving" else "{:+,.0f}"
+    for row in (row for row in found.issues if row.payout_by == by):
         place = f"{row.issue.stage} / {row.issue.department} / {row.issue.topic or '-'}"
         if row.effect is None:
             table.add_row("", place, row.issue.metric, "", "", "", "", "", row.status)
@@ -464,7 +494,7 @@ def _issue_table(found: Found) -> Table:
             place,
             row.issue.metric,
             f"{row.affected:,}",
-            f"{row.effect:+.1%} ({low:+.1%} to {high:+.1%})",
+            f"{form.format(row.effect)} ({form.format(low)} to {form.format(high)})",
             f"{row.q_value:.2g}",
             "" if row.payout is None else f"{row.payout:,.0f}",
             "" if row.payout_interval.low is None else f"{row.payout_interval.low:,.0f}",

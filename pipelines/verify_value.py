@@ -32,19 +32,25 @@ from vocbeam.pipelines.verify_figure import CUSTOMERS, DATA, Figure, Options, Se
 from vocbeam.schemas.errors import ConfigError, VocbeamError
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.timebase import DAY_US
-from vocbeam.schemas.value import Study
+from vocbeam.schemas.value import PAYOUTS, PayoutBy, Study
 from vocbeam.transforms.customers import NO_ANSWER, customer_table
 from vocbeam.transforms.payout import CustomerValue, IssueFit, IssuePayout, fit_issue, rank_issues
-from vocbeam.transforms.simulate import LEAVING_HORIZON_DAYS
+from vocbeam.transforms.simulate import LEAVING_HORIZON_DAYS, REVENUE_HORIZON_DAYS
 from vocbeam.transforms.simulated_answers import DAYS, null_customers
-from vocbeam.transforms.simulated_encounters import EncounterCompany, leaving_effects, simulate_encounters
+from vocbeam.transforms.simulated_encounters import (
+    EncounterCompany,
+    leaving_effects,
+    revenue_effects,
+    simulate_encounters,
+)
 from vocbeam.transforms.simulated_orders import Planted
 from vocbeam.transforms.statistics import Interval
 from vocbeam.transforms.value_segment import log_rank
 
 OUTPUT_WIDTH = 130
 
-COMPANY_DAYS = 120
+COMPANY_DAYS: Mapping[PayoutBy, int] = {"leaving": 120, "revenue": 150}
+HORIZONS: Mapping[PayoutBy, int] = {"leaving": LEAVING_HORIZON_DAYS, "revenue": REVENUE_HORIZON_DAYS}
 REPLICATES = 400
 FEWEST = 30
 
@@ -63,13 +69,15 @@ class ValueMissedTarget(VocbeamError):
     exit_code = 3
 
 
-def company(planted: Planted, options: Options, seed: int) -> tuple[EncounterCompany, list[IssueFit]]:
+def company(
+    planted: Planted, options: Options, seed: int, by: PayoutBy = "leaving"
+) -> tuple[EncounterCompany, list[IssueFit]]:
     """A simulated company, and the effect of each of its issues as the job fits it."""
     rng = np.random.default_rng([options.seed, seed])
     made = simulate_encounters(
-        planted, rng, customers=options.customers, days=COMPANY_DAYS, horizon_days=LEAVING_HORIZON_DAYS
+        planted, rng, customers=options.customers, days=COMPANY_DAYS[by], horizon_days=HORIZONS[by]
     )
-    return made, [fit_issue(table, FEWEST, rng, REPLICATES) for table in made.tables.values()]
+    return made, [fit_issue(table, by, FEWEST, rng, REPLICATES) for table in made.tables.values()]
 
 
 def worth(made: EncounterCompany) -> CustomerValue:
@@ -78,31 +86,37 @@ def worth(made: EncounterCompany) -> CustomerValue:
     return CustomerValue(float(kept.mean()), float(kept.std(ddof=1) / np.sqrt(len(kept))), len(kept))
 
 
-def verify_effects(options: Options) -> Iterator[Figure]:
+def verify_effects(options: Options, by: PayoutBy = "leaving") -> Iterator[Figure]:
     """Coverage of the planted effects, the planted order of issues, coverage of the five that come first."""
+    section, ranking = ("effects", "ranking") if by == "leaving" else ("revenue", "revenue ranking")
+    form = ".4f" if by == "leaving" else ",.0f"
     planted = Planted()
     fits: dict[str, list[IssueFit]] = defaultdict(list)
     ranked: list[list[IssuePayout]] = []
     values: list[CustomerValue] = []
     paid: list[float] = []
     for seed in range(options.seeds):
-        made, fitted = company(planted, options, seed)
+        made, fitted = company(planted, options, seed, by)
         for fit in fitted:
             fits[fit.issue.metric].append(fit)
         values.append(worth(made))
         ranked.append(rank_issues(fitted, values[-1]))
         paid.append(made.paid_share)
     rng = np.random.default_rng([options.seed, options.seeds])
-    planted_effects = leaving_effects(planted, rng, options.truth_orders, float(np.mean(paid)), LEAVING_HORIZON_DAYS)
+    plant = leaving_effects if by == "leaving" else revenue_effects
+    planted_effects = plant(planted, rng, options.truth_orders, float(np.mean(paid)), HORIZONS[by])
     truth = {effect.issue: effect.value for effect in planted_effects}
 
     for issue, value in truth.items():
         found = [fit.effect for fit in fits[issue] if fit.effect is not None]
         error = np.mean([effect.effect for effect in found]) - value
-        note = f"planted {value:.4f}, mean estimate {value + error:.4f}, not enough data {options.seeds - len(found)} x"
+        note = (
+            f"planted {value:{form}}, mean estimate {value + error:{form}}, "
+            f"not enough data {options.seeds - len(found)} x"
+        )
         covered = sum(holds(effect.interval, value) for effect in found)
         low, high = covering(len(found))
-        yield Figure("effects", f"{issue}: intervals that hold the effect", covered, "{:.0f}", low, high, note)
+        yield Figure(section, f"{issue}: intervals that hold the effect", covered, "{:.0f}", low, high, note)
 
     cost = {effect.issue: effect.affected_share * effect.value for effect in planted_effects}
     estimated = {
@@ -115,19 +129,21 @@ def verify_effects(options: Options) -> Iterator[Figure]:
     right = sum(estimated[a] > estimated[b] for a, b in clear)
     note = " > ".join(sorted(estimated, key=lambda each: -estimated[each]))
     yield Figure(
-        "ranking", f"pairs of {len(clear)} clearly apart, in the planted order on average", right, "{:.0f}",
+        ranking, f"pairs of {len(clear)} clearly apart, in the planted order on average", right, "{:.0f}",
         len(clear), None, note,
     )  # fmt: skip
     each = np.mean([payout_of(rows, a) > payout_of(rows, b) for rows in ranked for a, b in clear])
-    yield Figure("ranking", "such pairs in the planted order in a single company", float(each), "{:.1%}")
+    yield Figure(ranking, "such pairs in the planted order in a single company", float(each), "{:.1%}")
     dearest = max(cost, key=cost.__getitem__)
     first = np.mean([rows[0].issue.metric == dearest for rows in ranked])
-    yield Figure("ranking", f"companies in which {dearest} comes first", float(first), "{:.1%}", 0.95)
+    # Revenue varies too much for one company of this size to tell the dearest always.
+    least = 0.95 if by == "leaving" else None
+    yield Figure(ranking, f"companies in which {dearest} comes first", float(first), "{:.1%}", least)
 
-    value_of_one = float(np.mean([value.mean for value in values]))
+    value_of_one = float(np.mean([value.mean for value in values])) if by == "leaving" else 1.0
     top = [row for rows in ranked for row in rows[:TOP] if row.affected is not None]
     effects = np.mean([holds(row.shrunk_interval, truth[row.issue.metric]) for row in top])
-    yield Figure("ranking", f"top {TOP}: shrunk intervals that hold the effect", float(effects), "{:.1%}", 0.91)
+    yield Figure(ranking, f"top {TOP}: shrunk intervals that hold the effect", float(effects), "{:.1%}", 0.91)
     payouts = np.mean(
         [
             holds(row.payout_interval, row.affected * truth[row.issue.metric] * value_of_one)
@@ -135,15 +151,15 @@ def verify_effects(options: Options) -> Iterator[Figure]:
             if row.affected is not None
         ]
     )
-    yield Figure("ranking", f"top {TOP}: payout intervals that hold the payout", float(payouts), "{:.1%}", 0.91)
+    yield Figure(ranking, f"top {TOP}: payout intervals that hold the payout", float(payouts), "{:.1%}", 0.91)
     raw = np.mean([holds(row.interval, truth[row.issue.metric]) for row in top])
-    yield Figure("ranking", f"top {TOP}: intervals before shrinkage", float(raw), "{:.1%}")
+    yield Figure(ranking, f"top {TOP}: intervals before shrinkage", float(raw), "{:.1%}")
     proven = defaultdict(int, dict.fromkeys(cost, 0))
     for rows in ranked:
         for row in rows:
             proven[row.issue.metric] += row.status == "proven"
     for issue in sorted(cost, key=lambda each: -cost[each]):
-        yield Figure("ranking", f"{issue}: called proven", proven[issue] / options.seeds, "{:.1%}")
+        yield Figure(ranking, f"{issue}: called proven", proven[issue] / options.seeds, "{:.1%}")
 
 
 def holds(interval: Interval, value: float) -> bool:
@@ -158,6 +174,11 @@ def payout_of(rows: list[IssuePayout], issue: str) -> float:
     """What an issue was found to cost before shrinkage, in customers who left for it; 0 without enough data."""
     (row,) = (row for row in rows if row.issue.metric == issue)
     return 0.0 if row.affected is None or row.effect is None else row.affected * row.effect
+
+
+def verify_revenue(options: Options) -> Iterator[Figure]:
+    """The same for issues by the revenue they cost."""
+    yield from verify_effects(options, "revenue")
 
 
 def verify_harmless(options: Options) -> Iterator[Figure]:
@@ -201,6 +222,7 @@ def verify_landmark(options: Options) -> Iterator[Figure]:
 
 SECTIONS: Mapping[str, Section] = {
     "effects": verify_effects,
+    "revenue": verify_revenue,
     "harmless": verify_harmless,
     "landmark": verify_landmark,
     "edges": verify_edges,
@@ -246,8 +268,8 @@ def value(seeds: int, seed: int, customers: int, sections: list[str], data: Path
     if as_json:
         click.echo(json.dumps([{**asdict(figure), "met": figure.met} for figure in figures], indent=2))
     else:
-        title = (
-            f"{seeds} companies of {customers:,} customers, {COMPANY_DAYS} days, horizon {LEAVING_HORIZON_DAYS} days"
+        title = f"{seeds} companies of {customers:,} customers" + "".join(
+            f"; {by}: {COMPANY_DAYS[by]} days, horizon {HORIZONS[by]} days" for by in PAYOUTS
         )
         Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH).print(_table(title, figures))
     missed = [figure for figure in figures if figure.met is False]

@@ -871,7 +871,8 @@ def _value_findings(governance: Governance) -> Iterator[Finding]:
                     f"no metric and no rule speaks of outcome_kind {kind!r}; does it ever come?"
                     f"{did_you_mean(kind, known)}",
                 )
-    needed = value.lookback_days + value.horizon_days + value.recall_days
+    horizon_days = max(value.horizon_days, value.revenue_horizon_days or 0)
+    needed = value.lookback_days + horizon_days + value.recall_days
     kept = governance.retention.event
     if kept is not None and kept < needed * 86_400:
         yield Finding(

@@ -546,15 +546,17 @@ class Value(_Model):
     """What `vocbeam value` needs to tie experience to money.
 
     Customers are classed by what was known before a landmark (00:00 of a local date; the latest that leaves a whole
-    horizon of data where none is named) and followed for `horizon_days`. Answers and trouble count for `lookback_days`
-    before it; covariates of other issues for `recall_days` before an encounter. `covariates` are segments. `leaving`,
-    `revenue` and `refunds` are outcome kinds; a contact costs `contact_cost` minor units of the company's currency.
-    Groups of fewer than `minimum_group` customers get no estimate.
+    horizon of data where none is named) and followed for `horizon_days`; for the revenue that an issue costs for
+    `revenue_horizon_days` (by default as long), in which customers should buy again. Answers and trouble count for
+    `lookback_days` before it; covariates of other issues for `recall_days` before an encounter. `covariates` are
+    segments. `leaving`, `revenue` and `refunds` are outcome kinds; a contact costs `contact_cost` minor units of the
+    company's currency. Groups of fewer than `minimum_group` customers get no estimate.
     """
 
     landmarks: tuple[Day, ...] = ()
     lookback_days: Annotated[Integer, Field(ge=1, le=3_650)] = 90
     horizon_days: Annotated[Integer, Field(ge=1, le=3_650)] = 90
+    revenue_horizon_days: Annotated[Integer, Field(ge=1, le=3_650)] | None = None
     recall_days: Annotated[Integer, Field(ge=1, le=3_650)] = 30
     covariates: tuple[Slug, ...] = ()
     leaving: Values
@@ -632,6 +634,8 @@ class Governance(_Model):
         for section in ("freshness", "reporters", "value"):
             if not content[section]:
                 del content[section]
+        if self.value and self.value.revenue_horizon_days is None:
+            del content["value"]["revenue_horizon_days"]
         for department in content["departments"]:
             if department["acknowledge_flags_within"] is None:
                 del department["acknowledge_flags_within"]

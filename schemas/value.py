@@ -12,6 +12,11 @@ from vocbeam.schemas.timebase import DAY_US
 
 OutcomeMeaning = Literal["left", "revenue", "refund"]
 
+PayoutBy = Literal["leaving", "revenue"]
+"""What an issue is priced by: the customers it makes leave, or the revenue of those it met."""
+
+PAYOUTS: tuple[PayoutBy, ...] = ("leaving", "revenue")
+
 SETTLING_US = DAY_US
 """An encounter is followed from a day after it: by then what belongs to it is known (a reopened ticket)."""
 

@@ -135,7 +135,7 @@ def span(connection: Connection) -> tuple[date, date] | None:
     return None if first is None else (first, last)
 
 
-def moments(connection: Connection, metrics: Iterable[str], since: int, customers: int) -> list[Moment]:
+def moments(connection: Connection, metrics: Iterable[str], since: int, customers: int) -> Iterator[Moment]:
     """What customers contributed to these metrics from `since` (UTC microseconds) on, each by its metric's clock.
 
     At most `customers` of them, the first by pseudonym, which is a random sample: pseudonyms are keyed digests.
@@ -149,12 +149,10 @@ def moments(connection: Connection, metrics: Iterable[str], since: int, customer
     )
     numbers = {key: number for number, (key,) in enumerate(keys)}
     if not numbers:
-        return []
+        return
     wanted, last = frozenset(metrics), max(numbers)
-    found: list[Moment] = []
     for table in (event, ticket, survey_answer):
-        found.extend(_moments_of(connection, table, wanted, since, last, numbers))
-    return found
+        yield from _moments_of(connection, table, wanted, since, last, numbers)
 
 
 def _moments_of(

@@ -880,17 +880,32 @@ value_issue = Table(
     "value_issue",
     metadata,
     *_fit_columns(),
+    _text(
+        "payout_by",
+        "leaving: customers it makes leave; revenue: what those it met bring less. The same money, seen twice.",
+        primary_key=True,
+    ),
     _text("stage", "Customer-journey stage.", primary_key=True),
     _text("department", "Owning department.", primary_key=True),
     _text("topic", "What it is about.", primary_key=True),
     _text("metric", "Operational metric that shows whom the trouble met.", primary_key=True),
     _text("currency", "Currency of the payout, in minor units."),
-    Column("rank", Integer, comment="Place by the lower end of the payout, from 1; NULL without enough data."),
+    Column(
+        "rank",
+        Integer,
+        comment="Place by the lower end of the payout among those of the same payout_by, from 1; NULL without enough "
+        "data.",
+    ),
     _text("status", "proven, not proven or not enough data."),
     _text("grade", "Grade of evidence: association (adjusted, not randomised)."),
     _big("customers", "Customers who were served there; NULL without enough data.", nullable=True),
     _big("affected", "Of these, met trouble; NULL without enough data.", nullable=True),
-    Column("effect", Double, comment="Adjusted difference in the risk of leaving within the horizon, of the affected."),
+    Column(
+        "effect",
+        Double,
+        comment="Of the affected, adjusted, within the horizon: risk of leaving added, or revenue lost each (minor "
+        "units).",
+    ),
     Column("interval_low", Double, comment="Lower end of its 95 % interval."),
     Column("interval_high", Double, comment="Upper end of its 95 % interval."),
     Column("p_value", Double, comment="Two-sided p-value of no effect."),
@@ -898,15 +913,23 @@ value_issue = Table(
     Column("shrunk_effect", Double, comment="The effect pulled towards the mean of all issues (empirical Bayes)."),
     Column("shrunk_low", Double, comment="Lower end of its 95 % interval."),
     Column("shrunk_high", Double, comment="Upper end of its 95 % interval."),
-    Column("customer_value", Double, comment="Mean revenue over the horizon of one who stays; NULL if unknown."),
-    Column("payout", Double, comment="affected x shrunk_effect x customer_value. Never to be added up over issues."),
+    Column(
+        "customer_value",
+        Double,
+        comment="Mean revenue over the horizon of one who stays; NULL if unknown, and by revenue.",
+    ),
+    Column(
+        "payout",
+        Double,
+        comment="affected x shrunk_effect (x customer_value by leaving). Never to be added up, over issues or ways.",
+    ),
     Column("payout_low", Double, comment="Lower end of its 95 % interval."),
     Column("payout_high", Double, comment="Upper end of its 95 % interval."),
     _text("adjusted_for", "Covariates, comma separated; '' if none."),
     _text("method", "How effect and interval were made."),
     *_provenance_columns(),
     sqlite_with_rowid=False,
-    comment="What trouble costs: customers it made leave, times what they would have brought.",
+    comment="What trouble costs: customers it made leave, times what they would have brought; or revenue lost.",
 )
 
 data_dictionary = Table(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, case, func, select
+from sqlalchemy import ColumnElement, Select, Table, case, select
 
 from vocbeam.sinks import tables
 
@@ -31,7 +31,7 @@ def definitions() -> Iterator[Definition]:
     yield (
         "issue_payout",
         "Issues (stage, department, topic, and the metric that shows whom they met) by what they cost, the surest "
-        "first. Never add payouts: issues share customers.",
+        "first of each way of counting (payout_by). Never add payouts: issues share customers.",
         _issue_payout,
     )
 
@@ -66,6 +66,7 @@ def _issue_payout() -> Select[Any]:
         select(
             *[v[name] for name in _FIT],
             _is_latest(tables.value_issue),
+            v.payout_by,
             v.stage,
             s.name.label("stage_name"),
             v.department,
@@ -82,14 +83,16 @@ def _issue_payout() -> Select[Any]:
 
 
 def _is_latest(table: Table) -> ColumnElement[int]:
-    latest = select(func.max(table.alias("any").c.landmark)).scalar_subquery()
-    return case((table.c.landmark == latest, 1), else_=0).label("is_latest")
+    """Of the fits of the latest landmark, with whatever horizons, the one made last: its rows were written at once."""
+    fit = table.alias("any").c
+    latest = select(fit.fitted_at).order_by(fit.landmark.desc(), fit.fitted_at.desc()).limit(1).scalar_subquery()
+    return case((table.c.fitted_at == latest, 1), else_=0).label("is_latest")
 
 
 def _comments(table: Table) -> dict[str, str]:
     return {
         **{column.key: column.comment or "" for column in table.c},
-        "is_latest": "1: of the latest landmark; 0: of an earlier one.",
+        "is_latest": "1: of the fit of the latest landmark that was made last; 0: of another.",
         "name": "Name of the metric.",
         "stage_name": "Name of the stage.",
         "department_name": "Name of the department.",

@@ -11,7 +11,7 @@ Encounters have a landmark of their own, a day after each: what was served is kn
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +82,8 @@ class EncounterTable:
 
     `customer` numbers the customers from 0. `hit`: it was trouble. `covariates`: segment, or metric of another issue
     ('met' or 'not met' in the recall before it), → value. `left`: the customer left within the horizon that begins a
-    day after the encounter.
+    day after the encounter. `revenue`: what the customer brought from the UTC day of the encounter to the end of that
+    horizon, refunds taken off, in minor units of the company's currency; so an order that trouble stops is in it.
     """
 
     issue: Issue
@@ -90,16 +91,21 @@ class EncounterTable:
     hit: Bools
     covariates: Mapping[str, Texts]
     left: Bools
+    revenue: Floats
 
     def __len__(self) -> int:
         return len(self.hit)
 
 
 class _Course(NamedTuple):
-    """One customer's outcomes, each list in order of time: when left, when paid."""
+    """One customer's outcomes, each list in order of time: when left, when paid; when money of the company's currency
+    came or went, and the sum of it up to then.
+    """
 
     left: list[int]
     paid: list[int]
+    moved: list[int]
+    sums: list[int]
 
     def gone_at(self, moment: int) -> bool:
         """Whether the customer had left before `moment` and brought no money since."""
@@ -113,19 +119,30 @@ class _Course(NamedTuple):
         place = bisect_right(self.left, after)
         return self.left[place] if place < len(self.left) and self.left[place] <= until else None
 
+    def brings(self, since: int, until: int) -> int:
+        """Money from a moment up to before another."""
+        first, end = (bisect_left(self.moved, moment) for moment in (since, until))
+        return (self.sums[end - 1] if end else 0) - (self.sums[first - 1] if first else 0)
 
-def courses_of(outcomes: Iterable[CustomerOutcome]) -> dict[str, _Course]:
-    """Customer → when left and when paid."""
-    courses: dict[str, _Course] = defaultdict(lambda: _Course([], []))
+
+def courses_of(outcomes: Iterable[CustomerOutcome], currency: str) -> dict[str, _Course]:
+    """Customer → when left and paid, and the money of `currency`."""
+    courses: dict[str, _Course] = defaultdict(lambda: _Course([], [], [], []))
     for outcome in sorted(outcomes, key=lambda each: each.at):
+        course = courses[outcome.customer_key]
         if outcome.meaning == "left":
-            courses[outcome.customer_key].left.append(outcome.at)
-        elif outcome.meaning == "revenue":
-            courses[outcome.customer_key].paid.append(outcome.at)
+            course.left.append(outcome.at)
+            continue
+        if outcome.meaning == "revenue":
+            course.paid.append(outcome.at)
+        if (outcome.currency or currency) == currency:
+            course.moved.append(outcome.at)
+            amount = outcome.amount if outcome.meaning == "revenue" else -outcome.amount
+            course.sums.append((course.sums[-1] if course.sums else 0) + amount)
     return dict(courses)
 
 
-_NEVER = _Course([], [])
+_NEVER = _Course([], [], [], [])
 
 
 def class_of(metric: Metric, score: float) -> str:
@@ -164,7 +181,7 @@ def customer_table(
     """
     value = governance.value
     assert value is not None
-    courses = courses_of(outcomes)
+    courses = courses_of(outcomes, governance.currency)
     known = [p for p in people if not courses.get(p.customer_key, _NEVER).gone_at(study.landmark)]
     place = {person.customer_key: i for i, person in enumerate(known)}
     count = len(known)
@@ -265,7 +282,7 @@ def encounter_tables(
     """
     value = governance.value
     assert value is not None
-    courses = courses_of(outcomes)
+    courses = courses_of(outcomes, governance.currency)
     adjust_for = {issue.metric: issue.adjust_for for issue in value.issues}
     segments = {name: governance.segment_index[name] for name in value.covariates}
     trouble: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -275,37 +292,40 @@ def encounter_tables(
     for times in trouble.values():
         times.sort()
 
-    kept: dict[Issue, list[tuple[Encounter, bool]]] = defaultdict(list)
+    kept: dict[Issue, list[tuple[Encounter, bool, int]]] = defaultdict(list)
     for encounter in encounters:
         begin = encounter.at + SETTLING_US
         end = begin + study.horizon_us
         course = courses.get(encounter.customer_key, _NEVER)
         if study.start <= encounter.at < study.landmark and end <= study.data_end and not course.gone_at(begin):
-            kept[encounter.issue].append((encounter, course.leaves(begin, end) is not None))
+            since = max(encounter.at // DAY_US * DAY_US, study.start)
+            followed = (encounter, course.leaves(begin, end) is not None, course.brings(since, end))
+            kept[encounter.issue].append(followed)
 
     tables = []
     for issue in sorted(kept):
         rows = kept[issue]
         number: dict[str, int] = {}
         covariates = {
-            name: np.array([row.segments[k] or UNKNOWN for row, _ in rows], dtype=np.str_)
+            name: np.array([row.segments[k] or UNKNOWN for row, *_ in rows], dtype=np.str_)
             for name, k in segments.items()
         }
         for other in adjust_for.get(issue.metric, ()):
             covariates[other] = np.array(
                 [
                     MET if _met_before(trouble.get((other, row.customer_key), ()), row.at, study) else NOT_MET
-                    for row, _ in rows
+                    for row, *_ in rows
                 ],
                 dtype=np.str_,
             )
         tables.append(
             EncounterTable(
                 issue=issue,
-                customer=np.array([number.setdefault(row.customer_key, len(number)) for row, _ in rows]),
-                hit=np.array([row.hit for row, _ in rows]),
+                customer=np.array([number.setdefault(row.customer_key, len(number)) for row, *_ in rows]),
+                hit=np.array([row.hit for row, *_ in rows]),
                 covariates=covariates,
-                left=np.array([left for _, left in rows]),
+                left=np.array([left for _, left, _ in rows]),
+                revenue=np.array([money for *_, money in rows], dtype=np.float64),
             )
         )
     return tables

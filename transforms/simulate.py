@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from hashlib import blake2b
@@ -19,7 +19,7 @@ from stdnum import luhn
 
 from vocbeam.schemas.records import EVENT_TYPES, EventType
 from vocbeam.schemas.timebase import DAY_US, HOUR_US, MINUTE_US, SECOND_US, to_micros
-from vocbeam.transforms.simulated_encounters import ADJUST_FOR, leaving_effects
+from vocbeam.transforms.simulated_encounters import ADJUST_FOR, PlantedEffect, leaving_effects, revenue_effects
 from vocbeam.transforms.simulated_orders import (
     CYCLE_DAYS,
     HORIZON_DAYS,
@@ -27,6 +27,8 @@ from vocbeam.transforms.simulated_orders import (
     REGION_SHARES,
     REGIONS,
     REMOTE_REGIONS,
+    RENEWAL,
+    SENT_BACK,
     Bools,
     Draws,
     Floats,
@@ -52,13 +54,17 @@ COUNTERFACTUAL_ORDERS = 400_000
 LEAVING_HORIZON_DAYS = 28
 """The horizon of the retailer's governance file: over before the next order's survey is sent."""
 
+REVENUE_HORIZON_DAYS = 56
+"""That for revenue: the next order falls into it, whenever trouble was met. A shorter one holds it for late deliveries
+alone, which are later in the cycle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Company:
     """What to simulate: `customers`, local days from `start`, share of events that are sent twice.
 
     `counterfactual_orders` are drawn for the effects without a closed form; those on leaving are told for a horizon of
-    `leaving_horizon_days` after an encounter.
+    `leaving_horizon_days` after an encounter, those on revenue for `revenue_horizon_days`.
     """
 
     customers: int
@@ -67,6 +73,7 @@ class Company:
     duplicates: float = 0.0
     counterfactual_orders: int = COUNTERFACTUAL_ORDERS
     leaving_horizon_days: int = LEAVING_HORIZON_DAYS
+    revenue_horizon_days: int = REVENUE_HORIZON_DAYS
     planted: Planted = field(default_factory=Planted)
 
     def __post_init__(self) -> None:
@@ -446,7 +453,7 @@ class _Company:
     def _returns(self, who: Ints, arrived: Ints, orders: Orders, order_ids: NDArray[np.str_], amount: Ints) -> None:
         """Goods that are sent back, and their refund."""
         rng, count = self.rng, len(who)
-        sent_back = ~orders.cancelled & (rng.random(count) < 0.07)
+        sent_back = ~orders.cancelled & (rng.random(count) < SENT_BACK)
         received = self._after(arrived, 5 * DAY_US, 12 * DAY_US)
         reason = np.array([None, "broken", "not_as_described"], dtype=object)[rng.choice(3, count, p=[0.75, 0.15, 0.1])]
         refunded = self._after(received, HOUR_US, 8 * DAY_US)
@@ -468,7 +475,7 @@ class _Company:
         churned = drawn < risk
         # Inverse of the exponential distribution function: time to churn, given that it lies within the horizon.
         wait_days = HORIZON_DAYS * np.log1p(-np.minimum(drawn, risk)) / np.log1p(-risk)
-        fee = _only(paid, 2_990)
+        fee = _only(paid, RENEWAL)
         currency = _only(paid, CURRENCY)
         person = self._person(who)
         self.log.add("outcome", asked + (wait_days * DAY_US).astype(np.int64), churned, outcome_kind="churn", **person)
@@ -584,34 +591,50 @@ def _truth(
         },
         "effects": effects,
         "issues_by_payout": payouts,
-        "leaving": _leaving(company, rng, plans),
+        **_followed(company, rng, plans),
     }
 
 
-def _leaving(company: Company, rng: np.random.Generator, plans: Counter[str]) -> dict[str, Any]:
-    """Effects of trouble on leaving as `vocbeam value` estimates them, those that made most customers leave first."""
+def _followed(company: Company, rng: np.random.Generator, plans: Counter[str]) -> dict[str, Any]:
+    """Effects of trouble on leaving and on revenue as `vocbeam value` estimates them, those that cost most first."""
     total = sum(plans.values())
     paid_share = plans["paid"] / total if total else company.planted.paid
-    horizon = company.leaving_horizon_days
-    found = leaving_effects(company.planted, rng, company.counterfactual_orders, paid_share, horizon)
+    about = (company.planted, rng, company.counterfactual_orders, paid_share)
+    left = leaving_effects(*about, company.leaving_horizon_days)
+    lost = revenue_effects(*about, company.revenue_horizon_days)
     return {
-        "outcome": "churn",
-        "quantity": "risk difference among the affected",
-        "from": "a day after the encounter: the order, the delivery, or the first resolution of the ticket",
-        "horizon_days": horizon,
-        "method": "counterfactual",
-        "effects": [
-            {
-                "cause": effect.issue,
-                "cause_in_events": _ISSUE_IN_EVENTS[effect.issue],
-                "value": effect.value,
-                "standard_error": effect.standard_error,
-                "affected_share_of_orders": effect.affected_share,
-                "left_for_it_per_1000_orders": 1_000 * effect.affected_share * effect.value,
-                "adjust_for": ["segments.region", "segments.plan", *ADJUST_FOR.get(effect.issue, ())],
-            }
-            for effect in sorted(found, key=lambda each: -each.affected_share * each.value)
-        ],
+        "leaving": {
+            "outcome": "churn",
+            "quantity": "risk difference among the affected",
+            "from": "a day after the encounter: the order, the delivery, or the first resolution of the ticket",
+            "horizon_days": company.leaving_horizon_days,
+            "method": "counterfactual",
+            "effects": [_planted(effect, "left_for_it_per_1000_orders") for effect in _dearest_first(left)],
+        },
+        "revenue": {
+            "outcome": "purchases and renewals less refunds",
+            "quantity": f"revenue lost, mean among the affected in minor units of {CURRENCY}",
+            "from": "the UTC day of the encounter; the horizon is counted from a day after it",
+            "horizon_days": company.revenue_horizon_days,
+            "method": "counterfactual",
+            "effects": [_planted(effect, "lost_per_1000_orders") for effect in _dearest_first(lost)],
+        },
+    }
+
+
+def _dearest_first(effects: Sequence[PlantedEffect]) -> list[PlantedEffect]:
+    return sorted(effects, key=lambda each: -each.affected_share * each.value)
+
+
+def _planted(effect: PlantedEffect, total: str) -> dict[str, Any]:
+    return {
+        "cause": effect.issue,
+        "cause_in_events": _ISSUE_IN_EVENTS[effect.issue],
+        "value": effect.value,
+        "standard_error": effect.standard_error,
+        "affected_share_of_orders": effect.affected_share,
+        total: 1_000 * effect.affected_share * effect.value,
+        "adjust_for": ["segments.region", "segments.plan", *ADJUST_FOR.get(effect.issue, ())],
     }
 
 

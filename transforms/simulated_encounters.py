@@ -1,16 +1,17 @@
-"""What follows encounters of the simulated retailer: planted effects on leaving, and a fast path to encounter tables.
+"""What follows encounters of the simulated retailer: planted effects, and a fast path to encounter tables.
 
 The same structural model as the events of `simulate`, with the same spans of time, but drawn as arrays: nothing is
 written, tagged or loaded, so that hundreds of companies take minutes. A test holds both paths together.
 
 The effect of an issue is the quantity that `vocbeam value` estimates: among encounters in which trouble was met, the
 risk of leaving within a horizon that begins a day after the encounter, less what that risk would have been had the same
-customer's order gone the same way without this trouble (a counterfactual of the model's own equations).
+customer's order gone the same way without this trouble (a counterfactual of the model's own equations). The same for
+revenue from the day of the encounter to the end of that horizon, as a loss: what it would have been less what it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ from vocbeam.transforms.simulated_orders import (
     REGION_SHARES,
     REGIONS,
     REMOTE_REGIONS,
+    RENEWAL,
+    SENT_BACK,
     Bools,
     Draws,
     Floats,
@@ -59,6 +62,8 @@ _SPANS: Mapping[str, tuple[float, float]] = {
     "reopened": (2 * HOUR, 20 * HOUR),
     "resolved_again": (HOUR, 20 * HOUR),
     "asked": (1.0, 2.0),
+    "returned": (5.0, 12.0),
+    "refunded": (HOUR, 8.0),
 }
 """Least and most days of each step, uniform between them."""
 
@@ -71,6 +76,7 @@ class Times:
     arrived: Floats
     resolved: Floats
     asked: Floats
+    refunded: Floats
 
     def of(self, issue: str) -> Floats:
         """When the encounters of an issue were."""
@@ -92,7 +98,8 @@ def times_of(orders: Orders, spans: Mapping[str, Floats]) -> Times:
     resolved = answered + spans["resolved"]
     last = resolved + np.where(orders.repeat, spans["reopened"] + spans["resolved_again"], 0.0)
     settled = np.where(orders.contact, np.maximum(arrived, last), arrived)
-    return Times(ordered, arrived, resolved, settled + spans["asked"])
+    refunded = arrived + spans["returned"] + spans["refunded"]
+    return Times(ordered, arrived, resolved, settled + spans["asked"], refunded)
 
 
 def encountered(issue: str, orders: Orders) -> tuple[Bools, Bools]:
@@ -105,8 +112,8 @@ def encountered(issue: str, orders: Orders) -> tuple[Bools, Bools]:
 
 
 @dataclass(frozen=True)
-class LeavingEffect:
-    """A planted effect: risk difference among the affected, the share of customers' orders affected, its precision."""
+class PlantedEffect:
+    """A planted effect among the affected, the share of customers' orders affected, its precision."""
 
     issue: str
     value: float
@@ -116,8 +123,8 @@ class LeavingEffect:
 
 def leaving_effects(
     planted: Planted, rng: np.random.Generator, count: int, paid_share: float, horizon_days: int
-) -> list[LeavingEffect]:
-    """The planted effect of each issue that events show, from `count` orders and the orders that follow them."""
+) -> list[PlantedEffect]:
+    """The planted effect on leaving of each issue that events show, from `count` orders and those that follow them."""
     draws, following = (_some_orders(planted, rng, count, paid_share) for _ in range(2))
     spans, later = draw_spans(rng, count), draw_spans(rng, count)
     # The next order is the same customer's.
@@ -125,7 +132,7 @@ def leaving_effects(
     next_orders = respond(planted, following)
     next_asked = CYCLE_DAYS + times_of(next_orders, later).asked
     natural = respond(planted, draws)
-    found = []
+    found: list[PlantedEffect] = []
     for issue in TIMED:
         _, hit = encountered(issue, natural)
         risks = []
@@ -138,12 +145,65 @@ def leaving_effects(
             next_hazard = planted.hazard(draws.paid, next_orders.dissatisfied)
             then = _left_between(next_hazard, next_asked, begin, begin + horizon_days)
             risks.append(own + stays * planted.order_share * then)
-        difference = (risks[0] - risks[1])[hit]
-        if len(difference) < 2:
-            continue  # nobody was affected
-        error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-        found.append(LeavingEffect(issue, float(difference.mean()), float(hit.mean()), error))
+        found.extend(_planted_effect(issue, risks[0] - risks[1], hit))
     return found
+
+
+def _planted_effect(issue: str, difference: Floats, hit: Bools) -> Iterator[PlantedEffect]:
+    """The mean difference of the affected; nothing where fewer than two are."""
+    among = difference[hit]
+    if len(among) > 1:
+        error = float(among.std(ddof=1) / np.sqrt(len(among)))
+        yield PlantedEffect(issue, float(among.mean()), float(hit.mean()), error)
+
+
+def revenue_effects(
+    planted: Planted, rng: np.random.Generator, count: int, paid_share: float, horizon_days: int
+) -> list[PlantedEffect]:
+    """The planted loss of revenue of each issue that events show, in minor units, from `count` orders and all that
+    follow them within the horizon. Whoever leaves orders no more.
+    """
+    draws, spans = _some_orders(planted, rng, count, paid_share), draw_spans(rng, count)
+    later: list[tuple[Orders, dict[str, Floats]]] = []
+    for _ in range(int((_LATEST_DAYS + SETTLING_DAYS + horizon_days) // CYCLE_DAYS)):
+        other = _some_orders(planted, rng, count, paid_share)
+        same = Draws(draws.remote, draws.paid, other.gap, other.uniforms, other.noise)
+        later.append((respond(planted, same), draw_spans(rng, count)))
+    natural = respond(planted, draws)
+    found: list[PlantedEffect] = []
+    for issue in TIMED:
+        _, hit = encountered(issue, natural)
+        brought = []
+        for orders in (natural, respond(planted, draws, {issue: False})):
+            at = times_of(orders, spans).of(issue)
+            end = at + SETTLING_DAYS + horizon_days
+            total = _brought(planted, draws.paid, orders, spans, 0, at, end)
+            active = 1.0 - planted.churn_risk(draws.paid, orders.dissatisfied)
+            for cycle, (course, own) in enumerate(later, start=1):
+                ordering = active * planted.order_share
+                total += ordering * _brought(planted, draws.paid, course, own, cycle * CYCLE_DAYS, at, end)
+                active = active - ordering * planted.churn_risk(draws.paid, course.dissatisfied)
+            brought.append(total)
+        found.extend(_planted_effect(issue, brought[1] - brought[0], hit))
+    return found
+
+
+_LATEST_DAYS = 21
+"""No encounter of an order is later in its cycle."""
+
+
+def _brought(
+    planted: Planted, paid: Bools, orders: Orders, spans: Mapping[str, Floats], begin: int, since: Floats, until: Floats
+) -> Floats:
+    """Expected revenue of orders whose cycles begin at `begin` that falls between two moments."""
+    times = times_of(orders, spans)
+
+    def falls(at: Floats) -> Bools:
+        return (begin + at >= since) & (begin + at < until)
+
+    order = planted.mean_order_amount() * ~orders.cancelled * (falls(times.ordered) - SENT_BACK * falls(times.refunded))
+    stays = 1.0 - planted.churn_risk(paid, orders.dissatisfied)
+    return np.asarray(order + RENEWAL * paid * stays * falls(times.asked + HORIZON_DAYS), dtype=np.float64)
 
 
 def _some_orders(planted: Planted, rng: np.random.Generator, count: int, paid_share: float) -> Draws:
@@ -179,7 +239,7 @@ def simulated_issue(name: str) -> Issue:
 
 
 def simulate_encounters(
-    planted: Planted, rng: np.random.Generator, *, customers: int, days: int, horizon_days: int, renewal: int = 2_990
+    planted: Planted, rng: np.random.Generator, *, customers: int, days: int, horizon_days: int
 ) -> EncounterCompany:
     """Encounter tables of a company of `customers` in its first `days` days, cut off as `vocbeam value` does it.
 
@@ -192,7 +252,7 @@ def simulate_encounters(
     plan = np.where(paid, "paid", "free")
     offset = rng.uniform(0, CYCLE_DAYS, customers)
     left_at = np.full(customers, np.inf)
-    revenue = np.zeros(customers)
+    money: list[tuple[Ints, Floats, Floats]] = []
     parts: dict[str, list[tuple[Ints, Floats, Bools, dict[str, Bools]]]] = {issue: [] for issue in TIMED}
     placed, placed_paid = 0, 0
     for cycle in range(int(days // CYCLE_DAYS) + 1):
@@ -204,25 +264,22 @@ def simulate_encounters(
         orders = respond(planted, draws)
         times = times_of(orders, draw_spans(rng, len(who)))
         amount = np.exp(rng.normal(planted.order_amount_log_mean, planted.order_amount_log_sd, len(who)))
-        _add(revenue, who, amount * ~orders.cancelled, begin[who] + times.ordered, landmark, landmark + horizon_days)
+        bought = np.flatnonzero(~orders.cancelled)
+        money.append((who[bought], (begin[who] + times.ordered)[bought], amount[bought]))
+        returned = bought[rng.random(len(bought)) < SENT_BACK]
+        money.append((who[returned], (begin[who] + times.refunded)[returned], -amount[returned]))
         waited = rng.exponential(1.0, len(who)) / planted.hazard(paid[who], orders.dissatisfied)
         leaves = waited < HORIZON_DAYS
         at = begin[who] + times.asked
         left_at[who] = np.where(leaves, at + waited, np.inf)
-        _add(
-            revenue,
-            who,
-            renewal * (~leaves & paid[who]).astype(np.float64),
-            at + HORIZON_DAYS,
-            landmark,
-            landmark + horizon_days,
-        )
+        renewed = np.flatnonzero(~leaves & paid[who])
+        money.append((who[renewed], at[renewed] + HORIZON_DAYS, np.full(len(renewed), float(RENEWAL))))
         placed, placed_paid = placed + len(who), placed_paid + int(paid[who].sum())
         for issue in TIMED:
             among, hit = encountered(issue, orders)
             others = {other: encountered(other, orders)[1][among] for other in ADJUST_FOR.get(issue, ())}
             parts[issue].append((who[among], (begin[who] + times.of(issue))[among], hit[among], others))
-    tables = {}
+    tables, account = {}, _Account(money)
     for issue, found in parts.items():
         customer, at, hit = (np.concatenate([part[i] for part in found]) for i in range(3))
         kept = (at >= 0) & (at < landmark) & (left_at[customer] > at + SETTLING_DAYS)
@@ -237,11 +294,29 @@ def simulate_encounters(
             hit[kept],
             {"region": region[customer], "plan": plan[customer], **shared},
             left_at[customer] <= at + SETTLING_DAYS + horizon_days,
+            account.brought(customer, np.floor(at), at + SETTLING_DAYS + horizon_days),
         )
-    stays = left_at > landmark + horizon_days
-    return EncounterCompany(tables, placed_paid / max(placed, 1), revenue[stays])
+    stays = np.flatnonzero(left_at > landmark + horizon_days)
+    begin = np.full(len(stays), landmark)
+    kept = account.brought(stays, begin, begin + horizon_days)
+    return EncounterCompany(tables, placed_paid / max(placed, 1), kept)
 
 
-def _add(sums: Floats, who: Ints, amount: Floats, at: Floats, begin: float, end: float) -> None:
-    within = (at >= begin) & (at < end)
-    np.add.at(sums, who[within], amount[within])
+class _Account:
+    """Money of customers by time."""
+
+    def __init__(self, money: list[tuple[Ints, Floats, Floats]]) -> None:
+        who, at, amount = (np.concatenate([part[i] for part in money]) for i in range(3))
+        keys = self._keys(who, at)
+        order = np.argsort(keys)
+        self._sorted, self._sums = keys[order], np.concatenate([[0.0], np.cumsum(amount[order])])
+
+    def brought(self, who: Ints, since: Floats, until: Floats) -> Floats:
+        """Of each customer from one moment up to before another, to the cent."""
+        first, end = (np.searchsorted(self._sorted, self._keys(who, moment)) for moment in (since, until))
+        return np.asarray(np.round(self._sums[end] - self._sums[first], 2), dtype=np.float64)
+
+    @staticmethod
+    def _keys(who: Ints, at: Floats) -> Floats:
+        """Customers apart from each other by more days than a company is followed."""
+        return who * 100_000.0 + at

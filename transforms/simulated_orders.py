@@ -31,6 +31,12 @@ REGIONS = ("SP", "RJ", "MG", "RS", "PR", "BA", "PE", "CE", "AM", "PA")
 REGION_SHARES = (0.36, 0.14, 0.12, 0.07, 0.07, 0.06, 0.05, 0.05, 0.04, 0.04)
 REMOTE_REGIONS = ("CE", "AM", "PA")
 
+RENEWAL = 2_990
+"""What a paid plan brings when it is renewed, in minor units."""
+
+SENT_BACK = 0.07
+"""Share of delivered orders that are sent back and refunded."""
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

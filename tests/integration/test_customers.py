@@ -12,7 +12,7 @@ from tests.support.warehouse import MINI, NOW, chunk, new_warehouse, writer
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import EventType
 from vocbeam.schemas.timebase import DAY_US, HOUR_US
-from vocbeam.schemas.value import Encounter, Issue, Study
+from vocbeam.schemas.value import CustomerOutcome, Encounter, Issue, OutcomeMeaning, Study
 from vocbeam.sinks import customers
 from vocbeam.sinks.tables import erasure_marker
 from vocbeam.transforms.customers import CustomerTable, EncounterTable, customer_table, encounter_tables
@@ -155,14 +155,29 @@ def test_encounter_tables__are_followed_from_a_day_after_each(warehouse: Engine)
     _, tables = read(warehouse)
     # In order of the query: by customer is not promised.
     late = tables[LATE]
-    rows = sorted(zip(late.hit, late.left, late.covariates["region"], late.covariates["reopened"], strict=True))
+    rows = sorted(
+        zip(late.hit, late.left, late.covariates["region"], late.covariates["reopened"], late.revenue, strict=True)
+    )
     assert rows == [
-        (False, False, "SP", "not met"),
-        (True, False, "SP", "met"),
-        (True, True, "SP", "not met"),
+        (False, False, "SP", "not met", 1_000),
+        (True, False, "SP", "met", 0),
         # Carla's; she left ten days after.
-        (True, True, "SP", "not met"),
+        (True, True, "SP", "not met", 0),
+        (True, True, "SP", "not met", 800),
     ]
+
+
+def test_encounter_tables__revenue_from_the_day_of_the_encounter_to_the_end_of_the_horizon() -> None:
+    at = day(-20) + 6 * HOUR_US
+    end = at + DAY_US + 20 * DAY_US
+    moves: list[tuple[OutcomeMeaning, int, int, str]] = [
+        ("revenue", day(-20) - 1, 1_000, "BRL"), ("revenue", day(-20), 500, "BRL"), ("revenue", at, 90, "USD"),
+        ("refund", at + 1, 200, ""), ("revenue", end - 1, 7, "BRL"), ("revenue", end, 3_000, "BRL"),
+    ]  # fmt: skip
+    outcomes = [CustomerOutcome("x", meaning, when, amount, currency) for meaning, when, amount, currency in moves]
+    encounter = Encounter("x", LATE, ("SP", "", ""), at, True)
+    (table,) = encounter_tables(GOVERNANCE, STUDY, encounters=[encounter], outcomes=outcomes)
+    assert table.revenue.tolist() == [500 - 200 + 7]
 
 
 def test_encounter_tables__leave_out_what_the_data_do_not_hold(warehouse: Engine) -> None:

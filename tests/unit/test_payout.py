@@ -20,13 +20,18 @@ def issue(name: str) -> Issue:
 
 def fit(name: str, effect: float, error: float, affected: int = 100) -> IssueFit:
     interval = Interval(effect - Z * error, effect + Z * error)
-    return IssueFit(issue(name), (), IssueEffect(1_000, affected, 1_000, affected, effect, error, interval))
+    return IssueFit(issue(name), "leaving", (), IssueEffect(1_000, affected, 1_000, affected, effect, error, interval))
 
 
 def table(affected: int, others: int, left: float) -> EncounterTable:
     count = affected + others
     return EncounterTable(
-        issue("late"), np.arange(count), np.arange(count) < affected, {}, np.arange(count) % 100 < 100 * left
+        issue("late"),
+        np.arange(count),
+        np.arange(count) < affected,
+        {},
+        np.arange(count) % 100 < 100 * left,
+        np.zeros(count),
     )
 
 
@@ -36,12 +41,14 @@ def table(affected: int, others: int, left: float) -> EncounterTable:
     ids=["enough", "few affected", "few others", "few who would leave anyhow"],
 )
 def test_fit_issue__only_with_enough_on_both_sides(affected: int, others: int, left: float, enough: bool) -> None:
-    found = fit_issue(table(affected, others, left), 30, np.random.default_rng(1), 100)
+    found = fit_issue(table(affected, others, left), "leaving", 30, np.random.default_rng(1), 100)
     assert (found.effect is not None) == enough
 
 
 def test_rank_issues__by_the_lower_end_and_not_by_the_estimate() -> None:
-    rows = rank_issues([fit("big, unsure", 0.3, 0.2), fit("sure", 0.1, 0.01), IssueFit(issue("few"), (), None)], VALUE)
+    rows = rank_issues(
+        [fit("big, unsure", 0.3, 0.2), fit("sure", 0.1, 0.01), IssueFit(issue("few"), "leaving", (), None)], VALUE
+    )
     assert [(row.issue.metric, row.rank, row.status) for row in rows] == [
         ("sure", 1, "proven"),
         ("big, unsure", 2, "not proven"),
