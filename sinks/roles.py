@@ -2,9 +2,9 @@
 
 Five group roles (NOLOGIN) per warehouse, named by a prefix, which is the database's name unless another is chosen:
 `<prefix>_writer` is what `vocbeam run` needs, `<prefix>_reader` is for BI tools, `<prefix>_auditor` for the commands
-that look at the books, `<prefix>_web` for `vocbeam web`, `<prefix>_receiver` for `vocbeam case receive`. Roles belong to
-the whole cluster, their rights to one database: a prefix of its own keeps the readers of one warehouse out of another.
-Everything else (schema, governance, views) is the owner's alone.
+that look at the books, `<prefix>_web` for `vocbeam web`, `<prefix>_receiver` for `vocbeam case receive`. Roles belong
+to the whole cluster, their rights to one database: a prefix of its own keeps the readers of one warehouse out of
+another. Everything else (schema, governance, views) is the owner's alone.
 
 `rights` alone decides: of tables by `TABLE_ACCESS`, of views by `sinks.views.ROW_LEVEL_VIEWS`. A table that is not
 classified is granted to nobody, and a test fails. SQLite has no roles: there the file's permissions decide.
