@@ -13,6 +13,8 @@ TYPES := build/types/vocbeam
 FOLDERS := schemas transforms sinks pipelines deploy
 TEST_PROCESSES ?= 2
 GOVERNANCE ?= schemas/examples/retailer.yaml
+# Where the compose file runs `vocbeam case receive`, and where its Alertmanager finds the secret.
+CASES ?= --case-url http://cases:9466/alerts --case-token-file /run/secrets/case_token.password
 # Of one test; 25 kills are 25 starts.
 FAULTS_TIMEOUT_S := 1800
 UV_COMPILE := $(BIN)/uv pip compile --quiet --only-binary autograd-gamma --generate-hashes --no-emit-index-url --no-emit-build-options --no-header --python-version 3.11
@@ -76,7 +78,7 @@ fuzz: setup ## A million mutated messages into each database, damaged files and 
 generate: setup ## Write the generated files in deploy and the data dictionary from the retailer's governance file (GOVERNANCE=…)
 	@$(BIN)/vocbeam generate prometheus --governance $(GOVERNANCE) --output deploy/generated/rules.yml
 	@$(BIN)/vocbeam generate prometheus --format kubernetes --governance $(GOVERNANCE) --output deploy/kubernetes/alerts/rules.yaml
-	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml
+	@$(BIN)/vocbeam generate alertmanager --governance $(GOVERNANCE) --output deploy/generated/alertmanager.yml $(CASES)
 	@$(BIN)/vocbeam generate grafana --governance $(GOVERNANCE) --output deploy/generated/vocbeam.json
 	@$(BIN)/vocbeam generate dictionary --governance $(GOVERNANCE) --output docs/data-dictionary.md
 	@$(BIN)/vocbeam generate contract --governance $(GOVERNANCE) --output deploy/bi/contract.odcs.yaml

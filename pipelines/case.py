@@ -30,7 +30,7 @@ from vocbeam.sinks.read import snapshot
 def case() -> None:
     """Cases that alerts on targets opened for departments.
 
-    On PostgreSQL these commands take the warehouse's owner.
+    On PostgreSQL these commands take the warehouse's owner; for `receive` the role `receiver` suffices.
     """
 
 

@@ -1,10 +1,10 @@
 """PostgreSQL roles of a warehouse, and what each may do with every table and view.
 
-Four group roles (NOLOGIN) per warehouse, named by a prefix, which is the database's name unless another is chosen:
+Five group roles (NOLOGIN) per warehouse, named by a prefix, which is the database's name unless another is chosen:
 `<prefix>_writer` is what `vocbeam run` needs, `<prefix>_reader` is for BI tools, `<prefix>_auditor` for the commands
-that look at the books, `<prefix>_web` for `vocbeam web`. Roles belong to the whole cluster, their rights to one
-database: a prefix of its own keeps the readers of one warehouse out of another. Everything else (schema, governance,
-views) is the owner's alone.
+that look at the books, `<prefix>_web` for `vocbeam web`, `<prefix>_receiver` for `vocbeam case receive`. Roles belong
+to the whole cluster, their rights to one database: a prefix of its own keeps the readers of one warehouse out of
+another. Everything else (schema, governance, views) is the owner's alone.
 
 `rights` alone decides: of tables by `TABLE_ACCESS`, of views by `sinks.views.ROW_LEVEL_VIEWS`. A table that is not
 classified is granted to nobody, and a test fails. SQLite has no roles: there the file's permissions decide.
@@ -23,7 +23,7 @@ from vocbeam.sinks.flags import flag_event
 from vocbeam.sinks.tables import metadata
 from vocbeam.sinks.views import ROW_LEVEL_VIEWS, view_names
 
-Role = Literal["writer", "reader", "auditor", "web"]
+Role = Literal["writer", "reader", "auditor", "web", "receiver"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 Grants = Mapping[str, tuple[str, ...]]
@@ -47,6 +47,7 @@ class Access:
     reader: Grants = field(default_factory=dict)
     auditor: Grants = field(default_factory=dict)
     web: Grants = field(default_factory=dict)
+    receiver: Grants = field(default_factory=dict)
 
     def of(self, role: Role) -> Grants:
         """The grants of one role."""
@@ -55,9 +56,10 @@ class Access:
 
 
 _DIMENSION = Access(reader=_READ, auditor=_READ, web=_READ)
+_PLACE = Access(reader=_READ, auditor=_READ, web=_READ, receiver=_READ)
 
 TABLE_ACCESS: Mapping[str, Access] = {
-    "schema_version": Access(writer=_READ, auditor=_READ, web=_READ),
+    "schema_version": Access(writer=_READ, auditor=_READ, web=_READ, receiver=_READ),
     "warehouse_setting": Access(writer=_READ, auditor=_READ, web=_READ),
     "taxonomy_version": Access(writer=_READ, auditor=_READ, web=_READ),
     # Locking the row FOR SHARE takes the right to update some column: `only` can hold nothing but 1.
@@ -117,8 +119,11 @@ TABLE_ACCESS: Mapping[str, Access] = {
             "SELECT": (),
             "UPDATE": ("acknowledged_at", "acknowledged_by", "closed_at", "closed_by", "root_cause", "action"),
         },
+        receiver={"SELECT": ("case_id", "fingerprint", "closed_at"), "INSERT": ()},
     ),
-    "case_alert": Access(auditor=_READ, web=_READ),
+    "case_alert": Access(
+        auditor=_READ, web=_READ, receiver={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at",)}
+    ),
     # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
     "settle_position": Access(writer=_READ, auditor=_READ),
     "settle_again": Access(auditor=_READ),
@@ -144,9 +149,9 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "retired_subject": Access(writer=_READ, auditor={"SELECT": ("subject_table", "reason", "retired_at")}),
     "replay_attempt": Access(auditor=_READ),
     "audit_trail": Access(auditor=_READ, web={"SELECT": (), "INSERT": ()}),
-    "department": _DIMENSION,
-    "journey_stage": _DIMENSION,
-    "metric": _DIMENSION,
+    "department": _PLACE,
+    "journey_stage": _PLACE,
+    "metric": _PLACE,
     "target": _DIMENSION,
     "calendar_date": _DIMENSION,
     "measure_bin": _DIMENSION,
@@ -170,7 +175,7 @@ def rights(relation: str, role: Role) -> Grants:
     if relation in ROW_LEVEL_VIEWS:
         return _NOTHING
     if relation in view_names():
-        return _NOTHING if role == "writer" else _READ
+        return _NOTHING if role in ("writer", "receiver") else _READ
     return TABLE_ACCESS[relation].of(role)
 
 
@@ -180,7 +185,7 @@ def role_names(prefix: str) -> dict[Role, str]:
     longest = max(len(name.encode()) for name in names.values())
     if not prefix or prefix.startswith("pg_") or longest > LONGEST_NAME:
         raise ConfigError(
-            f"{prefix!r} can't be the prefix of PostgreSQL roles (1 to {LONGEST_NAME - len('_auditor')} bytes, not "
+            f"{prefix!r} can't be the prefix of PostgreSQL roles (1 to {LONGEST_NAME - len('_receiver')} bytes, not "
             "beginning with pg_); choose another: vocbeam migrate --role-prefix"
         )
     return names
@@ -193,6 +198,7 @@ def creation_statements(prefix: str) -> dict[str, str]:
         "reader": "reads published views and dimensions",
         "auditor": "reads the books (vocbeam reconcile, status, report, exporter)",
         "web": "shows pages and writes what people do there (vocbeam web)",
+        "receiver": "opens cases for what Alertmanager tells (vocbeam case receive)",
     }
     return {
         name: f"CREATE ROLE {_quoted(name)} NOLOGIN; "

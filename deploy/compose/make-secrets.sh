@@ -13,10 +13,15 @@ line_of() { # USER: as libpq reads it
     printf '*:*:*:%s:%s\n' "$1" "$(cat "secrets/$2.password")"
 }
 
-for name in admin owner loader watch bi grafana; do make "$name.password" openssl rand -hex 24; done
+for name in admin owner loader watch bi pages cases case_token grafana; do make "$name.password" openssl rand -hex 24; done
 make owner.pgpass line_of voc_owner owner
 make loader.pgpass line_of loader loader
 make watch.pgpass line_of watch watch
+make pages.pgpass line_of pages pages
+make cases.pgpass line_of cases cases
+# Alertmanager shows what the receiver of cases knows; the latter refuses a file that others may read.
+make case_token.key cat secrets/case_token.password
+make web_session.key openssl rand -hex 32
 make pseudonym.key openssl rand -hex 32
 # A Fernet key: 32 bytes, URL-safe base64.
 make dead_letter.key sh -c "openssl rand -base64 32 | tr '+/' '-_'"

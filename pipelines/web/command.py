@@ -158,7 +158,9 @@ def serving(app: Flask, keeper: FigureKeeper, address: str, port: int) -> Iterat
 )
 @click.option("--address", default="127.0.0.1", show_default=True, help="IP address to listen at.")
 @click.option("--port", default=8088, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--public-url", help="Where people reach the pages, such as https://voc.example.com.")
+@click.option(
+    "--public-url", envvar="VOCBEAM_WEB_URL", help="Where people reach the pages, such as https://voc.example.com."
+)
 @click.option(
     "--sign-in",
     "sign_in_kind",
@@ -183,8 +185,12 @@ def serving(app: Flask, keeper: FigureKeeper, address: str, port: int) -> Iterat
 )
 @click.option("--proxy-user-header", default="X-Forwarded-User", show_default=True, help="Who is signed in.")
 @click.option("--proxy-groups-header", default="X-Forwarded-Groups", show_default=True, help="Groups, comma separated.")
-@click.option("--oidc-issuer", metavar="URL", help="The OpenID provider.")
-@click.option("--oidc-client-id", help=f"Its secret is read from {OIDC_SECRET_ENV} or {OIDC_SECRET_ENV}_FILE.")
+@click.option("--oidc-issuer", envvar="VOCBEAM_OIDC_ISSUER", metavar="URL", help="The OpenID provider.")
+@click.option(
+    "--oidc-client-id",
+    envvar="VOCBEAM_OIDC_CLIENT_ID",
+    help=f"Its secret is read from {OIDC_SECRET_ENV} or {OIDC_SECRET_ENV}_FILE.",
+)
 @click.option("--oidc-name-claim", default="email", show_default=True, help="Claim that names the person.")
 @click.option("--oidc-groups-claim", default="groups", show_default=True, help="Claim that lists groups.")
 @click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -14,11 +14,13 @@ from sqlalchemy import Engine, inspect, text
 from tests.support.accounts import Accounts, accounts
 from tests.support.postgres import PostgresServer
 from tests.support.warehouse import NOW, chunk, mini, new_warehouse, writer
+from vocbeam.pipelines.case_receiver import receiver_app
 from vocbeam.pipelines.cli import vocbeam
 from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.schemas.governance import parse_governance
 from vocbeam.schemas.governance_model import Governance
-from vocbeam.sinks.catalog import ensure_governance, migrate
+from vocbeam.sinks.cases import close_case
+from vocbeam.sinks.catalog import ensure_governance, migrate, require_current
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.reconcile import reconcile
@@ -153,7 +155,7 @@ def test_roles__what_each_is_for(owned: Accounts, members: dict[Role, str]) -> N
     # Written out by hand, independent of the table in code that the grants are made from.
     may = {
         "SELECT value FROM metric_by_month": {"reader", "auditor", "web"},
-        "SELECT name FROM metric": {"reader", "auditor", "web"},
+        "SELECT name FROM metric": {"reader", "auditor", "web", "receiver"},
         "SELECT n FROM measure": {"writer", "auditor", "web"},
         "SELECT text FROM event": set(),
         "SELECT customer_key FROM event": set(),
@@ -170,6 +172,9 @@ def test_roles__what_each_is_for(owned: Accounts, members: dict[Role, str]) -> N
         "SELECT who FROM audit_trail": {"auditor", "web"},
         "UPDATE audit_trail SET who = ''": set(),
         "UPDATE alert_case SET summary = ''": set(),
+        "UPDATE alert_case SET closed_at = 0": {"web"},
+        "SELECT root_cause FROM alert_case": {"web"},
+        "UPDATE case_alert SET ended_at = 0": {"receiver"},
         "SELECT made_by FROM flag_action": {"web"},
         "UPDATE taxonomy_version SET governance_text = ''": set(),
         "UPDATE active_tagging SET taxonomy_version = 0": set(),
@@ -201,6 +206,30 @@ def test_roles__writer_loads_and_auditor_reconciles(owned: Accounts, members: di
     assert {check.what: check.found for check in checks}["events loaded + healed - retired = event keys present"] == 3
     with pytest.raises(SinkError, match=r"permission denied.*may read"):
         reconcile(open_engine(members["reader"]))
+
+
+def test_roles__receiver_opens_cases_and_the_pages_close_them(owned: Accounts, members: dict[Role, str]) -> None:
+    engine = open_engine(members["receiver"], write=True)
+    require_current(engine)
+    client = receiver_app(engine, "t" * 32, now=lambda: NOW).test_client()
+
+    def tell(*, status: str) -> Mapping[str, int]:
+        labels = {
+            "alertname": "TargetMissed", "metric": "csat", "stage": "deliver", "department": "logistics",
+            "unit": "points", "window": "day",
+        }  # fmt: skip
+        times = {"startsAt": "2026-03-02T00:00:00Z", "endsAt": "2026-03-03T00:00:00Z"}
+        alert = {"status": status, "fingerprint": "f00", "labels": labels, "annotations": {}, **times}
+        answer = client.post("/alerts", json={"alerts": [alert]}, headers={"Authorization": f"Bearer {'t' * 32}"})
+        assert answer.status_code == 200, answer.text
+        return {what: n for what, n in answer.json.items() if n}
+
+    assert tell(status="firing") == {"opened": 1}
+    assert tell(status="firing") == {"repeated": 1}
+    assert tell(status="resolved") == {"recovered": 1}
+    with open_engine(members["web"], write=True).begin() as connection:
+        close_case(connection, 1, by="Ana", at=NOW, root_cause="late vans", action="more vans")
+    engine.dispose()
 
 
 def test_roles__writer_starts_under_what_is_in_force_and_under_nothing_else(

@@ -20,8 +20,11 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
+from vocbeam.pipelines import alert_routes
+from vocbeam.pipelines.case_receiver import load_token, token_source
 from vocbeam.pipelines.cli import vocbeam
 from vocbeam.pipelines.heartbeats import SILENT_SECONDS
+from vocbeam.pipelines.web.command import OIDC_SECRET_ENV, SECRET_ENV, check_binding
 from vocbeam.pipelines.workers import STOP_SECONDS
 from vocbeam.schemas.secrets import DeadLetterCipher, dead_letter_source, pseudonym_key, pseudonym_source
 from vocbeam.transforms.kafka_settings import parse_settings
@@ -35,6 +38,8 @@ LINTERS = Path(sys.executable).parent
 
 KUBERNETES_VERSIONS = ("1.30", "1.34")
 METRICS_PORT = 9464
+PAGES_PORT = 8088
+CASES_PORT = 9466
 FLINK = "FlinkDeployment"
 OPERATED = (FLINK, "PrometheusRule", "ServiceMonitor")
 """Kinds whose schemas come with an operator and not with Kubernetes."""
@@ -77,7 +82,7 @@ def key_of(document: Json) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
 
 
-FOLDERS = ("warehouse", "pipeline", "flink", "alerts")
+FOLDERS = ("warehouse", "pipeline", "flink", "alerts", "people", "value")
 BUILT = {folder: build(folder) for folder in FOLDERS}
 RESOURCES = list({key_of(document): document for documents in BUILT.values() for document in documents}.values())
 SERVICES: Mapping[str, Json] = load(COMPOSE)[0]["services"]
@@ -233,7 +238,8 @@ def variables_read() -> set[str]:
         path.read_text(encoding="utf-8") for top in ("schemas", "pipelines") for path in (PROJECT / top).rglob("*.py")
     ]
     named = {name for source in sources for name in re.findall(r'"(VOCBEAM_\w+)"', source)}
-    secrets = {source(Path()).env for source in (pseudonym_source, dead_letter_source)}
+    secrets = {source(Path()).env for source in (pseudonym_source, dead_letter_source, token_source)}
+    secrets |= {SECRET_ENV, OIDC_SECRET_ENV}
     assert secrets < named
     return named | {f"{name}_FILE" for name in secrets}
 
@@ -241,7 +247,7 @@ def variables_read() -> set[str]:
 def test_environment__every_variable_is_one_that_is_read() -> None:
     settings = next(document["data"] for document in RESOURCES if key_of(document) == ("ConfigMap", "vocbeam-settings"))
     kafka = next(document["data"] for document in RESOURCES if key_of(document) == ("ConfigMap", "vocbeam-kafka"))
-    referred = set(re.findall(r"\$\{(\w+)\}", kafka["consumer.properties"]))
+    referred = set(re.findall(r"\$\{(\w+)\}", kafka["client.properties"]))
     libraries = {"PGUSER", "PGPASSWORD", "PGPASSFILE", "SSL_CERT_FILE"}
     image = dict(re.findall(r"^(?:ENV)? +(VOCBEAM_\w+)=(\S+)", CONTAINERFILE.read_text(encoding="utf-8"), re.M))
     given = set(settings) | {name for name in image if name != "VOCBEAM_CACHE"}
@@ -252,7 +258,7 @@ def test_environment__every_variable_is_one_that_is_read() -> None:
             given |= {variable["name"] for variable in container.get("env", [])}
     assert len(given) > 10
     assert given - variables_read() - libraries - referred == set()
-    assert parse_settings(kafka["consumer.properties"])["security_protocol"] == "SASL_SSL"
+    assert parse_settings(kafka["client.properties"])["security_protocol"] == "SASL_SSL"
 
 
 def test_generated_files__are_where_compose_looks_for_them() -> None:
@@ -302,8 +308,63 @@ def test_addresses__agree() -> None:
     assert inside == fixed | {6123, 8081, 8098, 8099}
 
 
+def values_of(line: list[str]) -> dict[str, str]:
+    """Option → value, of a command line of a command or of one in a group."""
+    options = [i for i, word in enumerate(line) if word.startswith("--") and i + 1 < len(line)]
+    return {line[i]: line[i + 1] for i in options}
+
+
+def test_pages_and_cases__are_reached_where_others_look_for_them() -> None:
+    lines = {where: values_of(line) for where, line in command_lines().items()}
+    assert {values["--port"] for where, values in lines.items() if where.endswith("web")} == {str(PAGES_PORT)}
+    assert {values["--port"] for where, values in lines.items() if where.endswith("cases")} == {str(CASES_PORT)}
+    found = {key_of(document): document.get("spec") for document in RESOURCES}
+    for name, policy, port in (("web", "from-ingress", PAGES_PORT), ("cases", "from-alertmanager", CASES_PORT)):
+        container = PODS[f"vocbeam-{name}/{name}"][1]
+        assert container["ports"] == [{"name": "http", "containerPort": port}]
+        assert found["Service", f"vocbeam-{name}"]["ports"] == [{"name": "http", "port": port, "targetPort": "http"}]
+        assert found["NetworkPolicy", policy]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
+        labels = PODS[f"vocbeam-{name}/{name}"][0]["metadata"]["labels"]
+        assert found["NetworkPolicy", policy]["podSelector"]["matchLabels"].items() <= labels.items()
+    for where in ("compose web", "people vocbeam-web/web"):
+        values = lines[where]
+        check_binding(values["--address"], values["--sign-in"], "https://voc.example.com")
+    # The host, as a container of this network sees it, and nobody else.
+    (network,) = load(COMPOSE)[0]["networks"]["pages"]["ipam"]["config"]
+    assert lines["compose web"]["--trusted-proxy"] == network["gateway"]
+    assert SERVICES["web"]["ports"] == [f"127.0.0.1:{PAGES_PORT}:{PAGES_PORT}"]
+    assert [name for name, service in SERVICES.items() if "pages" in service.get("networks", [])] == ["web"]
+
+
+def test_alertmanager__tells_the_receiver_of_cases_and_shows_its_secret() -> None:
+    (config,) = load(DEPLOY / "generated" / "alertmanager.yml")
+    told = {
+        receiver["name"]: [hook for hook in receiver["webhook_configs"] if hook["url"] == CASES_URL]
+        for receiver in config["receivers"]
+    }
+    departments = told.keys() - {alert_routes.UNROUTED, alert_routes.OPERATED, alert_routes.WATCHED}
+    assert departments
+    assert {name for name, hooks in told.items() if hooks} == departments
+    secrets = {hook["http_config"]["authorization"]["credentials_file"] for hooks in told.values() for hook in hooks}
+    assert [path.removeprefix("/run/secrets/") for path in secrets] == SERVICES["alertmanager"]["secrets"]
+    assert set(SERVICES["alertmanager"]["networks"]) & set(SERVICES["cases"]["networks"])
+
+
+CASES_URL = f"http://cases:{CASES_PORT}/alerts"
+
+
+def test_jobs__never_run_twice_at_once_and_come_to_an_end() -> None:
+    jobs = {key_of(document)[1]: document["spec"] for document in RESOURCES if document["kind"] == "CronJob"}
+    assert jobs.keys() == {f"vocbeam-{name}" for name in ("retain", "compact", "value", "drivers")}
+    for name, spec in jobs.items():
+        assert spec["concurrencyPolicy"] == "Forbid", name
+        assert spec["timeZone"] == "Etc/UTC", name
+        assert spec["jobTemplate"]["spec"].keys() >= {"backoffLimit", "activeDeadlineSeconds"}, name
+    assert len({spec["schedule"] for spec in jobs.values()}) == len(jobs)
+
+
 def test_services__run_in_order() -> None:
-    for name in ("pipeline", "exporter", "retain"):
+    for name in ("pipeline", "exporter", "retain", "compact", "value", "drivers", "web", "cases"):
         assert SERVICES[name]["depends_on"]["accounts"] == {"condition": "service_completed_successfully"}
     assert SERVICES["accounts"]["depends_on"]["apply"] == {"condition": "service_completed_successfully"}
 
@@ -368,13 +429,21 @@ def test_roles__each_pod_has_one() -> None:
     assert {name.split("/")[1]: role(container) for name, _, container in ALL_PODS} == {
         "apply": {"warehouse-owner"},
         "retain": {"warehouse-owner"},
+        "compact": {"warehouse-owner"},
+        "value": {"warehouse-owner"},
+        "drivers": {"warehouse-owner"},
         "run": {"warehouse-writer"},
         "worker-pool": {"warehouse-writer"},
         "exporter": {"warehouse-auditor"},
+        "web": {"warehouse-web"},
+        "cases": {"warehouse-receiver"},
         "jobserver": set(),
     }
     users = {name: service["environment"]["PGUSER"] for name, service in OURS.items() if "PGUSER" in str(service)}
-    assert users == {"apply": "voc_owner", "retain": "voc_owner", "pipeline": "loader", "exporter": "watch"}
+    owners = dict.fromkeys(("apply", "retain", "compact", "value", "drivers"), "voc_owner")
+    assert users == {**owners, "pipeline": "loader", "exporter": "watch", "web": "pages", "cases": "cases"}
+    granted = [line.removeprefix("--command=GRANT voc_") for line in SERVICES["accounts"]["command"]]
+    assert granted == ["writer TO loader", "auditor TO watch", "reader TO bi", "web TO pages", "receiver TO cases"]
 
 
 def test_network__opens_what_each_pod_asks_for_and_no_more() -> None:
@@ -481,6 +550,10 @@ def test_make_secrets__makes_what_compose_names_and_changes_nothing_twice(tmp_pa
     assert len(pseudonym_key(pseudonym_source(tmp_path).load(environment))) == 32
     cipher = DeadLetterCipher(dead_letter_source(tmp_path).load(environment))
     assert cipher.decrypt(cipher.encrypt(b"raw")) == b"raw"
+    token = made["secrets/case_token.password"].decode().strip()
+    with pytest.MonkeyPatch.context() as environment_:
+        environment_.setenv("VOCBEAM_CASE_TOKEN_FILE", str(tmp_path / "secrets" / "case_token.key"))
+        assert load_token(tmp_path) == token
     password = made["secrets/loader.password"].decode().strip()
     assert made["secrets/loader.pgpass"].decode() == f"*:*:*:loader:{password}\n"
     assert re.fullmatch(r"VOCBEAM_UID=[1-9]\d*\n", (tmp_path / ".env").read_text())

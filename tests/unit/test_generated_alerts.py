@@ -34,10 +34,13 @@ ALERTS = {rule["alert"] for rule in RULES if "alert" in rule}
 
 FILES = {
     "generated/rules.yml": ("prometheus",),
-    "generated/alertmanager.yml": ("alertmanager",),
+    "generated/alertmanager.yml": (
+        "alertmanager", "--case-url", "http://cases:9466/alerts",
+        "--case-token-file", "/run/secrets/case_token.password",
+    ),
     "generated/vocbeam.json": ("grafana",),
     "kubernetes/alerts/rules.yaml": ("prometheus", "--format", "kubernetes"),
-}
+}  # fmt: skip
 
 
 def generated(*arguments: str | Path) -> Result:
