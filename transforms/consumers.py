@@ -52,6 +52,15 @@ class ShardConsumer(Protocol):
         ...
 
 
+def check_client(config: SourceConfig) -> None:
+    """Raises ConfigError where the configured client library is not installed or has nothing like a setting."""
+    if config.client == "librdkafka":
+        from vocbeam.transforms import librdkafka_consumer, librdkafka_settings
+
+        assert librdkafka_consumer, "imported, which fails where the library is missing"
+        librdkafka_settings.translate(config.consumer)
+
+
 def open_consumer(config: SourceConfig) -> ShardConsumer:
     """A consumer of the client library that is configured.
 
