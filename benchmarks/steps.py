@@ -22,7 +22,7 @@ from vocbeam.pipelines.job_steps import rules_of
 from vocbeam.pipelines.settings import Home
 from vocbeam.schemas import contracts
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
-from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, PartitionKey, RawGroup
+from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, PartitionKey, RawChunk, RawGroup
 from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_key, pseudonym_source
 from vocbeam.sinks import models
@@ -30,7 +30,7 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import draw_run_epoch
 from vocbeam.sinks.steps import WriterConfig
 from vocbeam.sinks.writer import ChunkWriter
-from vocbeam.transforms.chunking import Bounds, cut_chunks, pack_groups
+from vocbeam.transforms.chunking import Bounds, Polled, cut_chunks, pack_groups
 from vocbeam.transforms.decode import Limits, Schemas, decode_chunk
 from vocbeam.transforms.measures import Measurer
 from vocbeam.transforms.progress import report_committed, report_model_changed
@@ -110,11 +110,11 @@ def read_groups(bootstrap: str, prefix: str) -> list[RawGroup]:
     records: dict[PartitionKey, list[Any]] = defaultdict(list)
     for tp, polled in poll_all(bootstrap, prefix):
         records[PartitionKey("benchmark", "benchmark", tp.topic, tp.partition)] += polled
-    chunks = [
-        chunk
-        for partition, found in records.items()
-        for chunk in cut_chunks(partition, found[0].offset, found[-1].offset + 1, 0, found, Bounds())
-    ]
+    chunks: list[RawChunk] = []
+    for partition, found in records.items():
+        offsets = [record.offset for record in found]
+        polled = Polled(offsets, [record.value for record in found], [], offsets[-1] + 1)
+        chunks.extend(cut_chunks(partition, offsets[0], 0, polled, Bounds()))
     return list(pack_groups(chunks, Bounds()))
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import apache_beam as beam
 import click
@@ -48,7 +48,8 @@ from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.retries import RETRY_LIMIT_S
 from vocbeam.sinks.worker_metric import stop_reporting
 from vocbeam.transforms.chunking import Bounds, Shard
-from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
+from vocbeam.transforms.consumers import check_client
+from vocbeam.transforms.kafka_settings import ClientName, SourceConfig, find_end_offsets
 from vocbeam.transforms.progress import PROGRESS
 from vocbeam.transforms.source import ReadChunks
 
@@ -146,6 +147,10 @@ def record_end(engine: Engine, epoch: int, outcome: str) -> None:
 @click.option(
     "--group-id", default="vocbeam", show_default=True, help="Group to publish committed offsets under; '' for none."
 )
+@click.option(
+    "--consumer", "client", envvar="VOCBEAM_CONSUMER", default="kafka-python", show_default=True,
+    type=click.Choice(get_args(ClientName)), help="Library that fetches records; librdkafka (an extra) costs less CPU.",
+)  # fmt: skip
 @click.option("--shards", default=1, show_default=True, type=click.IntRange(1), help="Readers, each with a consumer.")
 @click.option("--chunk-records", default=Bounds.chunk_records, show_default=True, type=click.IntRange(1))
 @click.option("--chunk-bytes", default=Bounds.chunk_bytes, show_default=True, type=click.IntRange(1))
@@ -191,6 +196,7 @@ def run(
     until_caught_up: bool,
     runner: RunnerChoice,
     consumer: Mapping[str, Any],
+    client: ClientName,
     group_id: str,
     shards: int,
     workers: int,
@@ -218,11 +224,13 @@ def run(
             topics=tuple(event_types),
             bootstrap=bootstrap,
             consumer=consumer,
+            client=client,
             group_id=group_id or None,
             shards=shards,
             bounds=Bounds(chunk_records, chunk_bytes, group_records, group_bytes),
             outage_seconds=outage_seconds,
         )
+        check_client(source)
         ends = find_end_offsets(source)
         missing = [topic for topic in source.topics if all(topic != known for known, _ in ends)]
         if missing:

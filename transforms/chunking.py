@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import accumulate
+from typing import NamedTuple
 
 from vocbeam.schemas.errors import ConfigError, TopicChanged
 from vocbeam.schemas.records import PartitionKey, RawChunk, RawGroup
@@ -47,16 +49,22 @@ class Bounds:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-class Record(Protocol):
-    """What a chunk needs of a consumer's record; `value` is None for a tombstone."""
+class Polled(NamedTuple):
+    """Records of one topic-partition in offset order, as aligned columns, and where reading goes on behind them.
 
-    @property
-    def offset(self) -> int:
-        """Offset in its topic-partition."""
+    `timestamps` are Kafka's, UTC milliseconds, negative where a record has none; a value of None is a tombstone.
+    `next_offset` also passes offsets without a record (transaction markers, aborted and compacted records).
+    """
 
-    @property
-    def value(self) -> bytes | None:
-        """Bytes of the message, as they were produced."""
+    offsets: list[int]
+    values: list[bytes | None]
+    timestamps: list[int]
+    next_offset: int
+
+    def before(self, offset: int) -> Polled:
+        """What lies before an offset, where reading then ends."""
+        end = bisect_left(self.offsets, offset)
+        return Polled(self.offsets[:end], self.values[:end], self.timestamps[:end], offset)
 
 
 class Start(NamedTuple):
@@ -91,28 +99,23 @@ def start_of(partition: PartitionKey, position: int | None, beginning: int, end:
 
 
 def cut_chunks(
-    partition: PartitionKey, first_offset: int, next_offset: int, lost: int, records: Sequence[Record], bounds: Bounds
+    partition: PartitionKey, first_offset: int, lost: int, polled: Polled, bounds: Bounds
 ) -> Iterator[RawChunk]:
-    """Cuts what polls brought for one topic-partition into chunks that cover its offset range without a gap.
+    """Cuts what was polled of one topic-partition into chunks that cover its offset range without a gap.
 
-    `first_offset` and `next_offset` are the consumer's positions before and after, `records` lie between them in order.
-    The first `lost` offsets are counted in the first chunk. Offsets without a record belong to the chunk before them,
-    those at the front to the first chunk; a range without any record is one empty chunk.
+    The range begins at `first_offset`; its first `lost` offsets are counted in the first chunk. Offsets without a
+    record belong to the chunk before them, those at the front to the first chunk; a range without any record is one
+    empty chunk.
     """
-    start, chunk_lost = first_offset, lost
-    offsets: list[int] = []
-    values: list[bytes | None] = []
-    size = 0
-    for record in records:
-        length = len(record.value) if record.value is not None else 0
-        if offsets and (len(offsets) >= bounds.chunk_records or size + length > bounds.chunk_bytes):
-            yield RawChunk(partition, start, record.offset, offsets, values, chunk_lost)
-            start, chunk_lost, offsets, values, size = record.offset, 0, [], [], 0
-        offsets.append(record.offset)
-        values.append(record.value)
-        size += length
-    if next_offset > start:
-        yield RawChunk(partition, start, next_offset, offsets, values, chunk_lost)
+    offsets, values = polled.offsets, polled.values
+    sizes = list(accumulate((0 if value is None else len(value) for value in values), initial=0))
+    at, start = 0, first_offset
+    while start < polled.next_offset:
+        within = bisect_right(sizes, sizes[at] + bounds.chunk_bytes) - 1
+        end = max(at + 1, min(at + bounds.chunk_records, within))
+        next_offset = offsets[end] if end < len(offsets) else polled.next_offset
+        yield RawChunk(partition, start, next_offset, offsets[at:end], values[at:end], lost)
+        at, start, lost = end, next_offset, 0
 
 
 def pack_groups(chunks: Iterable[RawChunk], bounds: Bounds) -> Iterator[RawGroup]:
@@ -120,7 +123,7 @@ def pack_groups(chunks: Iterable[RawChunk], bounds: Bounds) -> Iterator[RawGroup
     group: list[RawChunk] = []
     records = size = 0
     for chunk in chunks:
-        length = sum(len(value) for value in chunk.values if value is not None)
+        length = sum(map(len, filter(None, chunk.values)))
         if group and (records + len(chunk.offsets) > bounds.group_records or size + length > bounds.group_bytes):
             yield tuple(group)
             group, records, size = [], 0, 0

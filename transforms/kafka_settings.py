@@ -7,13 +7,14 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import OffsetSpec
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 from vocbeam.schemas.errors import ConfigError, SourceError
@@ -53,6 +54,10 @@ PROXIES = frozenset({"proxy_url", "socks5_proxy"})
 _REFERENCE = re.compile(r"\$\{(\w+)\}|file:(.+)")
 
 
+ClientName = Literal["kafka-python", "librdkafka"]
+"""Libraries that the source can fetch records with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """What to read and how. Picklable, and without secrets: they are read where a reader connects.
@@ -61,7 +66,8 @@ class SourceConfig:
     `${NAME}` or `file:PATH` is replaced in the worker by that environment variable or by that file's content.
     `group_id` names the group under which committed offsets are published for lag monitors; None publishes none.
     `read_shards` are those of the `shards` that this pipeline reads; None reads all of them.
-    `stop_at` maps (topic, partition) to the offset at which reading ends; None reads on for ever.
+    `stop_at` maps (topic, partition) to the offset at which reading ends; None reads on for ever. `client` fetches the
+    records; everything else is asked with kafka-python.
     """
 
     topics: tuple[str, ...]
@@ -77,6 +83,7 @@ class SourceConfig:
     publish_seconds: float = 5.0
     outage_seconds: float = 120.0
     stop_at: Mapping[tuple[str, int], int] | None = None
+    client: ClientName = "kafka-python"
 
     def __post_init__(self) -> None:
         if not self.topics:
@@ -288,6 +295,25 @@ def topic_ids(admin: KafkaAdminClient, topics: Iterable[str]) -> dict[str, str]:
     """Topic → id of its present incarnation; topics that don't exist are left out."""
     described = admin.describe_topics(sorted(topics))
     return {topic["name"]: str(topic["topic_id"]) for topic in described if topic["error_code"] == 0}
+
+
+def edge_offsets(
+    admin: KafkaAdminClient, partitions: Collection[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """The first offset that Kafka holds of each topic-partition, and the one behind its last committed record."""
+    if not partitions:
+        return {}
+    beginnings, ends = (
+        admin.list_partition_offsets(dict.fromkeys(partitions, spec), "read_committed", REQUEST_TIMEOUT_MS)
+        for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+    )
+    return {tp: (beginnings[tp].offset, ends[tp].offset) for tp in partitions}
+
+
+def cannot_read(bootstrap: str, why: str, partitions: Iterable[TopicPartition]) -> SourceError:
+    """What to raise when Kafka refuses a consumer."""
+    names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in partitions)
+    return SourceError(f"Kafka at {bootstrap} can't be read: {why} for {names}; check the broker's log and the ACLs")
 
 
 def find_end_offsets(config: SourceConfig) -> dict[tuple[str, int], int]:

@@ -22,35 +22,21 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 from kafka import TopicPartition
-from kafka.errors import (
-    CoordinatorNotAvailableError,
-    KafkaError,
-    LogTruncationError,
-    OffsetOutOfRangeError,
-    RetriableError,
-)
+from kafka.errors import CoordinatorNotAvailableError, KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from vocbeam.schemas.errors import SourceError, TopicChanged
 from vocbeam.schemas.records import Ledger, PartitionKey, RawChunk, RawGroup
-from vocbeam.transforms.chunking import Shard, ShardWatermark, cut_chunks, pack_groups, start_of
+from vocbeam.transforms.chunking import Polled, Shard, ShardWatermark, cut_chunks, pack_groups, start_of
+from vocbeam.transforms.consumers import Fetched, LogTruncated, open_consumer
 from vocbeam.transforms.group_coder import emits_groups
-from vocbeam.transforms.kafka_settings import (
-    REQUEST_TIMEOUT_MS,
-    SourceConfig,
-    connect_admin,
-    connect_consumer,
-    discover,
-    topic_ids,
-)
+from vocbeam.transforms.kafka_settings import SourceConfig, connect_admin, discover, edge_offsets, topic_ids
 from vocbeam.transforms.progress import PROGRESS, Progress
 
 log = logging.getLogger(__name__)
 
 UNCONFIRMED_SECONDS = 30.0
 """A partition whose groups get no answer and whose ledger row stands still for so long is read again from its row."""
-
-Polled = dict[TopicPartition, list[Any]]
 
 
 def now_micros() -> int:
@@ -79,6 +65,10 @@ class _Partition:
     def finished(self) -> bool:
         """Whether reading of this partition ends here."""
         return self.stop_at is not None and self.next_offset >= self.stop_at
+
+    def position(self) -> int:
+        """Where the consumer goes on: behind what Kafka no longer has."""
+        return self.next_offset + self.lost
 
 
 class ShardReader:
@@ -114,7 +104,7 @@ class ShardReader:
         with ExitStack() as on_failure:
             self._admin = connect_admin(config)
             on_failure.callback(self._admin.close)
-            self._consumer = connect_consumer(config)
+            self._consumer = open_consumer(config)
             on_failure.callback(self._consumer.close)
             self._refresh()
             on_failure.pop_all()
@@ -155,26 +145,26 @@ class ShardReader:
         self._refresh_if_due()
         self._publish_if_due()
         self._reopen_stale()
-        polled = self._poll()
+        fetched = self._poll()
         chunks: list[RawChunk] = []
         oldest = self._now()
         for tp, partition in self._partitions.items():
-            records = polled.get(tp, [])
-            position = self._position(tp)
+            if partition.finished():
+                partition.idle = True
+                self._progress.behind(partition.key, 0)
+                continue
+            polled = fetched.polled.get(tp) or Polled([], [], [], partition.position())
             highwater = self._consumer.highwater(tp)
-            partition.idle = not records and highwater is not None and position >= highwater
-            if partition.stop_at is not None and position > partition.stop_at:
-                records = [record for record in records if record.offset < partition.stop_at]
-                position = max(partition.stop_at, partition.next_offset + partition.lost)
-            timestamps = [record.timestamp * 1_000 for record in records if record.timestamp >= 0]
+            partition.idle = not polled.offsets and highwater is not None and polled.next_offset >= highwater
+            if partition.stop_at is not None and polled.next_offset > partition.stop_at:
+                polled = polled.before(max(partition.stop_at, partition.position()))
+            timestamps = [timestamp for timestamp in polled.timestamps if timestamp >= 0]
             if timestamps:
-                oldest = min(oldest, min(timestamps))
-                self._watermark.observe((tp.topic, tp.partition), max(timestamps), self._now())
+                oldest = min(oldest, min(timestamps) * 1_000)
+                self._watermark.observe((tp.topic, tp.partition), max(timestamps) * 1_000, self._now())
             end = partition.stop_at if partition.stop_at is not None else highwater
-            self._progress.behind(partition.key, max(0, end - position) if end is not None else 0)
-            chunks.extend(
-                cut_chunks(partition.key, partition.next_offset, position, partition.lost, records, self._config.bounds)
-            )
+            self._progress.behind(partition.key, max(0, end - polled.next_offset) if end is not None else 0)
+            chunks.extend(cut_chunks(partition.key, partition.next_offset, partition.lost, polled, self._config.bounds))
         if chunks and not self._confirm(chunks):
             return
         pending = list(pack_groups(chunks, self._config.bounds))
@@ -189,7 +179,7 @@ class ShardReader:
     def close(self) -> None:
         """Publishes what is committed and closes the connections. May be called twice."""
         self._publish()
-        self._consumer.close(timeout_ms=REQUEST_TIMEOUT_MS)
+        self._consumer.close()
         self._admin.close()
 
     def flush(self) -> Iterator[tuple[RawGroup, int]]:
@@ -214,13 +204,14 @@ class ShardReader:
         records: Counter[PartitionKey] = Counter()
         for chunk in group:
             records[chunk.partition] += len(chunk.offsets)
+        ended = False
         for key, end in {chunk.partition: chunk.next_offset for chunk in group}.items():
-            tp = TopicPartition(key.topic, key.partition)
-            partition = self._partitions[tp]
+            partition = self._partitions[TopicPartition(key.topic, key.partition)]
             partition.next_offset, partition.lost = end, 0
             partition.awaited.append((end, records[key]))
-            if partition.finished():
-                self._consumer.pause(tp)
+            ended = ended or partition.finished()
+        if ended:
+            self._assign()
         return self._take_answers()
 
     def _take_answers(self) -> bool:
@@ -293,10 +284,12 @@ class ShardReader:
             if all(ids.get(key.topic) == key.topic_id for key in polled):
                 return True
             self._refresh_due = self._monotonic()
-        for key in polled:
-            tp = TopicPartition(key.topic, key.partition)
-            self._consumer.seek(tp, self._partitions[tp].next_offset + self._partitions[tp].lost)
+        self._assign()
         return False
+
+    def _assign(self) -> None:
+        """Lets the consumer read all that is open and not finished, each from where its last group ended."""
+        self._consumer.assign({tp: p.position() for tp, p in self._partitions.items() if not p.finished()})
 
     def _refresh(self) -> None:
         """Discovers the shard's partitions and opens those that are new, or that now belong to another topic id."""
@@ -342,31 +335,20 @@ class ShardReader:
         # Before the ends: an older run may still be loading what comes, and its ledger must not seem beyond them.
         known = {tp: self._ledger.position(key) for tp, key in opening.items()}
         try:
-            beginnings = (
-                self._consumer.beginning_offsets(list(opening), timeout_ms=REQUEST_TIMEOUT_MS) if opening else {}
-            )
-            ends = self._consumer.end_offsets(list(opening), timeout_ms=REQUEST_TIMEOUT_MS) if opening else {}
+            edges = edge_offsets(self._admin, opening)
         except KafkaError as error:
             raise SourceError(
                 f"Kafka at {self._config.bootstrap} gave no offsets of {', '.join(map(str, keys))}: "
                 f"{type(error).__name__}"
             ) from error
-        starts = {
-            tp: start_of(key, self._start_from(tp, key, known[tp]), beginnings[tp], ends[tp])
-            for tp, key in opening.items()
-        }
+        starts = {tp: start_of(key, self._start_from(tp, key, known[tp]), *edges[tp]) for tp, key in opening.items()}
         for tp, start in starts.items():
             self._progress.opened(opening[tp], known[tp])
             stop_at = self._config.stop_at[tp.topic, tp.partition] if self._config.stop_at is not None else None
             self._partitions[tp] = _Partition(opening[tp], start.first_offset, start.first_offset, start.lost, stop_at)
-        self._consumer.assign(list(self._partitions))
+        self._assign()
         for tp, start in starts.items():
-            self._consumer.seek(tp, start.seek_to)
             log.info("shard %d of %d reads %s from %d on", *self._shard, opening[tp], start.seek_to)
-            if self._partitions[tp].finished():
-                self._consumer.pause(tp)
-            else:
-                self._consumer.resume(tp)
             if start.lost:
                 log.error("%s: Kafka no longer has %d offsets from %d on", opening[tp], start.lost, start.first_offset)
 
@@ -380,50 +362,20 @@ class ShardReader:
             return opened.began
         return position
 
-    def _poll(self) -> Polled:
-        """Drains what the consumer has fetched, up to the group bounds."""
-        bounds = self._config.bounds
-        polled: Polled = {}
-        wait_ms = int(self._config.idle_wait_seconds * 1_000)
-        records = size = 0
-        while records < bounds.group_records and size < bounds.group_bytes:
-            try:
-                batch = self._consumer.poll(timeout_ms=wait_ms, max_records=bounds.group_records - records)
-            except OffsetOutOfRangeError as error:
-                # Deleted or truncated under us: which one, the offsets tell when the partition is opened again.
-                self._reopen.update(error.args[0])
-                break
-            except LogTruncationError as error:
-                raise self._truncated(error) from error
-            except RetriableError as error:
-                log.warning("a poll failed and is repeated: %s", type(error).__name__)
-                break
-            except KafkaError as error:
-                raise SourceError(
-                    f"Kafka at {self._config.bootstrap} can't be read: {type(error).__name__} for "
-                    f"{', '.join(str(p.key) for p in self._partitions.values())}; check the broker's log and the ACLs"
-                ) from error
-            if not batch:
-                break
-            wait_ms = 0
-            for tp, more in batch.items():
-                polled.setdefault(tp, []).extend(more)
-                records += len(more)
-                size += sum(max(0, record.serialized_value_size) for record in more)
-        return polled
-
-    def _position(self, tp: TopicPartition) -> int:
+    def _poll(self) -> Fetched:
         try:
-            position: int = self._consumer.position(tp, timeout_ms=0)
-        except LogTruncationError as error:
+            fetched = self._consumer.poll(self._config.bounds, self._config.idle_wait_seconds)
+        except LogTruncated as error:
             raise self._truncated(error) from error
-        return position
+        # Deleted or truncated under us: which one, the offsets tell when the partition is opened again.
+        self._reopen.update(fetched.gone)
+        return fetched
 
-    def _truncated(self, error: LogTruncationError) -> TopicChanged:
+    def _truncated(self, error: LogTruncated) -> TopicChanged:
         with suppress(KafkaError):
             # Where a topic was made anew, the ledger finds that out and says so; a silent Kafka doesn't tell.
             self._refresh()
-        names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in error.divergent_offsets)
+        names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(error.partitions))
         return TopicChanged(
             f"{names}: the brokers dropped records that were already read (unclean leader election, or a log set back "
             "to an older copy). Compare the warehouse with the source, then read the topic under another name "

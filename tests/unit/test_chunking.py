@@ -1,27 +1,19 @@
 """The source's rules: shards, starts, chunks, groups, watermark."""
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vocbeam.schemas.errors import ConfigError, TopicChanged
 from vocbeam.schemas.records import PartitionKey, RawChunk
-from vocbeam.transforms.chunking import Bounds, Shard, ShardWatermark, cut_chunks, pack_groups, start_of
+from vocbeam.transforms.chunking import Bounds, Polled, Shard, ShardWatermark, cut_chunks, pack_groups, start_of
 
 KEY = PartitionKey("cluster", "id", "voc.survey", 0)
 TOPICS = ("voc.survey", "voc.ticket", "voc.telemetry")
 
 
-@dataclass(frozen=True)
-class Record:
-    offset: int
-    value: bytes | None = b"x"
-
-
-def records(*offsets: int) -> list[Record]:
-    return [Record(offset) for offset in offsets]
+def polled(next_offset: int, *offsets: int) -> Polled:
+    return Polled(list(offsets), [b"x"] * len(offsets), list(offsets), next_offset)
 
 
 def ranges(chunks: list[RawChunk]) -> list[tuple[int, int, int, list[int]]]:
@@ -68,26 +60,26 @@ def test_start_of__log_ends_before_the_position() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        pytest.param((0, 3, 0, records(0, 1, 2)), [(0, 2, 0, [0, 1]), (2, 3, 0, [2])], id="more than the bound"),
-        pytest.param((0, 9, 0, records(2, 5)), [(0, 9, 0, [2, 5])], id="gaps in front, between and behind"),
-        pytest.param((0, 9, 0, records(1, 4, 7)), [(0, 7, 0, [1, 4]), (7, 9, 0, [7])], id="a gap at the cut"),
-        pytest.param((3, 8, 0, []), [(3, 8, 0, [])], id="offsets without any record"),
-        pytest.param((3, 3, 0, []), [], id="nothing moved"),
+        pytest.param((0, 0, polled(3, 0, 1, 2)), [(0, 2, 0, [0, 1]), (2, 3, 0, [2])], id="more than the bound"),
+        pytest.param((0, 0, polled(9, 2, 5)), [(0, 9, 0, [2, 5])], id="gaps in front, between and behind"),
+        pytest.param((0, 0, polled(9, 1, 4, 7)), [(0, 7, 0, [1, 4]), (7, 9, 0, [7])], id="a gap at the cut"),
+        pytest.param((3, 0, polled(8)), [(3, 8, 0, [])], id="offsets without any record"),
+        pytest.param((3, 0, polled(3)), [], id="nothing moved"),
         pytest.param(
-            (2, 9, 4, records(6, 7, 8)), [(2, 8, 4, [6, 7]), (8, 9, 0, [8])], id="lost in the first chunk only"
+            (2, 4, polled(9, 6, 7, 8)), [(2, 8, 4, [6, 7]), (8, 9, 0, [8])], id="lost in the first chunk only"
         ),
-        pytest.param((2, 6, 4, []), [(2, 6, 4, [])], id="all lost, nothing to read"),
+        pytest.param((2, 4, polled(6)), [(2, 6, 4, [])], id="all lost, nothing to read"),
     ],
 )
 def test_cut_chunks__covers_the_range(
-    arguments: tuple[int, int, int, list[Record]], expected: list[tuple[int, int, int, list[int]]]
+    arguments: tuple[int, int, Polled], expected: list[tuple[int, int, int, list[int]]]
 ) -> None:
     assert ranges(list(cut_chunks(KEY, *arguments, Bounds(chunk_records=2)))) == expected
 
 
 def test_cut_chunks__byte_bound_and_tombstones() -> None:
     values = [b"aaa", None, b"bb", b"c", b"too large by itself", b"d"]
-    chunks = list(cut_chunks(KEY, 0, 6, 0, [Record(i, value) for i, value in enumerate(values)], Bounds(chunk_bytes=5)))
+    chunks = list(cut_chunks(KEY, 0, 0, Polled(list(range(6)), values, [0] * 6, 6), Bounds(chunk_bytes=5)))
     assert [chunk.values for chunk in chunks] == [[b"aaa", None, b"bb"], [b"c"], [b"too large by itself"], [b"d"]]
 
 
@@ -98,7 +90,7 @@ def test_cut_chunks__byte_bound_and_tombstones() -> None:
 )
 def test_cut_chunks__ranges_are_contiguous_and_keep_every_record(offsets: list[int], behind: int, size: int) -> None:
     end = (offsets[-1] + 1 if offsets else 5) + behind
-    chunks = list(cut_chunks(KEY, 5, end, 0, records(*offsets), Bounds(chunk_records=size)))
+    chunks = list(cut_chunks(KEY, 5, 0, polled(end, *offsets), Bounds(chunk_records=size)))
     assert [offset for chunk in chunks for offset in chunk.offsets] == offsets
     edges = [5, *(chunk.next_offset for chunk in chunks)]
     assert [chunk.first_offset for chunk in chunks] == edges[:-1]
@@ -106,6 +98,12 @@ def test_cut_chunks__ranges_are_contiguous_and_keep_every_record(offsets: list[i
     for chunk in chunks:
         assert len(chunk.offsets) <= size
         assert all(chunk.first_offset <= offset < chunk.next_offset for offset in chunk.offsets)
+
+
+def test_polled__before_an_offset() -> None:
+    assert polled(9, 2, 5, 7).before(7) == polled(7, 2, 5)
+    assert polled(9, 2, 5).before(8) == polled(8, 2, 5)
+    assert polled(9, 2, 5).before(2) == polled(2)
 
 
 def test_pack_groups__bounds_in_records_and_bytes() -> None:
