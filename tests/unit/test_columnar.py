@@ -41,6 +41,9 @@ class Contracts:
         return contracts.schema_text(EVENT_TYPES[schema_id - 1])
 
 
+SCHEMAS = decode.Schemas(Contracts())
+
+
 @st.composite
 def events(draw: st.DrawFn, event_type: EventType) -> bytes:
     record = {}
@@ -64,7 +67,7 @@ def decoded(event_type: EventType, values: Sequence[bytes | None], fewest: int) 
     chunk = RawChunk(PartitionKey("c", "t", "topic", 0), 0, len(values), list(range(len(values))), list(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "FEWEST_BY_COLUMN", fewest)
-        return decode.decode_chunk(chunk, event_type, decode.Schemas(Contracts()), LIMITS, lambda: NOW)
+        return decode.decode_chunk(chunk, event_type, SCHEMAS, LIMITS, lambda: NOW)
 
 
 def is_the_same(event_type: EventType, values: Sequence[bytes | None]) -> None:
