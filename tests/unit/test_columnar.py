@@ -140,7 +140,17 @@ def test_read_columns__irregular_but_no_error(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"?", b"??", small()[:-1], small() + b"\0", b"??\x02\xff\x00\x02\x00", b"??\x01\x00\x02\x00"],
+    [
+        b"",
+        b"?",
+        b"??",
+        small()[:-1],
+        small() + b"\0",
+        b"??\x02\xff\x00\x02\x00",  # a broken text
+        b"??\x01\x00\x02\x00",  # a text of length -1
+        b"??\x00\x04\x02\x00",  # branch 2 of 2
+        b"??\x00\x02" + b"\x80" * 9 + b"\x02\x00",  # a number of ten bytes, then too little
+    ],
 )
 def test_read_columns__broken(value: bytes) -> None:
     columns, irregular = read_columns([small(), value, small()], 2, SCHEMA)
