@@ -55,7 +55,7 @@ class _Reader:
         sizes = np.fromiter(map(len, values), np.int64, len(values))
         self.rows: Rows = np.arange(len(values))
         self.end = np.cumsum(sizes)
-        self.irregular = sizes < skip
+        self.irregular = np.zeros(len(values), np.bool_)
         self.at = np.minimum(self.end - sizes + skip, self.end)
         self._kinds: dict[str, Callable[[Rows], list[Any]]] = {
             "string": self._strings,

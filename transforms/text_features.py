@@ -7,6 +7,7 @@ features of a word are looked up once, and what a word adds to a decision can be
 from __future__ import annotations
 
 import re
+import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
-from sklearn.feature_extraction.text import TfidfVectorizer, strip_accents_unicode
 
 from vocbeam.transforms.sentence_embedding import DIMENSIONS, SentenceEmbedding
 
@@ -43,8 +43,10 @@ Ints = NDArray[np.int64]
 
 def fold(text: str) -> str:
     """`text` as features see it: cut, in lower case, without accents."""
-    folded: str = strip_accents_unicode(text[:MAX_CHARACTERS].lower())
-    return folded
+    folded = text[:MAX_CHARACTERS].lower()
+    if folded.isascii():
+        return folded
+    return "".join([part for part in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(part)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class TextFeatures:
         cls, texts: Sequence[str], *, max_features: int, embedding: SentenceEmbedding | None = None
     ) -> TextFeatures:
         """Learns the vocabulary: n-grams of two texts or more, and words; of each the most frequent `max_features`."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # 130 MiB, for training alone
+
         folded = [fold(text) for text in texts]
         grams = TfidfVectorizer(
             analyzer="char_wb", ngram_range=GRAM_LENGTHS, lowercase=False, min_df=min(2, len(folded)),

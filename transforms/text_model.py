@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import softmax
-from skops.io import dumps, loads
 
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.records import NO_TOPIC
 from vocbeam.transforms.sentence_embedding import NAME, SentenceEmbedding
+from vocbeam.transforms.skops_archive import read_archive
 from vocbeam.transforms.tag import Predicted, Prediction
 from vocbeam.transforms.text_features import Features, TextFeatures
 from vocbeam.transforms.watching import Reference
@@ -219,6 +219,8 @@ class LinearTextModel:
 
     def to_bytes(self) -> bytes:
         """The model as a skops archive: data only, no code."""
+        from skops.io import dumps  # only for training, which has scikit-learn loaded
+
         stored: bytes = dumps(
             {
                 "version": self.version,
@@ -246,7 +248,7 @@ class LinearTextModel:
         Raises ConfigError where it is something else, or was trained with an embedding that is not installed.
         """
         try:
-            state: dict[str, Any] = loads(stored)
+            state: dict[str, Any] = read_archive(stored)
             embedding = _embedding(state.get("embedding"))
             return cls(
                 version=state["version"],

@@ -41,6 +41,9 @@ class Contracts:
         return contracts.schema_text(EVENT_TYPES[schema_id - 1])
 
 
+SCHEMAS = decode.Schemas(Contracts())
+
+
 @st.composite
 def events(draw: st.DrawFn, event_type: EventType) -> bytes:
     record = {}
@@ -64,7 +67,7 @@ def decoded(event_type: EventType, values: Sequence[bytes | None], fewest: int) 
     chunk = RawChunk(PartitionKey("c", "t", "topic", 0), 0, len(values), list(range(len(values))), list(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "FEWEST_BY_COLUMN", fewest)
-        return decode.decode_chunk(chunk, event_type, decode.Schemas(Contracts()), LIMITS, lambda: NOW)
+        return decode.decode_chunk(chunk, event_type, SCHEMAS, LIMITS, lambda: NOW)
 
 
 def is_the_same(event_type: EventType, values: Sequence[bytes | None]) -> None:
@@ -137,7 +140,17 @@ def test_read_columns__irregular_but_no_error(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"?", b"??", small()[:-1], small() + b"\0", b"??\x02\xff\x00\x02\x00", b"??\x01\x00\x02\x00"],
+    [
+        b"",
+        b"?",
+        b"??",
+        small()[:-1],
+        small() + b"\0",
+        b"??\x02\xff\x00\x02\x00",  # a broken text
+        b"??\x01\x00\x02\x00",  # a text of length -1
+        b"??\x00\x04\x02\x00",  # branch 2 of 2
+        b"??\x00\x02" + b"\x80" * 9 + b"\x02\x00",  # a number of ten bytes, then too little
+    ],
 )
 def test_read_columns__broken(value: bytes) -> None:
     columns, irregular = read_columns([small(), value, small()], 2, SCHEMA)
