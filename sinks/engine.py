@@ -149,8 +149,9 @@ def _open_sqlite(url: str, write: bool) -> Engine:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("PRAGMA cache_size=-65536")
-        # A group of 20,000 events fills about 5,000 pages; checkpointing in the middle of it would write them twice.
-        connection.execute("PRAGMA wal_autocheckpoint=8000")
+        # A group of 20,000 events fills about 5,000 pages. Some groups go into the log before it is copied, since in a
+        # large warehouse their keys change the same pages. The log takes some 160 MiB, more while somebody reads on.
+        connection.execute("PRAGMA wal_autocheckpoint=32000")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:

@@ -39,7 +39,7 @@ class Placed:
 
     cells: dict[Key, list[int]] = field(default_factory=dict)
     """Primary key → n, weight, weight_sq and total."""
-    calendar: dict[Key, tuple[str, int | None]] = field(default_factory=dict)
+    calendar: dict[Key, tuple[str, int] | tuple[str, None]] = field(default_factory=dict)
     """Primary key → local date and start of the local hour, None in cells of a day."""
     months: dict[Key, list[int]] = field(default_factory=dict)
     """Primary key of `measure_month` → its sums, for what was folded."""
@@ -75,20 +75,24 @@ def _calendar(timezone: str) -> LocalCalendar:
 def place(change: MeasureChange, grains: Grains, calendar: LocalCalendar) -> Placed:
     """Where a change goes; cells that fall together are added up, those that come to nothing are left out."""
     placed = Placed()
+    folded: dict[Key, list[int]] = {}
     for basis, cell, sums in change.cells():
-        day, hour = calendar.day_and_hour(cell[0])
-        hour_start: int | None = hour
+        at = calendar.day_and_hour(cell[0])
+        day, hour = at
         if day >= grains.hours_before:
+            # Of cells that differ, so do the keys.
             key = cell_key(cell, basis)
+            placed.cells[key], placed.calendar[key] = sums, at
+            continue
+        hour_start: int | None = hour
+        if day >= grains.days_before:
+            key = cell_key(cell, basis, HOUR_GRAIN, hour)
         else:
-            if day >= grains.days_before:
-                key = cell_key(cell, basis, HOUR_GRAIN, hour)
-            else:
-                key, hour_start = cell_key(cell, basis, DAY_GRAIN, _day_start(calendar, day)), None
-            _add(placed.months, month_key(cell, basis, day), sums)
-        _add(placed.cells, key, sums)
+            key, hour_start = cell_key(cell, basis, DAY_GRAIN, _day_start(calendar, day)), None
+        _add(placed.months, month_key(cell, basis, day), sums)
+        _add(folded, key, sums)
         placed.calendar[key] = day, hour_start
-    placed.cells = {key: sums for key, sums in placed.cells.items() if any(sums)}
+    placed.cells |= {key: sums for key, sums in folded.items() if any(sums)}
     placed.months = {key: sums for key, sums in placed.months.items() if any(sums)}
     return placed
 

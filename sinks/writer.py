@@ -39,7 +39,7 @@ from vocbeam.schemas.records import (
     Version,
 )
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.bulk import Staging, add_rows, insert_absent, insert_rows
+from vocbeam.sinks.bulk import Staging, add_rows, insert_rows
 from vocbeam.sinks.contributions import (
     MeasureChange,
     add_contributions,
@@ -47,6 +47,7 @@ from vocbeam.sinks.contributions import (
     contributions_json,
 )
 from vocbeam.sinks.engine import driver_error, is_data_error
+from vocbeam.sinks.event_keys import add_event_keys
 from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
 from vocbeam.sinks.measures import add_to_measure
 from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json
@@ -56,7 +57,6 @@ from vocbeam.sinks.tables import (
     customer_day,
     dead_letter,
     event,
-    event_key,
     ingest_ledger,
     measure,
     metadata,
@@ -191,7 +191,7 @@ class ChunkWriter:
         self._model_changed = model_changed
         self._retried = retried
         subjects = [metadata.tables[rule.table] for rule in rules]
-        self._staging = Staging([event_key, customer_day, measure, retired_subject, *subjects], engine.dialect.name)
+        self._staging = Staging([customer_day, measure, retired_subject, *subjects], engine.dialect.name)
         self._markers = Markers()
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
@@ -383,9 +383,13 @@ class ChunkWriter:
         for chunk in chunks:
             for key, content in zip(chunk.event_keys, chunk.content_digests, strict=True):
                 first.setdefault(key, content)
-        inserted = self._insert_keys(connection, first)
-        stored = {**first, **self._stored_contents(connection, first.keys() - inserted)}
+        known = add_event_keys(connection, first, self._now())
+        if not known and len(first) == sum(len(chunk.event_keys) for chunk in chunks):
+            for chunk in chunks:
+                books[chunk.partition].counts["loaded"] += len(chunk.event_keys)
+            return [Loaded(chunk, [True] * len(chunk.event_keys)) for chunk in chunks], []
 
+        inserted, stored = first.keys() - known.keys(), first | known
         loaded: list[Loaded] = []
         conflicts: list[tuple[TaggedChunk, DeadLetter]] = []
         for chunk in chunks:
@@ -403,35 +407,6 @@ class ChunkWriter:
             counts["loaded"] += sum(new)
             loaded.append(Loaded(chunk, new))
         return loaded, conflicts
-
-    def _insert_keys(self, connection: Connection, contents: Mapping[bytes, bytes]) -> set[bytes]:
-        """Inserts the keys that are not there yet, in key order, and returns those."""
-        now = self._now()
-        columns = ("event_key", "content_digest", "loaded_at")
-        rows = [(key, content, now) for key, content in contents.items()]
-        if connection.dialect.name == "sqlite":
-            return insert_absent(connection, event_key, columns, sorted(rows))
-        stage = self._staging.fill(connection, event_key.name, columns, rows)
-        source = select(*[stage.c[name] for name in columns]).order_by(stage.c.event_key)
-        inserted = (
-            postgresql.insert(event_key)
-            .from_select(list(columns), source)
-            .on_conflict_do_nothing()
-            .returning(event_key.c.event_key)
-            .cte()
-        )
-        # Nearly all are new, so the few that are not make the shorter answer.
-        query = select(stage.c.event_key).where(stage.c.event_key.not_in(select(inserted.c.event_key)))
-        return contents.keys() - {bytes(key) for key in connection.execute(query).scalars()}
-
-    def _stored_contents(self, connection: Connection, keys: Collection[bytes]) -> dict[bytes, bytes]:
-        if not keys:
-            return {}
-        stage = self._staging.fill(connection, event_key.name, ("event_key",), [(key,) for key in keys])
-        query = select(event_key.c.event_key, event_key.c.content_digest).join(
-            stage, stage.c.event_key == event_key.c.event_key
-        )
-        return {bytes(key): bytes(content) for key, content in connection.execute(query)}
 
     def _insert_events(
         self,
