@@ -373,8 +373,8 @@ def test_views__target_of_money_is_in_the_currency_of_the_company(warehouse_url:
 
 APPLY = """
 import sys
-from tests.support.warehouse import mini, new_warehouse
-new_warehouse(sys.argv[1], mini())
+from tests.support.warehouse import migrated, mini
+migrated(sys.argv[1], mini())
 """
 
 

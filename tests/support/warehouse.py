@@ -57,11 +57,12 @@ def new_warehouse(url: str, governance: Governance) -> Engine:
     """A migrated warehouse under `governance`; a copy of one that this process has made before, where that can be."""
     fill = _fill_file if url.startswith("sqlite") else _fill_database
     if not fill(make_url(url), governance):
-        _apply(url, governance).dispose()
+        migrated(url, governance).dispose()
     return open_engine(url, write=True)
 
 
-def _apply(url: str, governance: Governance) -> Engine:
+def migrated(url: str, governance: Governance) -> Engine:
+    """A warehouse under `governance`, which was migrated, or created, for this test alone."""
     engine = open_engine(url, write=True)
     apply_governance(engine, governance, key_fingerprint="fingerprint", bins=all_bins(), now=lambda: NOW)
     return engine
@@ -82,7 +83,7 @@ def _fill_file(url: URL, governance: Governance) -> bool:
     if key not in _FILES:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "warehouse.db"
-            engine = _apply(f"sqlite:///{made}", governance)
+            engine = migrated(f"sqlite:///{made}", governance)
             with engine.connect() as connection:
                 connection.exec_driver_sql("COMMIT")
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -105,7 +106,7 @@ def _fill_database(url: URL, governance: Governance) -> bool:
         if key not in _DATABASES:
             name = f"template_{uuid.uuid4().hex[:12]}"
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            _apply(url.set(database=name).render_as_string(hide_password=False), governance).dispose()
+            migrated(url.set(database=name).render_as_string(hide_password=False), governance).dispose()
             _DATABASES[key] = name
         names = (sql.Identifier(str(url.database)), sql.Identifier(_DATABASES[key]))
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(names[0]))
