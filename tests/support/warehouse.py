@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, inspect, select
+from sqlalchemy import Connection, Engine, Table, inspect, select, text
 
 from vocbeam.schemas.contracts import defaults, fields
 from vocbeam.schemas.governance import load_governance
@@ -178,6 +178,14 @@ def books_that_fail(engine: Engine) -> list[str]:
         for check in reconcile(engine)
         if not check.balances
     ]
+
+
+def partition_tables(engine: Engine) -> set[str]:
+    """Names of the tables that are partitions of others."""
+    if engine.dialect.name != "postgresql":
+        return set()
+    with engine.connect() as connection:
+        return set(connection.execute(text("SELECT relname FROM pg_class WHERE relispartition")).scalars())
 
 
 def table_names(engine: Engine) -> set[str]:
