@@ -268,9 +268,9 @@ def test_roles__writer_loads_into_months_but_owns_none(url: str) -> None:
 
 
 def contents_row(engine: Engine) -> str:
-    """A new event of August, as SQL writes a row."""
-    query = text("SELECT event::text FROM event WHERE event_id = 'd4'")
-    with engine.connect() as connection:
+    """A new event of August, as SQL selects it: one that is taken away."""
+    query = text("DELETE FROM event WHERE event_id = 'd4' RETURNING event::text")
+    with engine.begin() as connection:
         stored = connection.execute(query).scalar_one()
         quoted = connection.execute(text("SELECT quote_literal(:row)"), {"row": stored}).scalar_one()
     return f"SELECT ({quoted}::event).*"
