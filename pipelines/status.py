@@ -29,6 +29,7 @@ from vocbeam.schemas.records import EVENT_TYPES
 from vocbeam.schemas.timebase import from_micros
 from vocbeam.sinks import read
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.partitions import count_later
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
 
 RUNS_SHOWN = 5
@@ -50,6 +51,8 @@ class Status:
     runs: Sequence[read.RunRow]
     ends: Mapping[tuple[str, int], int] | None
     kafka_error: str | None
+    events_later: int
+    """Events of months that have no partition yet; 0 on SQLite."""
 
 
 def read_status(connection: Connection, config: SourceConfig, now: int) -> Status:
@@ -66,7 +69,8 @@ def read_status(connection: Connection, config: SourceConfig, now: int) -> Statu
         ends = find_end_offsets(config)
     except SourceError as error:
         kafka_error = str(error)
-    return Status(now, taxonomy, ledger, event_types, dead_letters, runs, ends, kafka_error)
+    later = count_later(connection)
+    return Status(now, taxonomy, ledger, event_types, dead_letters, runs, ends, kafka_error, later)
 
 
 def lag_of(status: Status, row: read.LedgerRow) -> int | None:
@@ -98,6 +102,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "event_types": [asdict(row) for row in status.event_types],
         "dead_letters": [asdict(row) for row in status.dead_letters],
         "runs": [asdict(row) for row in status.runs],
+        "events_without_partition": status.events_later,
     }
 
 
@@ -107,6 +112,11 @@ def print_status(status: Status, console: Console) -> None:
     console.print(f"taxonomy {status.taxonomy.taxonomy_version}, text model {model}")
     if status.kafka_error is not None:
         console.print(f"[yellow]lag unknown:[/] {status.kafka_error}")
+    if status.events_later:
+        console.print(
+            f"[yellow]{status.events_later:,} events are of months without a partition:[/] their source's clock is "
+            "wrong, or `vocbeam retain`, which makes partitions, has not run for months"
+        )
     if not (status.ledger or unread(status)):
         console.print("nothing has been read yet; start: vocbeam run")
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import URL, Connection, Engine, Table, inspect, make_url, select
+from sqlalchemy import URL, Connection, Engine, Table, inspect, make_url, select, text
 
 from tests.support.postgres import USER
 from vocbeam.schemas.contracts import defaults, fields
@@ -241,6 +241,14 @@ def books_that_fail(engine: Engine) -> list[str]:
         for check in reconcile(engine)
         if not check.balances
     ]
+
+
+def partition_tables(engine: Engine) -> set[str]:
+    """Names of the tables that are partitions of others."""
+    if engine.dialect.name != "postgresql":
+        return set()
+    with engine.connect() as connection:
+        return set(connection.execute(text("SELECT relname FROM pg_class WHERE relispartition")).scalars())
 
 
 def table_names(engine: Engine) -> set[str]:
