@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import click
 import numpy as np
+from apache_beam.pvalue import PCollection
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
@@ -30,7 +31,7 @@ from sqlalchemy import Connection
 from vocbeam.pipelines.apply import now_us
 from vocbeam.pipelines.experiment import OUTPUT_WIDTH, SEED, Study, study
 from vocbeam.pipelines.report import rule_of
-from vocbeam.pipelines.runners import run_here
+from vocbeam.pipelines.runners import run_batch, workers_option
 from vocbeam.pipelines.series import WEEK_DAYS, single_value, values_of
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
 from vocbeam.schemas.errors import ConfigError
@@ -105,7 +106,7 @@ class History(NamedTuple):
     customers: Ints
     times: Ints
     values: Floats
-    segments: Ints
+    segments: NDArray[np.int32]
 
 
 Series = tuple[Floats, Floats, Floats]
@@ -325,9 +326,9 @@ class DriversJob:
     options: Options
     fitted_at: int
 
-    def compose(self, pipeline: beam.Pipeline) -> None:
-        """Everything from reading to writing."""
-        (
+    def compose(self, pipeline: beam.Pipeline) -> PCollection[list[dict[str, Any]]]:
+        """Everything from reading to writing; the rows that were written."""
+        found: PCollection[list[dict[str, Any]]] = (
             pipeline
             | "Fit" >> beam.Create([ALL], reshuffle=False)
             | "ReadEvidence" >> beam.ParDo(ReadEvidence(self))
@@ -336,16 +337,7 @@ class DriversJob:
             | "GatherEdges" >> beam.GroupByKey()
             | "FinishEdges" >> beam.ParDo(FinishEdges(self))
         )
-
-
-class Results:
-    """Rows of the fit of this process. Steps name it by import, so a pickled step finds that of its process."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-
-RESULTS = Results()
+        return found
 
 
 class ReadEvidence(beam.DoFn):
@@ -404,7 +396,6 @@ class FinishEdges(beam.DoFn):
         engine = open_engine(self._job.warehouse_url, write=True)
         in_transaction(engine, lambda connection: evidence.replace_edges(connection, rows))
         engine.dispose()
-        RESULTS.rows = rows
         yield rows
 
 
@@ -468,7 +459,7 @@ def read_evidence(
 
 
 def histories(moments: Iterable[evidence.Moment], rules: Mapping[str, MetricRule]) -> dict[str, History]:
-    """Metric → single contributions. Each takes 48 bytes, for there may be millions."""
+    """Metric → single contributions. Each takes 36 bytes, for there may be millions."""
     columns: dict[str, list[array[int]]] = defaultdict(lambda: [array("q") for _ in range(6)])
     numbers: dict[str, int] = {}
     for moment in moments:
@@ -483,7 +474,7 @@ def histories(moments: Iterable[evidence.Moment], rules: Mapping[str, MetricRule
         kinds, place = np.unique(bins, return_inverse=True)
         rule = rules[name]
         values = np.array([single_value(rule, _cell(rule, kind)) for kind in kinds.tolist()])
-        found[name] = History(customers, times, values[place], np.column_stack(told))
+        found[name] = History(customers, times, values[place], np.column_stack(told).astype(np.int32))
     return found
 
 
@@ -590,6 +581,7 @@ def _filled(values: Floats) -> Floats:
     help="Most customers read.",
 )
 @click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Of the random numbers.")
+@workers_option
 @click.option("--json", "as_json", is_flag=True, help="Print the edges as JSON.")
 def drivers(
     home: Home,
@@ -599,6 +591,7 @@ def drivers(
     lag_weeks: int | None,
     customers: int,
     seed: int,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Estimate every edge of the metric tree, and tell drivers from noise.
@@ -607,8 +600,7 @@ def drivers(
     warehouse's owner on PostgreSQL.
     """
     job = DriversJob(warehouse or home.warehouse_url, Options(days, window_days, lag_weeks, customers, seed), now_us())
-    run_here(job.compose, "drivers")
-    rows = RESULTS.rows
+    (rows,) = run_batch(job.compose, "drivers", workers)
     if as_json:
         click.echo(json.dumps(rows, indent=2, default=str))
         return

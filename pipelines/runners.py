@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar, cast
+from uuid import uuid4
 
 import apache_beam as beam
 import click
@@ -17,6 +20,7 @@ import grpc
 from apache_beam.metrics.monitoring_infos import consolidate
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2_grpc, metrics_pb2
+from apache_beam.pvalue import PCollection
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
@@ -242,14 +246,64 @@ def _new_log(folder: Path) -> Path:
     return folder / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.log"
 
 
-def run_here(compose: Compose, what: str) -> None:
-    """Runs a batch job in this process, once; `what` is told with the runner. Raises the error of ours that ends it."""
-    runner = InProcess()
+@dataclass(frozen=True)
+class Processes:
+    """Beam's runner in this process, the steps in others, which log on stderr. For batch: unbounded sources stall."""
+
+    workers: int
+
+    @property
+    def description(self) -> str:
+        """What the run is recorded as."""
+        return f"Apache Beam FnApiRunner, {self.workers} worker processes"
+
+    def run(self, compose: Compose) -> None:
+        """Runs a pipeline to its end."""
+        options = PipelineOptions(
+            [
+                "--direct_running_mode=multi_processing",
+                f"--direct_num_workers={self.workers}",
+            ]
+        )
+        pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=options)
+        compose(pipeline)
+        pipeline.run().wait_until_finish()
+
+
+class KeepResults(beam.DoFn):
+    """Element → nothing: each is kept as a file, so that whoever started the job finds it whatever process made it."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def process(self, element: Any) -> None:
+        """Writes one element under a name of its own."""
+        Path(self._folder, uuid4().hex).write_bytes(pickle.dumps(element))
+
+
+workers_option = click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes that share the fits."
+)
+
+
+def run_batch(compose: Callable[[beam.Pipeline], PCollection[Any]], what: str, workers: int) -> list[Any]:
+    """Runs a batch job once on this machine; the elements that it ends with, in any order.
+
+    `what` is told with the runner. Raises the error of ours that ends it.
+    """
+    runner: Runner = InProcess() if workers == 1 else Processes(workers)
     click.echo(f"{what} · {runner.description}", err=True)
-    try:
-        runner.run(compose)
-    except Exception as error:
-        ours = original_error(error)
-        if ours is None:
-            raise
-        raise ours from error
+    with TemporaryDirectory(prefix="vocbeam-results-") as folder:
+
+        def keeping(pipeline: beam.Pipeline) -> None:
+            compose(pipeline) | "KeepResults" >> beam.ParDo(KeepResults(folder))
+
+        try:
+            runner.run(keeping)
+        except Exception as error:
+            ours = original_error(error)
+            if ours is None:
+                raise
+            raise ours from error
+        # Written by this job, in a folder that is its own.
+        return [pickle.loads(path.read_bytes()) for path in Path(folder).iterdir()]  # noqa: S301

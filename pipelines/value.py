@@ -22,13 +22,14 @@ from typing import Any
 import apache_beam as beam
 import click
 import numpy as np
+from apache_beam.pvalue import PCollection
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import ensure_applied, now_us
-from vocbeam.pipelines.runners import run_here
+from vocbeam.pipelines.runners import run_batch, workers_option
 from vocbeam.pipelines.settings import Home, governance_option, home_option, warehouse_option
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, Value, load_governance, parse_governance
@@ -96,9 +97,9 @@ class ValueJob:
         """The governance file; parsed once a process."""
         return parse_governance(self.governance_text)
 
-    def compose(self, pipeline: beam.Pipeline, landmarks: Sequence[date]) -> None:
+    def compose(self, pipeline: beam.Pipeline, landmarks: Sequence[date]) -> PCollection[Found]:
         """Landmarks → Found."""
-        (
+        found: PCollection[Found] = (
             pipeline
             | "Landmarks" >> beam.Create([landmark.isoformat() for landmark in landmarks], reshuffle=False)
             | "ReadParts" >> beam.ParDo(ReadParts(self))
@@ -107,6 +108,7 @@ class ValueJob:
             | "GatherLandmark" >> beam.GroupByKey()
             | "FinishFit" >> beam.ParDo(FinishFit(self))
         )
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,6 @@ class Found:
 
 Part = SegmentPart | IssuePart | CustomerTable
 Fitted = list[SegmentRow] | IssueFit | tuple[int, CustomerValue | None]
-
-
-class Results:
-    """What the fits of this process found. Steps name it by import, so a pickled step finds that of its process."""
-
-    def __init__(self) -> None:
-        self.found: list[Found] = []
-
-
-RESULTS = Results()
 
 
 class ReadParts(beam.DoFn):
@@ -217,7 +209,6 @@ class FinishFit(beam.DoFn):
         found = Found(key, count, worth, segments, rank_issues(issues, worth))
         if job.write:
             write(job, found)
-        RESULTS.found.append(found)
         yield found
 
 
@@ -358,6 +349,7 @@ def issue_json(row: IssuePayout) -> dict[str, Any]:
 )  # fmt: skip
 @click.option("--replicates", default=REPLICATES, show_default=True, type=click.IntRange(100), help="Of the bootstrap.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed and data, same figures.")
+@workers_option
 @click.option("--dry-run", is_flag=True, help="Print what is found; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def value(
@@ -370,6 +362,7 @@ def value(
     revenue_horizon_days: int | None,
     replicates: int,
     seed: int,
+    workers: int,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -396,9 +389,8 @@ def value(
         study_of(rules, landmark, horizon, data_end)
     revenue_horizon = revenue_horizon_days or horizon_days or value_section(rules).revenue_horizon_days or horizon
     job = ValueJob(url, rules.to_yaml_text(), horizon, revenue_horizon, replicates, seed, not dry_run)
-    RESULTS.found.clear()
-    run_here(partial(job.compose, landmarks=chosen), f"value, {', '.join(map(str, chosen))}: {horizon} days")
-    found = sorted(RESULTS.found, key=lambda each: each.key.landmark)
+    what = f"value, {', '.join(map(str, chosen))}: {horizon} days"
+    found = sorted(run_batch(partial(job.compose, landmarks=chosen), what, workers), key=lambda each: each.key.landmark)
     if as_json:
         click.echo(json.dumps([found_json(each) for each in found]))
         return

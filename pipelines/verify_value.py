@@ -10,7 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -176,9 +176,13 @@ def payout_of(rows: list[IssuePayout], issue: str) -> float:
     return 0.0 if row.affected is None or row.effect is None else row.affected * row.effect
 
 
+REVENUE_COMPANIES = 5
+"""Times as many as elsewhere: what customers spend varies more than whether they leave, and the fits are cheap."""
+
+
 def verify_revenue(options: Options) -> Iterator[Figure]:
     """The same for issues by the revenue they cost."""
-    yield from verify_effects(options, "revenue")
+    yield from verify_effects(replace(options, seeds=REVENUE_COMPANIES * options.seeds), "revenue")
 
 
 def verify_harmless(options: Options) -> Iterator[Figure]:
@@ -268,7 +272,7 @@ def value(seeds: int, seed: int, customers: int, sections: list[str], data: Path
     if as_json:
         click.echo(json.dumps([{**asdict(figure), "met": figure.met} for figure in figures], indent=2))
     else:
-        title = f"{seeds} companies of {customers:,} customers" + "".join(
+        title = f"{seeds} companies ({REVENUE_COMPANIES * seeds} for revenue) of {customers:,} customers" + "".join(
             f"; {by}: {COMPANY_DAYS[by]} days, horizon {HORIZONS[by]} days" for by in PAYOUTS
         )
         Console(width=None if sys.stdout.isatty() else OUTPUT_WIDTH).print(_table(title, figures))

@@ -7,6 +7,7 @@ out. Everything is read for a half-open range of UTC microseconds. One caller as
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from sys import intern
 from typing import Any
 
 from sqlalchemy import (
@@ -68,7 +69,7 @@ def people(connection: Connection, since: int, until: int) -> list[Person]:
         told = select(c.customer_key, segment, latest.label("place")).where(seen, segment.not_in(_NO_VALUE)).subquery()
         for key, value in connection.execute(select(told.c[0], told.c[1]).where(told.c.place == 1)):
             found[key][i] = value
-    return [Person(key, (a, b, c)) for key, (a, b, c) in sorted(found.items())]
+    return [Person(intern(key), (a, b, c)) for key, (a, b, c) in sorted(found.items())]
 
 
 def answers(connection: Connection, since: int, until: int) -> Iterator[Answer]:
@@ -101,7 +102,7 @@ def outcomes(connection: Connection, value: Value, since: int, until: int) -> It
         *_within(event, c.event_time, since, until),
     )
     for key, kind, at, amount, currency in _rows(connection, query):
-        yield CustomerOutcome(key, meanings[kind], at, amount, currency)
+        yield CustomerOutcome(intern(key), meanings[kind], at, amount, intern(currency))
 
 
 def contacts(connection: Connection, since: int, until: int) -> Iterator[Contact]:
@@ -126,8 +127,13 @@ def encounters(
     else:
         assert isinstance(selector, TelemetrySelector | OutcomeSelector)
         query = _events(metric, selector, above, since, until)
-    for key, stage, department, topic, *segments, at, hit in _rows(connection, query):
-        yield Encounter(key, Issue(stage, department, topic, metric.id), (*segments,), at, bool(hit))
+    # What repeats is kept once: there may be millions of encounters.
+    places: dict[tuple[str, str, str], Issue] = {}
+    told: dict[tuple[str, str, str], tuple[str, str, str]] = {}
+    for key, stage, department, topic, first, second, third, at, hit in _rows(connection, query):
+        place, segments = (stage, department, topic), (first, second, third)
+        issue = places.setdefault(place, Issue(*place, metric.id))
+        yield Encounter(intern(key), issue, told.setdefault(segments, segments), at, bool(hit))
 
 
 def _events(

@@ -108,11 +108,12 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "flag_action": Access(
         auditor={"SELECT": ("event_key", "action", "made_at")}, web={"SELECT": (), "INSERT": ()}
     ),
+    # The board's page tells why targets were missed and what was done; who did it, it does not.
     "alert_case": Access(
         auditor={
             "SELECT": (
                 "case_id", "alert", "metric", "stage", "department", "unit", "window_length", "started_at", "opened_at",
-                "acknowledged_at", "closed_at",
+                "acknowledged_at", "closed_at", "root_cause", "action",
             )
         },
         web={

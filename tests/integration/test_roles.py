@@ -320,3 +320,16 @@ def test_migrate__sqlite_file_is_its_owners_alone(sqlite_url: str, tmp_path: Pat
         connection.execute(text("SELECT 1 FROM measure"))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"warehouse.db": 0o600, "warehouse.db-wal": 0o600, "warehouse.db-shm": 0o600}
+
+
+def test_roles__auditor_makes_the_boards_page(owned: Accounts, members: dict[Role, str], tmp_path: Path) -> None:
+    def make(role: Role) -> str:
+        page = tmp_path / f"{role}.html"
+        options = ["--month", "2018-03", "--executive", str(page), "--warehouse", members[role]]
+        CliRunner().invoke(vocbeam, ["report", *options], catch_exceptions=False)
+        return page.read_text(encoding="utf-8")
+
+    assert "Value at stake" in make("auditor")
+    assert not allowed(open_engine(members["auditor"]), "SELECT closed_by FROM alert_case")
+    with pytest.raises(SinkError, match="permission denied"):
+        make("reader")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from statsmodels.api import Logit, add_constant
+from statsmodels.api import OLS, Logit, add_constant
 
 from vocbeam.transforms.issue_effect import estimate_effect, q_values, shrink
-from vocbeam.transforms.simulated_encounters import leaving_effects, simulate_encounters
+from vocbeam.transforms.simulated_encounters import leaving_effects, revenue_effects, simulate_encounters
 from vocbeam.transforms.simulated_orders import Planted
+from vocbeam.transforms.statistics import Z
 
 
 def rng(seed: int = 1) -> np.random.Generator:
@@ -112,3 +113,34 @@ def test_q_values__benjamini_hochberg_by_hand() -> None:
     assert p == pytest.approx([0.01, 0.05, 0.1, 1.0], abs=1e-6)
     assert q == pytest.approx([0.04, 0.1, 0.4 / 3, 1.0], abs=1e-6)
     assert q_values([], []) == ([], [])
+
+
+def test_estimate_effect__of_revenue_equals_standardisation_with_statsmodels() -> None:
+    chance = rng(6)
+    remote, hit, left = confounded(6, 3_000)
+    # Heavy tails: those who stay bring from cents to fortunes, the remote ones half.
+    revenue = np.where(left, 0.0, np.exp(chance.normal(5, 1.5, len(hit)))) * np.where(remote, 0.5, 1.0)
+    region = np.where(remote, "far", "near")
+    found = estimate_effect(np.arange(len(hit)), hit, revenue, {"region": region}, rng(), 400, "revenue")
+    design = add_constant(remote.astype(float))
+    model = OLS(revenue[~hit], design[~hit]).fit()
+    assert found.effect == pytest.approx(model.predict(design[hit]).mean() - revenue[hit].mean(), rel=1e-2)
+    error = np.sqrt(revenue[hit].var() / hit.sum() + revenue[~hit].var() / (~hit).sum())
+    assert found.standard_error == pytest.approx(error, rel=0.15)
+    assert found.interval == pytest.approx(
+        (found.effect - Z * found.standard_error, found.effect + Z * found.standard_error)
+    )
+
+
+def test_estimate_effect__of_revenue_unbiased_on_large_companies() -> None:
+    planted, seeds = Planted(), 4
+    truth = {e.issue: e.value for e in revenue_effects(planted, rng(0), 400_000, 0.41, 56)}
+    errors: dict[str, list[float]] = {issue: [] for issue in truth}
+    for seed in range(seeds):
+        made = simulate_encounters(planted, rng(seed), customers=20_000, days=150, horizon_days=56)
+        for issue, table in made.tables.items():
+            found = estimate_effect(
+                table.customer, table.hit, table.revenue, table.covariates, rng(seed), 50, "revenue"
+            )
+            errors[issue].append((found.effect - truth[issue]) / found.standard_error)
+    assert all(abs(np.mean(each)) < 3.9 / np.sqrt(seeds) for each in errors.values()), errors

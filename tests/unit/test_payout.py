@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,35 @@ def test_rank_issues__without_a_price_by_customers_kept() -> None:
     rows = rank_issues([fit("a", 0.1, 0.01, 50), fit("b", 0.1, 0.01, 500)], None)
     assert [row.issue.metric for row in rows] == ["b", "a"]
     assert rows[0].payout is None
+
+
+def bought(amounts: np.ndarray, affected: int) -> EncounterTable:
+    count = len(amounts)
+    return EncounterTable(
+        issue("late"), np.arange(count), np.arange(count) < affected, {}, np.zeros(count, bool), amounts
+    )
+
+
+def test_fit_issue__revenue_must_not_rest_on_a_few() -> None:
+    """Twenty payers among the affected, going by what the others do: a tenth of 200 suffices, a twelfth does not."""
+    amounts = np.where(np.arange(2_200) % 10 == 0, 1_000.0, 0.0)
+    assert fit_issue(bought(amounts, 200), "revenue", 30, np.random.default_rng(1), 100).effect is not None
+    assert fit_issue(bought(amounts, 200), "leaving", 30, np.random.default_rng(1), 100).effect is None
+    amounts[-1] = 200_000.0
+    assert fit_issue(bought(amounts, 200), "revenue", 30, np.random.default_rng(1), 100).effect is None
+    assert fit_issue(bought(np.zeros(2_200), 200), "revenue", 30, np.random.default_rng(1), 100).effect is None
+
+
+def test_rank_issues__each_way_by_itself_and_revenue_is_money() -> None:
+    lost = replace(fit("late", 50.0, 5.0), payout_by="revenue")
+    rows = rank_issues([lost, fit("late", 0.1, 0.01), replace(fit("slow", 9.0, 9.0), payout_by="revenue")], VALUE)
+    assert [(row.payout_by, row.issue.metric, row.rank, row.status) for row in rows] == [
+        ("leaving", "late", 1, "proven"),
+        ("revenue", "late", 1, "proven"),
+        ("revenue", "slow", 2, "not proven"),
+    ]
+    assert rows[1].payout == pytest.approx(100 * 50)
+    assert rows[1].payout_interval == pytest.approx((5_000 - Z * 500, 5_000 + Z * 500))
+    assert (rows[0].customer_value, rows[1].customer_value) == (100.0, None)
+    # Tested apart: that one way finds nothing does not weigh on the other.
+    assert rows[0].q_value == rows[0].p_value

@@ -12,7 +12,7 @@ import pytest
 
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.timebase import DAY_US, HOUR_US
-from vocbeam.schemas.value import CustomerOutcome, Encounter, Issue, Study
+from vocbeam.schemas.value import CustomerOutcome, Encounter, Issue, OutcomeMeaning, Study
 from vocbeam.transforms.customers import EncounterTable, encounter_tables
 from vocbeam.transforms.simulate import Company, simulate
 from vocbeam.transforms.simulated_encounters import leaving_effects, simulate_encounters
@@ -30,6 +30,9 @@ METRICS = {
     "ticket_reopened": "repeat_contact",
 }
 """Metric of the retailer → issue of the model."""
+MEANINGS: dict[str, OutcomeMeaning] = {
+    "churn": "left", "purchase": "revenue", "renewal": "revenue", "refund": "refund",
+}  # fmt: skip
 
 
 def encounters_of(events: list[dict[str, Any]]) -> Iterator[Encounter]:
@@ -70,9 +73,11 @@ def by_events() -> dict[str, EncounterTable]:
     company = Company(2_500, DAYS, date(2018, 1, 1), counterfactual_orders=1_000)
     events = simulate(company, np.random.default_rng(11)).events
     outcomes = [
-        CustomerOutcome(event["customer_id"], "left", event["event_time"], 0, "")
+        CustomerOutcome(
+            event["customer_id"], MEANINGS[event["outcome_kind"]], event["event_time"], event.get("amount", 0), "BRL"
+        )
         for event in events
-        if event["event_type"] == "outcome" and event["outcome_kind"] == "churn"
+        if event["event_type"] == "outcome" and event["outcome_kind"] in MEANINGS
     ]
     landmark = START_US + (DAYS - HORIZON - 1) * DAY_US
     study = Study(landmark, DAYS, HORIZON, 30, data_end=START_US + DAYS * DAY_US)
@@ -99,6 +104,11 @@ def test_simulate_encounters__agree_with_the_events(
         "hit": _compared(few.hit, many.hit),
         "left with trouble": _compared(few.left[few.hit], many.left[many.hit]),
         "left without": _compared(few.left[~few.hit], many.left[~many.hit]),
+        "revenue": (
+            few.revenue.mean(),
+            many.revenue.mean(),
+            many.revenue.std() / np.sqrt(len(few)) * 1.2,
+        ),
         "paid": _compared(few.covariates["plan"] == "paid", many.covariates["plan"] == "paid"),
     }
     for few_other, many_other in zip(

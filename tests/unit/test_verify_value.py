@@ -8,12 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from vocbeam.pipelines import verify_value
-from vocbeam.pipelines.verify_value import Figure, Options, ValueMissedTarget, covering, value, verify_effects
+from vocbeam.pipelines.verify_value import SECTIONS, Figure, Options, ValueMissedTarget, covering, value
 
 
-def test_verify_effects__intervals_hold_what_was_planted() -> None:
-    figures = list(verify_effects(Options(seeds=16, seed=3, customers=3_000, truth_orders=200_000)))
-    covered = {figure.what.split(":")[0]: figure for figure in figures if figure.section == "effects"}
+@pytest.mark.parametrize(("section", "seeds"), [("effects", 16), ("revenue", 4)])
+def test_verify__intervals_hold_what_was_planted(section: str, seeds: int) -> None:
+    figures = list(SECTIONS[section](Options(seeds=seeds, seed=3, customers=3_000, truth_orders=200_000)))
+    covered = {figure.what.split(":")[0]: figure for figure in figures if figure.section == section}
     assert set(covered) == {
         "stock_out", "payment_failure", "app_error", "late_delivery", "long_wait", "repeat_contact",
     }  # fmt: skip
