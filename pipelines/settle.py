@@ -41,6 +41,7 @@ def open_settler(url: str, governance: Governance, retry_limit_s: float = RETRY_
         open_engine(url, write=True),
         rules=subject_rules(governance),
         calendar=LocalCalendar(governance.timezone),
+        words=False,
         retry_limit_s=retry_limit_s,
     )
     return Settler(
@@ -122,8 +123,8 @@ class _Background:
         if is_forbidden(error):
             self._useless = True
             log.warning(
-                "this account may load events but not change their tags, so touchpoints are not settled here; run "
-                "`vocbeam settle` with the warehouse owner's account, or give --settle-seconds 0"
+                "this account may not change tags, so touchpoints are not settled here; let it be a member of the role "
+                "`writer` and have the warehouse's owner run `vocbeam migrate`, or give --settle-seconds 0"
             )
         elif isinstance(error, TaxonomyChanged):
             self._useless = True
@@ -144,7 +145,7 @@ def settle(home: Home, warehouse: str | None, as_json: bool) -> None:
 
     Which events are touchpoints, and for how long, is under `attribution` in the governance file. Looks at what came
     since the last time. `vocbeam run` does the same in the background. Safe beside a running pipeline, and to be run
-    again when interrupted. Takes the warehouse's owner on PostgreSQL.
+    again when interrupted. On PostgreSQL the role `writer` suffices.
     """
     url = warehouse or home.warehouse_url
     engine = open_engine(url)

@@ -39,6 +39,7 @@ from vocbeam.sinks.tables import (
     measure_retired,
     survey_answer,
     survey_response,
+    tag_override,
     ticket,
 )
 from vocbeam.sinks.transaction import in_transaction, windows
@@ -111,9 +112,12 @@ class _Found:
 
     letters: set[tuple[int, int]] = field(default_factory=set)
     events: set[tuple[int, int]] = field(default_factory=set)
+    event_keys: set[bytes] = field(default_factory=set)
+    """Keys of all these events, by which corrections of them are found."""
     nameless_events: set[tuple[int, int]] = field(default_factory=set)
     subjects: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     customer_days: set[tuple[Any, ...]] = field(default_factory=set)
+    corrections: set[int] = field(default_factory=set)
     tickets: set[Identity] = field(default_factory=set)
     responses: set[Identity] = field(default_factory=set)
     nameless_letters: dict[tuple[int, int], Identity] = field(default_factory=dict)
@@ -131,6 +135,7 @@ class _Found:
             "dead_letter": len(self.letters | self.letters_of_subjects()),
             "event": len(self.events | self.nameless_events),
             **{table.name: len(self.subjects[table.name]) for table in SUBJECT_TABLES},
+            "tag_override": len(self.corrections),
             "customer_day": len(self.customer_days),
         }
 
@@ -193,6 +198,7 @@ class Eraser:
                 self._find_letters(connection, part, ids, again)
                 self._find_named(connection, part, again)
                 self._find_subjects(connection, again)
+                again.corrections = _corrections(connection, found)
             letters = again.letter_search
             afterwards.update(again.rows())
         return Erasure(tuple(keys), erased_at, dict(removed), kept, taken_back, letters, dict(afterwards))
@@ -207,6 +213,7 @@ class Eraser:
             self._failpoint.reach("subjects_retired")
             self._find_subjects(connection, found)
             self._find_nameless(connection, found)
+            found.corrections = _corrections(connection, found)
         return found
 
     def _find_letters(self, connection: Connection, keys: Sequence[str], ids: Collection[str], found: _Found) -> None:
@@ -249,6 +256,7 @@ class Eraser:
             query = select(
                 c.ledger_id,
                 c.kafka_offset,
+                c.event_key,
                 c.contributions,
                 c.restated,
                 c.source,
@@ -258,6 +266,7 @@ class Eraser:
             ).where(window, c.customer_key.in_(keys))
             for row in connection.execute(query):
                 found.events.add((row.ledger_id, row.kafka_offset))
+                found.event_keys.add(bytes(row.event_key))
                 self._plan(row.contributions, row.restated, found)
                 if row.ticket_id is not None:
                     found.tickets.add((row.source, row.ticket_id))
@@ -313,11 +322,14 @@ class Eraser:
             (c.response_id, _RESPONSE, found.responses),
         ):
             for part in _batches(sorted({identity[-1] for identity in identities}), PASS_SUBJECTS):
-                columns = [c.ledger_id, c.kafka_offset, c.contributions, c.restated, *[c[name] for name in names]]
+                columns = [
+                    c.ledger_id, c.kafka_offset, c.event_key, c.contributions, c.restated, *[c[name] for name in names]
+                ]  # fmt: skip
                 for row in _select(connection, event, columns, and_(c.customer_key.is_(None), id_column.in_(part))):
-                    if row[4:] in identities:
+                    if row[5:] in identities:
                         found.nameless_events.add((row[0], row[1]))
-                        self._plan(row[2], row[3], found)
+                        found.event_keys.add(bytes(row[2]))
+                        self._plan(row[3], row[4], found)
 
     def _plan(self, contributions: str | None, restated: str | None, found: _Found) -> None:
         for reported, changed in by_metric(contributions, restated):
@@ -372,6 +384,8 @@ class Eraser:
 
                 done = in_transaction(self._engine, work)
                 removed[table.name] += done.rows
+                if done.corrections:
+                    removed[tag_override.name] += done.corrections
                 kept, taken_back = kept + done.kept, taken_back + done.taken_back
                 self._failpoint.reach(f"removed_from_{table.name}")
 
@@ -389,6 +403,17 @@ class Eraser:
 def _mark(connection: Connection, keys: Sequence[str], erased_at: int) -> None:
     close_fence(connection)
     connection.execute(insert(erasure_marker), [{"customer_key": key, "erased_at": erased_at} for key in keys])
+
+
+def _corrections(connection: Connection, found: _Found) -> set[int]:
+    """Corrections of the tags of the events and tickets found, whether they stand or were withdrawn."""
+    c = tag_override.c
+    return {
+        override_id
+        for column, keys in ((c.event_key, found.event_keys), (c.subject_key, found.subjects[ticket.name]))
+        for part in _batches(sorted(keys), PASS_SUBJECTS)
+        for override_id in connection.execute(select(c.override_id).where(column.in_(part))).scalars()
+    }
 
 
 def _select(

@@ -48,7 +48,17 @@ from vocbeam.sinks.measures import add_to_measure
 from vocbeam.sinks.retagged import COLUMNS, WHOLE, PresentTag, Retagged, fold, retagged_from_json, retagged_json
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.settle_again import look_again
-from vocbeam.sinks.tables import active_tagging, customer_day, event, measure, metadata, tag_override, ticket
+from vocbeam.sinks.tables import (
+    EVENT_TAG,
+    EVENT_WORDS,
+    active_tagging,
+    customer_day,
+    event,
+    measure,
+    metadata,
+    tag_override,
+    ticket,
+)
 from vocbeam.sinks.writer import NO_FAILPOINT, Failpoint
 
 BATCH_EVENTS = 1_000
@@ -103,12 +113,6 @@ class Restated:
     """Change of the restated figures, cell by cell."""
 
 
-_UPDATED = (
-    "stage", "department", "topic", "tag_method", "tag_confidence", "tag_words", "sentiment", "taxonomy_version",
-    "model_version", "reported_stage", "reported_department", "reported_topic", "overridden_method", "overridden_stage",
-    "overridden_department", "restated",
-)  # fmt: skip
-
 _EVENT_KEY = ("ledger_id", "kafka_offset")
 
 
@@ -121,16 +125,19 @@ class Restater:
         *,
         rules: Sequence[SubjectRule],
         calendar: LocalCalendar,
+        words: bool = True,
         failpoint: Failpoint = NO_FAILPOINT,
         retry_limit_s: float = RETRY_LIMIT_S,
     ) -> None:
-        """`engine` writes; `rules` and `calendar` are those of the governance file in force.
+        """`engine` writes; `rules` and `calendar` are those of the governance file in force. Without `words` the
+        columns EVENT_WORDS are neither read (rows have None there) nor written: for decisions without any.
 
         Failpoints: `locked` (events), `in_transaction` (events updated), `before_commit`, `after_commit`.
         """
         self._engine = engine
         self._rules = {rule.table: rule for rule in rules}
         self._calendar = calendar
+        self._unread = () if words else EVENT_WORDS
         self._failpoint = failpoint
         self._retry_limit_s = retry_limit_s
         subjects = [metadata.tables[rule.table] for rule in rules]
@@ -212,24 +219,25 @@ class Restater:
         stage = self._staging.fill(connection, event.name, _EVENT_KEY, sorted(set(places)))
         key = [event.c[name] for name in _EVENT_KEY]
         query = (
-            select(event)
+            select(*[column for column in event.c if column.name not in self._unread])
             .join(stage, (stage.c.ledger_id == key[0]) & (stage.c.kafka_offset == key[1]))
             .order_by(*key)
             .with_for_update(of=event)
         )
-        return [dict(row) for row in connection.execute(query).mappings()]
+        return [{**dict.fromkeys(self._unread), **row} for row in connection.execute(query).mappings()]
 
     def _update_events(self, connection: Connection, decisions: Sequence[Decision], change: MeasureChange) -> None:
+        names = [name for name in EVENT_TAG if name not in self._unread]
         rows = []
         for decision in decisions:
             after = decision.restate(change.restated)
             values = decision.columns(None if after is None else contributions_json(after))
-            if any(decision.row[name] != value for name, value in values.items()):
-                rows.append((*decision.place, *[values[name] for name in _UPDATED]))
+            if any(decision.row[name] != values[name] for name in names):
+                rows.append((*decision.place, *[values[name] for name in names]))
         if rows:
-            stage = self._staging.fill(connection, event.name, (*_EVENT_KEY, *_UPDATED), rows)
+            stage = self._staging.fill(connection, event.name, (*_EVENT_KEY, *names), rows)
             here = [stage.c[name] == event.c[name] for name in _EVENT_KEY]
-            connection.execute(update(event).where(*here).values({name: stage.c[name] for name in _UPDATED}))
+            connection.execute(update(event).where(*here).values({name: stage.c[name] for name in names}))
 
     def _fold_subjects(
         self, connection: Connection, moved: Sequence[Decision], tickets: Sequence[bytes], change: MeasureChange
@@ -349,7 +357,7 @@ class Decision(NamedTuple):
         first = reported_place(self.row)
         reported = (None, None, None) if first == self.tag[:3] else first
         values = (*self.tag, self.sentiment, *self.tagging, *reported, *self._overridden(), restated)
-        return dict(zip(_UPDATED, values, strict=True))
+        return dict(zip(EVENT_TAG, values, strict=True))
 
     def _overridden(self) -> tuple[str | None, str | None, str | None]:
         """Method, stage and department of the tag that the first of the standing corrections was put over."""

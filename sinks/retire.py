@@ -79,7 +79,8 @@ class Retired(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What one transaction removed: rows of the table, and how many contributions stayed or were taken back.
+    """What one transaction removed: rows of the table, how many contributions stayed or were taken back, and rows of
+    `tag_override` that went with them.
 
     Contributions are counted as reported.
     """
@@ -87,6 +88,7 @@ class Removed(NamedTuple):
     rows: int
     kept: int
     taken_back: int
+    corrections: int
 
 
 def keyed(table: Table, keys: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
@@ -117,7 +119,7 @@ def remove_rows(
     columns = dict.fromkeys([*key, *stored, *corrected])
     rows = connection.execute(select(*columns).where(condition).order_by(*key).with_for_update(of=table)).all()
     if not rows:
-        return Removed(0, 0, 0)
+        return Removed(0, 0, 0, 0)
     keys = [tuple(row[: len(key)]) for row in rows]
     if table is event:
         # Found by the events, so before they go.
@@ -127,9 +129,10 @@ def remove_rows(
     connection.execute(delete(table).where(keyed(table, keys)))
     if table in SUBJECT_TABLES:
         mark_subjects(connection, [(row[0], table.name) for row in keys], reason, now)
+    corrections = 0
     for column in corrected:
         of_removed = tag_override.c[column.name].in_([row._mapping[column] for row in rows])
-        connection.execute(delete(tag_override).where(of_removed))
+        corrections += connection.execute(delete(tag_override).where(of_removed)).rowcount
     kept, taken_back = MeasureChange(), MeasureChange()
     kept_n = taken_back_n = 0
     for row in rows if stored else ():
@@ -145,7 +148,7 @@ def remove_rows(
     if kind is not None:
         of_ledger = Counter(row[0] if "ledger_id" in table.c else ALL_TOPICS for row in keys)
         retire_rows(connection, {Retired(ledger_id, kind, reason): n for ledger_id, n in of_ledger.items()})
-    return Removed(len(rows), kept_n, taken_back_n)
+    return Removed(len(rows), kept_n, taken_back_n, corrections)
 
 
 def by_metric(

@@ -20,7 +20,7 @@ from sqlalchemy import BigInteger, Connection, text
 
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.sinks.flags import flag_event
-from vocbeam.sinks.tables import metadata
+from vocbeam.sinks.tables import EVENT_TAG, EVENT_WORDS, event, metadata
 from vocbeam.sinks.views import ROW_LEVEL_VIEWS, view_names
 
 Role = Literal["writer", "reader", "auditor", "web", "receiver"]
@@ -73,8 +73,13 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "worker_metric": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "ingest_ledger": Access(writer=_KEEP, auditor=_READ, web={"SELECT": ("ledger_id", "topic")}),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),
+    # Attribution by touchpoint changes tags; it has no need of what customers wrote.
     "event": Access(
-        writer={"INSERT": ()},
+        writer={
+            "INSERT": (),
+            "SELECT": tuple(column.name for column in event.columns if column.name not in EVENT_WORDS),
+            "UPDATE": tuple(name for name in EVENT_TAG if name not in EVENT_WORDS),
+        },
         auditor={
             "SELECT": (
                 "ledger_id", "kafka_offset", "event_key", "event_type", "source", "event_time", "stage", "department",
@@ -96,8 +101,11 @@ TABLE_ACCESS: Mapping[str, Access] = {
     ),
     "survey_answer": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
     "survey_response": Access(writer=_KEEP, auditor=_CONTRIBUTIONS),
-    # Without ids, names and notes. Who corrects is the owner's account: the writer never changes an event.
+    # Without names and notes. Who corrects is the owner's account; attribution puts what stands over its own tags.
     "tag_override": Access(
+        writer={
+            "SELECT": ("override_id", "event_key", "subject_key", "stage", "department", "topic", "withdrawn_at")
+        },
         auditor={
             "SELECT": (
                 "override_id", "event_type", "stage", "department", "topic", "made_at", "withdrawn_at",
@@ -125,11 +133,11 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "case_alert": Access(
         auditor=_READ, web=_READ, receiver={"SELECT": (), "INSERT": (), "UPDATE": ("ended_at",)}
     ),
-    # Settling restates events, so it is the owner's too; a run asks whether there ever was any.
-    "settle_position": Access(writer=_READ, auditor=_READ),
-    "settle_again": Access(auditor=_READ),
-    "settle_event": Access(),
-    "customer_day": Access(writer=_KEEP),
+    "settle_position": Access(writer=_KEEP, auditor=_READ),
+    "settle_again": Access(writer={"SELECT": (), "INSERT": (), "DELETE": ()}, auditor=_READ),
+    "settle_event": Access(writer={"SELECT": (), "INSERT": ()}),
+    # Deleted are days that customers' events moved away from.
+    "customer_day": Access(writer={**_KEEP, "DELETE": ()}),
     # The pages read it for the months they show, since views read all of it; what they show of it is protected.
     "measure": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ, web=_READ),
     # Shared as `active_tagging` is; what was folded is corrected in `measure_month` too.
@@ -165,8 +173,8 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "value_issue": _DIMENSION,
     "data_dictionary": _DIMENSION,
 }  # fmt: skip
-"""Every table, Alembic's own included. No role but the owner's sees text, customer keys or raw bytes of dead letters;
-the writer inserts events and dead letters and can't read them back."""
+"""Every table, Alembic's own included. No role but the owner's sees text or raw bytes of dead letters, and none but the
+writer's customer keys; the writer inserts dead letters and can't read them back."""
 
 
 def rights(relation: str, role: Role) -> Grants:

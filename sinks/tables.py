@@ -274,6 +274,16 @@ event = Table(
     comment="One row an event: tagged, redacted, customer pseudonymised.",
 )
 
+EVENT_WORDS = ("tag_words", "session_id", "subject", "text")
+"""Columns of `event` that attribution by touchpoint has no use for: who only settles neither reads nor writes them."""
+
+EVENT_TAG = (
+    "stage", "department", "topic", "tag_method", "tag_confidence", "tag_words", "sentiment", "taxonomy_version",
+    "model_version", "reported_stage", "reported_department", "reported_topic", "overridden_method", "overridden_stage",
+    "overridden_department", "restated",
+)  # fmt: skip
+"""Columns of `event` that change when it is tagged again."""
+
 _SUBJECT_KEY = "Digest of what identifies it in its source."
 
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, make_url, select, text
+from sqlalchemy import Engine, insert, make_url, select, text
 
 from tests.support.erasing import ANA, BIA, GOVERNANCE, HOUR, T0, Shop, answer, delivery, eraser, places_of, step
 from tests.support.warehouse import NOW, books_that_fail, contents, new_warehouse
@@ -22,6 +22,7 @@ from vocbeam.sinks.tables import (
     event,
     measure_retired,
     retired_row,
+    tag_override,
     ticket,
 )
 
@@ -204,6 +205,32 @@ def test_erase__dry_run_counts_and_changes_nothing(warehouse_url: str) -> None:
         done.contributions_kept,
         done.contributions_taken_back,
     )
+
+
+def test_erase__counts_the_corrections_that_go(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    fill(warehouse_url)
+    with engine.begin() as connection:
+        keys = {row.event_id: row.event_key for row in connection.execute(select(event))}
+        tickets = {row.ticket_id: row.subject_key for row in connection.execute(select(ticket))}
+        made = {
+            "source": "test", "event_type": "ticket", "stage": "deliver", "department": "logistics", "topic": "",
+            "reviewer": "Eva", "made_at": NOW,
+        }  # fmt: skip
+        connection.execute(
+            insert(tag_override),
+            [
+                {**made, "event_key": keys["t-ana-1"], "subject_key": None, "withdrawn_at": NOW},
+                # An event that names nobody, of Ana's ticket; the ticket itself; and somebody else's.
+                {**made, "event_key": keys["t-ana-2"], "subject_key": None, "withdrawn_at": None},
+                {**made, "event_key": None, "subject_key": tickets["t-ana"], "withdrawn_at": None},
+                {**made, "event_key": keys["t-bia-1"], "subject_key": None, "withdrawn_at": None},
+            ],
+        )
+    assert eraser(warehouse_url, dry_run=True).erase([ANA]).removed["tag_override"] == 3
+    erasure = eraser(warehouse_url).erase([ANA])
+    assert (erasure.removed["tag_override"], erasure.present_afterwards["tag_override"]) == (3, 0)
+    assert count(engine, "SELECT count(*) FROM tag_override") == 1
 
 
 MOMENTS = (

@@ -118,8 +118,12 @@ def test_rights__what_is_personal_is_readable_by_no_role_but_where_the_writer_fo
     }  # fmt: skip
     assert {role for role, _, _ in readable} == {"writer"}
     folded = {"ticket", "survey_answer", "survey_response", "customer_day"}
-    # The writer drops what falls under an erasure, so it must know who was erased.
-    assert {table for _, table, _ in readable} == {*folded, "erasure_marker"}
+    # The writer drops what falls under an erasure, so it must know who was erased; attribution by touchpoint goes by
+    # customer, and by the ids that lead to tickets and answers, but never by words.
+    assert {table for _, table, _ in readable} == {*folded, "erasure_marker", "event", "settle_event"}
+    assert {column for _, table, column in readable if table == "event"} == {
+        "customer_key", "event_id", "response_id", "ticket_id",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -159,10 +163,16 @@ def test_roles__what_each_is_for(owned: Accounts, members: dict[Role, str]) -> N
         "SELECT name FROM metric": {"reader", "auditor", "web", "receiver"},
         "SELECT n FROM measure": {"writer", "auditor", "web"},
         "SELECT text FROM event": set(),
-        "SELECT customer_key FROM event": set(),
+        "SELECT customer_key FROM event": {"writer"},
+        "SELECT tag_words FROM event": set(),
+        "UPDATE event SET stage = 'pay'": {"writer"},
+        "UPDATE event SET customer_key = ''": set(),
+        "UPDATE event SET text = ''": set(),
+        "DELETE FROM event": set(),
+        "SELECT note FROM tag_override": set(),
         "SELECT customer_key FROM customer_day": {"writer"},
         "SELECT * FROM event_export": set(),
-        "SELECT contributions FROM event": {"auditor"},
+        "SELECT contributions FROM event": {"writer", "auditor"},
         "SELECT raw FROM dead_letter": set(),
         "SELECT message FROM dead_letter": {"auditor"},
         "SELECT records FROM dead_letter_by_cause": {"reader", "auditor", "web"},

@@ -186,6 +186,7 @@ def restater(url: str, reach: Callable[[str], None] = lambda _moment: None) -> R
         open_engine(url, write=True),
         rules=subject_rules(GOVERNANCE),
         calendar=LocalCalendar(GOVERNANCE.timezone),
+        words=False,
         failpoint=Failpoint(reach),
         retry_limit_s=30,
     )
@@ -558,14 +559,46 @@ def test_settling__off_or_asked_to_stop_it_leaves_everything(shop: Shop) -> None
     assert shop.tags()["s1"] == NOBODY
 
 
-def test_settling__the_writers_account_may_not_and_says_so_once(
-    postgres_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_settling__the_writers_account_suffices(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with accounts(postgres_url) as made, caplog.at_level(logging.WARNING):
+        owned = Shop(made.owner)
+        loader = made.join("loader", f"{made.database}_writer")
+        loads = writer(loader, GOVERNANCE)
+        sent = (("telemetry", delivered(1, 0, tag_words="late parcel")), ("survey", answer(1, 10)))
+        loads.write(tuple(owned.chunk(kind, one) for kind, one in sent))
+        with settling(loader, GOVERNANCE, 0.2, lambda: False):
+            wait_for(lambda: owned.tags()["s1"] == DELIVERED)
+        # A touchpoint that comes late, and one that is none any more.
+        loads.write((owned.chunk("ticket", opened(1, 5)),))
+        done = CliRunner().invoke(settle, ["--warehouse", loader, "--json"], catch_exceptions=False)
+        assert json.loads(done.stdout)["moved"] == 1
+        assert owned.tags()["s1"] == HELPED
+        with owned.engine.connect() as connection:
+            at = connection.execute(
+                select(event.c.ledger_id, event.c.kafka_offset).where(event.c.event_id == "t1")
+            ).one()
+        nowhere = Tag(UNASSIGNED, UNASSIGNED, NO_TOPIC, UNASSIGNED, None)
+        restater(made.owner).restate(
+            [(at.ledger_id, at.kafka_offset)], lambda _connection, rows: [nowhere for _ in rows]
+        )
+        done = CliRunner().invoke(settle, ["--warehouse", loader, "--json"], catch_exceptions=False)
+        assert owned.tags()["s1"] == DELIVERED
+        assert owned.tags("ticket")["t1"] == DELIVERED
+        with owned.engine.connect() as connection:
+            words = select(event.c.tag_words).where(event.c.event_id == "d1")
+            assert connection.execute(words).scalar_one() == "late parcel"
+            assert connection.execute(select(settle_again)).all() == []
+        assert books_that_fail(owned.engine) == []
+        assert caplog.text == ""
+        owned.engine.dispose()
+
+
+def test_settling__an_account_that_may_not_says_so_once(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
     with accounts(postgres_url) as made:
         new_warehouse(made.owner, GOVERNANCE).dispose()
-        url = made.join("loader", f"{made.database}_writer")
+        url = made.join("watch", f"{made.database}_auditor")
         with caplog.at_level(logging.WARNING), settling(url, GOVERNANCE, 0.2, lambda: False):
-            wait_for(lambda: "this account may load events but not change their tags" in caplog.text)
+            wait_for(lambda: "this account may not change tags" in caplog.text)
             time.sleep(0.2)
         assert len(caplog.records) == 1
         with settling(url, WITHOUT, 60, lambda: False):
