@@ -138,14 +138,13 @@ class LibrdkafkaConsumer:
     def poll(self, bounds: Bounds, wait_seconds: float) -> Fetched:
         """See ShardConsumer. The bound in bytes is that of its queue."""
         most = min(bounds.group_records, MOST_AT_ONCE)
-        messages = self._consumer.consume(most, 0)
-        if not messages:
-            messages = self._consumer.consume(1, wait_seconds)
-            if messages:
-                messages += self._consumer.consume(most, 0)
+        messages = self._consumer.consume(most, 0) or self._consumer.consume(1, wait_seconds)
+        if len(messages) == 1:
+            messages += self._consumer.consume(most - 1, 0)
         fetched = Fetched()
         ends: dict[TopicPartition, int] = {}
         found: dict[tuple[str, int], tuple[list[int], list[bytes | None], list[int]]] = {}
+        message: Any
         for message in messages:
             error = message.error()
             if error is not None:
@@ -169,9 +168,7 @@ class LibrdkafkaConsumer:
             self._positions.pop(tp, None)
         return fetched
 
-    def _heed(
-        self, error: KafkaError, message: confluent_kafka.Message, fetched: Fetched, ends: dict[TopicPartition, int]
-    ) -> None:
+    def _heed(self, error: KafkaError, message: Any, fetched: Fetched, ends: dict[TopicPartition, int]) -> None:
         """Takes up what librdkafka says in the place of a record."""
         code = error.code()
         if code in PASSING:
