@@ -96,6 +96,8 @@ class LibrdkafkaConsumer:
         wait_s = given.pop("bootstrap_timeout_ms", CONNECT_TIMEOUT_MS) / 1_000
         settings: dict[str, Any] = {
             "reconnect.backoff.max.ms": RECONNECT_MS,
+            # As kafka-python does by itself.
+            "check.crcs": True,
             "fetch.max.bytes": config.bounds.group_bytes,
             **translate(given),
             "bootstrap.servers": config.bootstrap,
