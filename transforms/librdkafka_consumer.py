@@ -68,8 +68,8 @@ PASSING = frozenset(
 )
 """Errors after which librdkafka goes on by itself, with nothing left out."""
 
-MOST_QUEUED_KB = 2_097_151
-"""The highest bound it takes."""
+LEAST_FETCH_BYTES, MOST_QUEUED_KB = 1_000, 2_097_150
+"""The lowest and the highest bound it takes."""
 
 MOST_AT_ONCE = 1_000_000
 """Records that it hands over in one call."""
@@ -98,9 +98,11 @@ class LibrdkafkaConsumer:
             "reconnect.backoff.max.ms": RECONNECT_MS,
             # As kafka-python does by itself.
             "check.crcs": True,
-            "fetch.max.bytes": config.bounds.group_bytes,
+            "fetch.max.bytes": min(max(config.bounds.group_bytes, LEAST_FETCH_BYTES), MOST_QUEUED_KB << 10),
             **translate(given),
             "bootstrap.servers": config.bootstrap,
+            # Of producers, but it fetches no less at once.
+            "message.max.bytes": LEAST_FETCH_BYTES,
             # It insists on a group; without subscription and commits nothing is ever done in its name.
             "group.id": config.group_id or "vocbeam",
             "enable.auto.commit": False,
@@ -110,7 +112,7 @@ class LibrdkafkaConsumer:
             "enable.partition.eof": True,
             "allow.auto.create.topics": False,
             "max.poll.interval.ms": NO_POLL_MS,
-            "queued.min.messages": config.bounds.group_records,
+            "queued.min.messages": min(config.bounds.group_records, MOST_AT_ONCE),
             "queued.max.messages.kbytes": min(max(config.bounds.group_bytes >> 10, 1), MOST_QUEUED_KB),
             "fetch.queue.backoff.ms": QUEUE_FULL_PAUSE_MS,
         }
