@@ -45,7 +45,11 @@ SERVER = "postgresql+psycopg://postgres@127.0.0.1:15432/postgres"
 PEERS = ("plain", "plain_ck", "bytewax", "bytewax_rec", "beam", "spark", "quix", "pathway")
 USUAL_PEERS = ("plain", "bytewax", "beam", "quix")
 EVENTS = 300_000
-OURS = {"vocbeam": "keep", "vocbeam, with redaction": "redact"}
+OURS = {
+    "vocbeam": ("keep", "kafka-python"),
+    "vocbeam, librdkafka": ("keep", "librdkafka"),
+    "vocbeam, with redaction": ("redact", "kafka-python"),
+}
 PREFIX = "peers"
 PARTITIONS = 2
 TENTHS = 10
@@ -234,11 +238,11 @@ def run_theirs(folder: Folder, peer: str, variant: str) -> Run | None:
     return Run(result["evs"], result["cpu100k"], result["rss"])
 
 
-def run_ours(folder: Folder, home: Path, governance: Path, redact: str) -> Run:
+def run_ours(folder: Folder, home: Path, governance: Path, redact: str, client: str) -> Run:
     """One run of the main job into a fresh database of their server."""
     with fresh_warehouse("postgresql", home, SERVER) as url:
         model = folder.path / "model.joblib"
-        command = ["-m", "benchmarks.peers_job", folder.bootstrap, url, governance, home, model, PREFIX, redact]
+        command = ["-m", "benchmarks.peers_job", folder.bootstrap, url, governance, home, model, PREFIX, redact, client]
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         ended = run_process(command, threads, home)
         check(url, folder)
@@ -263,7 +267,9 @@ def measure_peers(
     results: dict[str, list[Run]] = {name: [] for name in (*OURS, *peers)}
     for number in range(1, runs + 1):
         for name in results:
-            found = run_ours(folder, home, governance, OURS[name]) if name in OURS else run_theirs(folder, name, "full")
+            found = (
+                run_ours(folder, home, governance, *OURS[name]) if name in OURS else run_theirs(folder, name, "full")
+            )
             if found is None:
                 log.print(f"run {number}: {name} failed or was wrong; see {path / 'logs'}")
                 continue

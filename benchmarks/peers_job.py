@@ -36,7 +36,7 @@ from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import draw_run_epoch
 from vocbeam.sinks.tables import ingest_ledger
-from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets
+from vocbeam.transforms.kafka_settings import ClientName, SourceConfig, find_end_offsets
 from vocbeam.transforms.steps import RedactAndTag, TagConfig
 from vocbeam.transforms.tag import Predicted, Prediction
 
@@ -112,7 +112,9 @@ class PeersSteps(JobSteps):
         return RedactAndTag(config) if self.redact else TagUnredacted(config)
 
 
-def main(bootstrap: str, url: str, governance: str, home: str, model: str, prefix: str, redact: str) -> None:
+def main(
+    bootstrap: str, url: str, governance: str, home: str, model: str, prefix: str, redact: str, client: ClientName
+) -> None:
     """Loads everything there is and reports."""
     governance_text = Path(governance).read_text(encoding="utf-8")
     rules = parse_governance(governance_text)
@@ -126,7 +128,7 @@ def main(bootstrap: str, url: str, governance: str, home: str, model: str, prefi
     # The peers' tables too are there before they start.
     started, usage = time.time(), resource.getrusage(resource.RUSAGE_SELF)
     event_types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
-    source = SourceConfig(topics=tuple(event_types), bootstrap=bootstrap, consumer={}, group_id=None, shards=1)
+    source = SourceConfig(topics=tuple(event_types), bootstrap=bootstrap, consumer={}, group_id=None, client=client)
     source = replace(source, stop_at=find_end_offsets(source))
     epoch = draw_run_epoch(engine, runner="benchmark", host="localhost", vocbeam_version="", now=now_us)
     steps = PeersSteps(

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -34,6 +34,7 @@ from benchmarks.throughput import (
     steps_table,
 )
 from vocbeam.transforms.event_files import read_events
+from vocbeam.transforms.kafka_settings import ClientName
 from vocbeam.transforms.mapping import MappedEvent
 
 PARTS = ("throughput", "steps", "latency", "growth", "peers")
@@ -50,6 +51,10 @@ SHORT_PARTS, SHORT_EVENTS = ("throughput", "steps"), 500
     "--workers", multiple=True, default=(1, 2), show_default=True, type=click.IntRange(1),
     help="Processes of the main job; throughput is measured with each of these numbers.",
 )  # fmt: skip
+@click.option(
+    "--consumer", default="kafka-python", show_default=True, type=click.Choice(get_args(ClientName)),
+    help="Library that the main job fetches records with.",
+)  # fmt: skip
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(1), help="Of each latency.")
 @click.option("--warehouse", "kinds", multiple=True, type=click.Choice(list(WAREHOUSES)), help="[default: both]")
 @click.option("--postgres", "postgres_url", help="URL of a server to use instead of one that is started for this.")
@@ -62,6 +67,7 @@ def main(
     runs: int,
     partitions: int,
     workers: tuple[int, ...],
+    consumer: ClientName,
     seconds: float,
     kinds: tuple[str, ...],
     postgres_url: str | None,
@@ -90,7 +96,7 @@ def main(
         about = machine(postgres_url)
         log.print(f"making {events:,} events and sending them to a Kafka of this machine")
         bootstrap = stack.enter_context(broker_in(folder / "broker"))
-        bench = Bench(folder, bootstrap, events, postgres_url, workers=1)
+        bench = Bench(folder, bootstrap, events, postgres_url, workers=1, consumer=consumer)
         path = make_corpus(folder, events, seed)
         bench.vocbeam("produce", "--events", path, "--partitions", str(partitions))
         speeds: dict[str, float] = {}

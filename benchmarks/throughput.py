@@ -209,6 +209,7 @@ class Bench:
     events: int
     postgres_url: str | None
     workers: int
+    consumer: str = "kafka-python"
     idle_cpu_s: dict[tuple[str, int], float] = field(default_factory=dict)
     """Warehouse and number of processes → CPU-seconds of the main job with nothing to read, once measured."""
 
@@ -331,6 +332,7 @@ class Bench:
     def _run(self, url: str, prefix: str) -> Ended:
         # Attribution is a step of its own; here it would count as loading.
         arguments = ["run", "--until-caught-up", "--settle-seconds", "0", "--json", "--workers", str(self.workers)]
+        arguments += ["--consumer", self.consumer]
         return self.vocbeam(*arguments, "--topic-prefix", prefix, warehouse=url)
 
     def steps(self, kinds: Sequence[str], runs: int) -> dict[str, dict[str, list[float]]]:

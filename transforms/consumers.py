@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Protocol
 
 from kafka import TopicPartition
 
 from vocbeam.transforms.chunking import Bounds, Polled
 from vocbeam.transforms.kafka_settings import SourceConfig
+from vocbeam.transforms.librdkafka_settings import translate
 
 
 @dataclass(slots=True)
@@ -55,10 +57,8 @@ class ShardConsumer(Protocol):
 def check_client(config: SourceConfig) -> None:
     """Raises ConfigError where the configured client library is not installed or has nothing like a setting."""
     if config.client == "librdkafka":
-        from vocbeam.transforms import librdkafka_consumer, librdkafka_settings
-
-        assert librdkafka_consumer, "imported, which fails where the library is missing"
-        librdkafka_settings.translate(config.consumer)
+        import_module("vocbeam.transforms.librdkafka_consumer")
+        translate(config.consumer)
 
 
 def open_consumer(config: SourceConfig) -> ShardConsumer:

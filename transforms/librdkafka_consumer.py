@@ -68,8 +68,8 @@ PASSING = frozenset(
 )
 """Errors after which librdkafka goes on by itself, with nothing left out."""
 
-MOST_QUEUED_KB = 2_097_151
-"""The highest bound it takes."""
+LEAST_FETCH_BYTES, MOST_QUEUED_KB = 1_000, 2_097_150
+"""The lowest and the highest bound it takes."""
 
 MOST_AT_ONCE = 1_000_000
 """Records that it hands over in one call."""
@@ -96,9 +96,13 @@ class LibrdkafkaConsumer:
         wait_s = given.pop("bootstrap_timeout_ms", CONNECT_TIMEOUT_MS) / 1_000
         settings: dict[str, Any] = {
             "reconnect.backoff.max.ms": RECONNECT_MS,
-            "fetch.max.bytes": config.bounds.group_bytes,
+            # As kafka-python does by itself.
+            "check.crcs": True,
+            "fetch.max.bytes": min(max(config.bounds.group_bytes, LEAST_FETCH_BYTES), MOST_QUEUED_KB << 10),
             **translate(given),
             "bootstrap.servers": config.bootstrap,
+            # Of producers, but it fetches no less at once.
+            "message.max.bytes": LEAST_FETCH_BYTES,
             # It insists on a group; without subscription and commits nothing is ever done in its name.
             "group.id": config.group_id or "vocbeam",
             "enable.auto.commit": False,
@@ -108,7 +112,7 @@ class LibrdkafkaConsumer:
             "enable.partition.eof": True,
             "allow.auto.create.topics": False,
             "max.poll.interval.ms": NO_POLL_MS,
-            "queued.min.messages": config.bounds.group_records,
+            "queued.min.messages": min(config.bounds.group_records, MOST_AT_ONCE),
             "queued.max.messages.kbytes": min(max(config.bounds.group_bytes >> 10, 1), MOST_QUEUED_KB),
             "fetch.queue.backoff.ms": QUEUE_FULL_PAUSE_MS,
         }
@@ -138,14 +142,13 @@ class LibrdkafkaConsumer:
     def poll(self, bounds: Bounds, wait_seconds: float) -> Fetched:
         """See ShardConsumer. The bound in bytes is that of its queue."""
         most = min(bounds.group_records, MOST_AT_ONCE)
-        messages = self._consumer.consume(most, 0)
-        if not messages:
-            messages = self._consumer.consume(1, wait_seconds)
-            if messages:
-                messages += self._consumer.consume(most, 0)
+        messages = self._consumer.consume(most, 0) or self._consumer.consume(1, wait_seconds)
+        if len(messages) == 1:
+            messages += self._consumer.consume(most - 1, 0)
         fetched = Fetched()
         ends: dict[TopicPartition, int] = {}
         found: dict[tuple[str, int], tuple[list[int], list[bytes | None], list[int]]] = {}
+        message: Any
         for message in messages:
             error = message.error()
             if error is not None:
@@ -169,9 +172,7 @@ class LibrdkafkaConsumer:
             self._positions.pop(tp, None)
         return fetched
 
-    def _heed(
-        self, error: KafkaError, message: confluent_kafka.Message, fetched: Fetched, ends: dict[TopicPartition, int]
-    ) -> None:
+    def _heed(self, error: KafkaError, message: Any, fetched: Fetched, ends: dict[TopicPartition, int]) -> None:
         """Takes up what librdkafka says in the place of a record."""
         code = error.code()
         if code in PASSING:

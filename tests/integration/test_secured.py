@@ -12,8 +12,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import apache_beam as beam
 import psutil
 import pytest
 from cryptography.fernet import Fernet
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from sqlalchemy import inspect, text
 
 from tests.support import postgres
@@ -43,6 +44,8 @@ from vocbeam.schemas.records import EVENT_TYPES
 from vocbeam.schemas.registry import PASSWORD_VARIABLE, USER_VARIABLE, FileRegistry
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.read import snapshot
+from vocbeam.transforms.chunking import Bounds, Polled
+from vocbeam.transforms.consumers import ShardConsumer, open_consumer
 from vocbeam.transforms.kafka_settings import SourceConfig, find_end_offsets, parse_settings
 
 PREFIX = "voc"
@@ -57,6 +60,8 @@ SECRETS = {
 }
 RAW = "planted words of a customer in a record that can't be read"
 """Not a secret but personal: the table holds it encrypted, and no message quotes it."""
+CONNECTS_WITHIN_S = 20
+
 CUSTOMER = "planted-customer-4711"
 
 EVENTS = [
@@ -364,6 +369,69 @@ def test_kafka__each_refusal_says_why(installation: Installation, tmp_path: Path
         "wrong key password",
         "no such file",
     }
+
+
+@pytest.mark.parametrize("by", ["password", "certificate"])
+def test_kafka__librdkafka_reads_with_the_same_settings(loaded: Installation, by: str) -> None:
+    settings: dict[str, Any] = (
+        loaded.settings(READER, "${KAFKA_PASSWORD}") if by == "password" else loaded.by_certificate()
+    )
+    bootstrap = loaded.kafka.sasl if by == "password" else loaded.kafka.mutual
+    topic = f"{PREFIX}.flag"
+    # It has no rights on that group.
+    config = SourceConfig(
+        topics=(topic,), bootstrap=bootstrap, consumer=settings, client="librdkafka", group_id="nobody"
+    )
+    partition = TopicPartition(topic, 0)
+    with closing(open_consumer(config)) as consumer:
+        consumer.assign({partition: 0})
+        read = poll(consumer)
+    assert (read.offsets[0], read.values[0]) == (0, RAW.encode())
+
+
+def poll(consumer: ShardConsumer) -> Polled:
+    """What comes first."""
+    deadline = time.monotonic() + CONNECTS_WITHIN_S
+    while True:
+        assert time.monotonic() < deadline
+        for polled in consumer.poll(Bounds(), 0.1).polled.values():
+            return polled
+
+
+@pytest.mark.parametrize(
+    ("topic", "changes", "message"),
+    [
+        pytest.param("survey", {"sasl_plain_password": "${PRODUCER_PASSWORD}"}, "user and password", id="password"),
+        pytest.param("survey", {"ssl_cafile": "other"}, "no encrypted connection .* certificate", id="authority"),
+        pytest.param("survey", {"ssl_cafile": "/not/there"}, "/not/there, can't be used", id="no such file"),
+        pytest.param("seen", {}, "TOPIC_AUTHORIZATION_FAILED .* check the broker's log and the ACLs", id="rights"),
+    ],
+)
+def test_kafka__librdkafka_says_why_it_is_refused(
+    installation: Installation, tmp_path: Path, topic: str, changes: dict[str, str], message: str
+) -> None:
+    if changes.get("ssl_cafile") == "other":
+        changes = {"ssl_cafile": str(Authority(tmp_path, "other").certificate)}
+    settings: dict[str, Any] = {**installation.settings(READER, "${KAFKA_PASSWORD}", **changes)}
+    name = f"{PREFIX if topic == 'survey' else topic}.survey"
+    create_topics(installation.kafka.plain, {name: 1})
+    if topic == "seen":
+        installation.kafka.let_see(name)
+    config = SourceConfig(
+        topics=(name,),
+        bootstrap=installation.kafka.sasl,
+        consumer={**settings, "bootstrap_timeout_ms": 2_500},
+        client="librdkafka",
+    )
+
+    def read() -> None:
+        with closing(open_consumer(config)) as consumer:
+            consumer.assign({TopicPartition(name, 0): 0})
+            poll(consumer)
+
+    with pytest.raises(VocbeamError, match=message) as raised:
+        read()
+    assert leaks(str(raised.value)) == []
 
 
 def test_kafka__topic_without_rights(installation: Installation) -> None:

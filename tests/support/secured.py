@@ -41,6 +41,12 @@ class SecuredKafka:
         """Listener without encryption, whose clients may do everything."""
         return self.broker.bootstrap
 
+    def let_see(self, topic: str) -> None:
+        """Lets READER see that a topic exists, and not read it."""
+        resource = ResourcePattern(ResourceType.TOPIC, topic, ACLResourcePatternType.LITERAL)
+        with KafkaAdminClient(bootstrap_servers=self.plain) as admin:
+            admin.create_acls([ACL(f"User:{READER}", "*", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW, resource)])
+
 
 @contextmanager
 def secured_kafka(

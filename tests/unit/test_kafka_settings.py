@@ -1,12 +1,16 @@
 """Settings of the Kafka source: files, references to secrets, refusals."""
 
 import pickle
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vocbeam.schemas.errors import ConfigError, SourceError
-from vocbeam.transforms.kafka_settings import SourceConfig, connect_consumer, parse_settings, resolve
+from vocbeam.transforms.consumers import check_client, open_consumer
+from vocbeam.transforms.kafka_settings import ClientName, SourceConfig, parse_settings, resolve
+from vocbeam.transforms.librdkafka_settings import translate
 
 
 def test_parse_settings__names_values_and_comments() -> None:
@@ -82,7 +86,55 @@ def test_resolve__missing_reference(reference: str) -> None:
         resolve({"sasl_plain_password": reference}, {})
 
 
-def test_connect_consumer__no_broker() -> None:
-    config = SourceConfig(topics=("t",), bootstrap="127.0.0.1:1", consumer={"bootstrap_timeout_ms": 300})
+def test_translate__one_file_serves_both_libraries() -> None:
+    text = """security.protocol = SASL_SSL
+sasl_mechanism = SCRAM-SHA-512
+sasl_plain_username = reader
+ssl_check_hostname = false
+max.partition.fetch.bytes = 16384
+bootstrap_timeout_ms = 300
+"""
+    assert translate(parse_settings(text)) == {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "reader",
+        "ssl.endpoint.identification.algorithm": "none",
+        "max.partition.fetch.bytes": 16384,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("socks5_proxy = ${PROXY}", "librdkafka has nothing like consumer setting socks5_proxy; leave it out, or read"),
+        ("sasl_mechanism = GSSAPI", "with librdkafka sasl_mechanism may be PLAIN, SCRAM-SHA-256, .* not GSSAPI"),
+    ],
+)
+def test_check_client__setting_that_only_one_library_has(line: str, message: str) -> None:
+    config = SourceConfig(topics=("t",), bootstrap="h:1", consumer=parse_settings(line))
+    check_client(config)
+    with pytest.raises(ConfigError, match=message):
+        check_client(replace(config, client="librdkafka"))
+
+
+def test_check_client__library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    monkeypatch.delitem(sys.modules, "vocbeam.transforms.librdkafka_consumer", raising=False)
+    config = SourceConfig(topics=("t",), bootstrap="h:1", client="librdkafka")
+    with pytest.raises(ConfigError, match=r"librdkafka is not installed; install vocbeam\[librdkafka\]"):
+        check_client(config)
+
+
+def test_open_consumer__librdkafka_refuses_a_value() -> None:
+    config = SourceConfig(
+        topics=("t",), bootstrap="h:1", client="librdkafka", consumer={"client_dns_lookup": "somehow"}
+    )
+    with pytest.raises(ConfigError, match=r"librdkafka refuses a consumer setting: .*client\.dns\.lookup"):
+        open_consumer(config)
+
+
+@pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
+def test_open_consumer__no_broker(client: ClientName) -> None:
+    config = SourceConfig(topics=("t",), bootstrap="127.0.0.1:1", client=client, consumer={"bootstrap_timeout_ms": 300})
     with pytest.raises(SourceError, match=r"no Kafka broker answered at 127\.0\.0\.1:1"):
-        connect_consumer(config)
+        open_consumer(config)
