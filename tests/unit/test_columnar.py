@@ -76,14 +76,14 @@ def is_the_same(event_type: EventType, values: Sequence[bytes | None]) -> None:
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_decode_chunk__by_column_as_one_by_one(event_type: EventType, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.none() | events(event_type) | damaged(event_type), max_size=12))
     is_the_same(event_type, values)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(bodies=st.lists(st.binary(max_size=60)))
 @example(bodies=[b""])
 def test_decode_chunk__any_bytes(bodies: list[bytes]) -> None:
