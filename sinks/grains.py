@@ -33,14 +33,23 @@ class Grains(NamedTuple):
     days_before: str
 
 
+MeasureRow = tuple[Any, ...]
+"""A row of `measure`: its primary key, its sums, and its local date (ISO) and start of the local hour (None in cells of
+a day)."""
+
+KEY_PART = slice(12)
+"""The primary key in a MeasureRow."""
+
+SUMS_PART = slice(12, 16)
+"""n, weight, weight_sq and total in a MeasureRow."""
+
+
 @dataclass
 class Placed:
     """A change of `measure`, cell by cell, at the grain that each has."""
 
-    cells: dict[Key, list[int]] = field(default_factory=dict)
-    """Primary key → n, weight, weight_sq and total."""
-    calendar: dict[Key, tuple[str, int] | tuple[str, None]] = field(default_factory=dict)
-    """Primary key → local date and start of the local hour, None in cells of a day."""
+    rows: list[MeasureRow] = field(default_factory=list)
+    """One for each cell that changes, in no order."""
     months: dict[Key, list[int]] = field(default_factory=dict)
     """Primary key of `measure_month` → its sums, for what was folded."""
 
@@ -74,27 +83,32 @@ def _calendar(timezone: str) -> LocalCalendar:
 
 def place(change: MeasureChange, grains: Grains, calendar: LocalCalendar) -> Placed:
     """Where a change goes; cells that fall together are added up, those that come to nothing are left out."""
-    placed = Placed()
+    rows: list[MeasureRow] = []
     folded: dict[Key, list[int]] = {}
+    folded_calendar: dict[Key, tuple[str, int | None]] = {}
+    months: dict[Key, list[int]] = {}
     for basis, cell, sums in change.cells():
-        at = calendar.day_and_hour(cell[0])
-        day, hour = at
+        day, hour = calendar.day_and_hour(cell[0])
         if day >= grains.hours_before:
             # Of cells that differ, so do the keys.
-            key = cell_key(cell, basis)
-            placed.cells[key], placed.calendar[key] = sums, at
+            bucket_start, stage, department, topic, segment_1, segment_2, segment_3, metric, unit, bin_ = cell
+            rows.append(
+                (
+                    metric, BUCKET_GRAIN, bucket_start, basis, stage, department, topic, segment_1, segment_2,
+                    segment_3, unit, bin_, *sums, day, hour,
+                )
+            )  # fmt: skip
             continue
         hour_start: int | None = hour
         if day >= grains.days_before:
             key = cell_key(cell, basis, HOUR_GRAIN, hour)
         else:
             key, hour_start = cell_key(cell, basis, DAY_GRAIN, _day_start(calendar, day)), None
-        _add(placed.months, month_key(cell, basis, day), sums)
+        _add(months, month_key(cell, basis, day), sums)
         _add(folded, key, sums)
-        placed.calendar[key] = day, hour_start
-    placed.cells |= {key: sums for key, sums in folded.items() if any(sums)}
-    placed.months = {key: sums for key, sums in placed.months.items() if any(sums)}
-    return placed
+        folded_calendar[key] = day, hour_start
+    rows += [(*key, *sums, *folded_calendar[key]) for key, sums in folded.items() if any(sums)]
+    return Placed(rows, {key: sums for key, sums in months.items() if any(sums)})
 
 
 def _add(found: dict[Key, list[int]], key: Key, sums: list[int]) -> None:

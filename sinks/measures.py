@@ -11,31 +11,31 @@ from sqlalchemy.dialects import postgresql, sqlite
 from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.bulk import Staging, add_rows
 from vocbeam.sinks.contributions import RESTATED, MeasureChange
-from vocbeam.sinks.grains import Key, place, share_grains
+from vocbeam.sinks.grains import KEY_PART, Key, place, share_grains
 from vocbeam.sinks.tables import measure, measure_month
 
 SUMS = ("n", "weight", "weight_sq", "total")
+
+_BASIS, _N = 3, 12
+"""Places in a MeasureRow."""
 
 
 def add_to_measure(connection: Connection, staging: Staging, calendar: LocalCalendar, change: MeasureChange) -> None:
     """Adds the net change of every cell, at the grain that its date has; a cell of which nothing is left is removed."""
     placed = place(change, share_grains(connection), calendar)
-    if placed.cells:
-        rows = [(*key, *sums, *placed.calendar[key]) for key, sums in placed.cells.items()]
-        add_rows(connection, staging, measure, SUMS, ("date", "hour_start"), rows)
-        remove_emptied(connection, measure, _shrunk(placed.cells))
+    if placed.rows:
+        add_rows(connection, staging, measure, SUMS, ("date", "hour_start"), placed.rows)
+        # A difference may come to nothing from either side.
+        remove_emptied(
+            connection, measure, [row[KEY_PART] for row in placed.rows if row[_N] < 0 or row[_BASIS] == RESTATED]
+        )
     add_to_months(connection, placed.months)
 
 
 def add_to_months(connection: Connection, months: Mapping[Key, list[int]]) -> None:
     """Adds what changes of folded cells to `measure_month`. The caller shares or holds the grains."""
     add_up(connection, measure_month, SUMS, [(*key, *sums) for key, sums in months.items()])
-    remove_emptied(connection, measure_month, _shrunk(months))
-
-
-def _shrunk(cells: Mapping[Key, list[int]]) -> list[Key]:
-    # A difference may come to nothing from either side.
-    return [key for key, sums in cells.items() if sums[0] < 0 or RESTATED in key]
+    remove_emptied(connection, measure_month, [key for key, sums in months.items() if sums[0] < 0 or RESTATED in key])
 
 
 def remove_emptied(connection: Connection, table: Table, keys: Iterable[Key]) -> None:

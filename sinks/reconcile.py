@@ -15,7 +15,7 @@ from vocbeam.sinks.contributions import (
     Basis,
     MeasureChange,
 )
-from vocbeam.sinks.grains import Key, grains_now, place, stored_calendar
+from vocbeam.sinks.grains import KEY_PART, SUMS_PART, Key, grains_now, place, stored_calendar
 from vocbeam.sinks.measures import SUMS
 from vocbeam.sinks.partitions import partitions_kept
 from vocbeam.sinks.read import LedgerRow, snapshot
@@ -144,7 +144,7 @@ def _measure_checks(connection: Connection) -> list[Check]:
     checks = []
     months: dict[Key, list[int]] = {}
     for basis, metrics in ((AS_REPORTED, "all metrics"), (RESTATED, "all metrics, restated")):
-        expected = {key: sums for key, sums in placed.cells.items() if key[_BASIS] == basis}
+        expected = {row[KEY_PART]: list(row[SUMS_PART]) for row in placed.rows if row[_BASIS] == basis}
         for key, _, sums in _stored_cells(connection, measure_retired, basis):
             _add(expected, key, sums)
         contributions = sum(sums[0] for sums in expected.values())

@@ -25,7 +25,7 @@ from vocbeam.sinks.contributions import (
     MeasureChange,
     contributions_from_json,
 )
-from vocbeam.sinks.grains import Placed, place, share_grains, stored_calendar
+from vocbeam.sinks.grains import KEY_PART, SUMS_PART, Placed, place, share_grains, stored_calendar
 from vocbeam.sinks.measures import SUMS, add_to_months, add_up, remove_emptied
 from vocbeam.sinks.tables import (
     dead_letter,
@@ -188,8 +188,8 @@ def retire_rows(connection: Connection, counts: Mapping[Retired, int]) -> None:
 
 def retire_contributions(connection: Connection, change: MeasureChange) -> None:
     """Books contributions whose rows the same transaction removes and which stay in `measure`."""
-    cells = _placed(connection, change).cells
-    add_up(connection, measure_retired, SUMS, [(*key, *sums) for key, sums in cells.items()])
+    rows = _placed(connection, change).rows
+    add_up(connection, measure_retired, SUMS, [(*row[KEY_PART], *row[SUMS_PART]) for row in rows])
 
 
 def take_back_contributions(connection: Connection, change: MeasureChange) -> None:
@@ -199,11 +199,11 @@ def take_back_contributions(connection: Connection, change: MeasureChange) -> No
     """
     placed = _placed(connection, change)
     rows = []
-    for key, sums in placed.cells.items():
-        day, hour_start = placed.calendar[key]
-        rows.append((*key, *(-value for value in sums), date.fromisoformat(day), hour_start))
+    for row in placed.rows:
+        *_, day, hour_start = row
+        rows.append((*row[KEY_PART], *(-value for value in row[SUMS_PART]), date.fromisoformat(day), hour_start))
     add_up(connection, measure, SUMS, rows, fixed=("date", "hour_start"))
-    remove_emptied(connection, measure, placed.cells)
+    remove_emptied(connection, measure, [row[KEY_PART] for row in placed.rows])
     add_to_months(connection, {key: [-value for value in sums] for key, sums in placed.months.items()})
 
 
