@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from sqlalchemy import Engine, insert
 
-from tests.support.warehouse import chunk, new_warehouse, writer
+from tests.support.warehouse import chunk, migrated, writer
 from vocbeam.deploy.broker import HOST
 from vocbeam.pipelines.web.command import serving
 from vocbeam.pipelines.web.figures import FigureKeeper
@@ -64,7 +64,7 @@ def governance() -> Governance:
 
 def fill(url: str) -> Engine:
     """A warehouse with 13 weeks of satisfaction at both stages, a flag for each department, and a case of each."""
-    engine = new_warehouse(url, governance())
+    engine = migrated(url, governance())
     facts = [fact for week in range(13) for stage in ("deliver", "help") for fact in _week(week, stage)]
     with engine.begin() as connection:
         connection.execute(insert(tables.measure), facts)
