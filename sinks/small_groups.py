@@ -26,7 +26,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import CTE, BigInteger, ColumnElement, FromClause, Subquery, and_, case, cast, func, literal, or_, select
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Subquery,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+)
 
 Expression = ColumnElement[Any]
 Place = Literal["stage", "department"]
@@ -122,9 +135,9 @@ def protect(rows: FromClause, table: Sequence[str]) -> CTE:
 
     c = marked.c
     department = [*(c[name] for name in table), c.department]
-    of_departments = select(
-        *c, func.max(c.hides_cell).over(partition_by=department).label("department_hides")
-    ).cte("of_departments")
+    of_departments = select(*c, func.max(c.hides_cell).over(partition_by=department).label("department_hides")).cte(
+        "of_departments"
+    )
 
     c = of_departments.c
     whole = [c[name] for name in table]

@@ -390,7 +390,7 @@ _SIDES = {"": "n", "weighted_": "weight"}
 
 
 def _reached(cells: Subquery) -> Subquery:
-    """Each bin with what its distribution has up to it and in all, and with percentile, share and the share's margins."""
+    """Each bin with what its distribution has up to it and in all, and the percentile with its margins in ranks."""
     c, k = cells.c, tables.metric.c
     place = [c[name] for name in _PLACE]
 
@@ -423,12 +423,16 @@ def _sums(reached: Subquery) -> Subquery:
     def ends(side: str) -> list[Expression]:
         reached, size, margin = r[f"reached_{_SIDES[side]}"], r[f"size_{_SIDES[side]}"], r[f"{side}margin"]
         at_percentile = reached * 100.0 >= r.percentile * size
+        at_low = reached >= (r.share - margin) * size
+        at_high = reached >= (r.share + margin) * size
         # Where the margin goes beyond 0 or 1, that end is not known.
-        low, high = func.min(r.share - margin), func.max(r.share + margin)
-        at_low = func.min(case((reached >= (r.share - margin) * size, _real(b.lower))))
-        at_high = func.min(case((reached >= (r.share + margin) * size, _real(b.upper))))
-        found = (func.min(case((at_percentile, b.representative))), case((low > 0.0, at_low)), case((high <= 1.0, at_high)))
-        return [value.label(f"{side}{name}") for value, name in zip(found, ("at_percentile", "at_low", "at_high"), strict=True)]
+        low, high = func.min(r.share - margin) > 0.0, func.max(r.share + margin) <= 1.0
+        found = {
+            "at_percentile": func.min(case((at_percentile, b.representative))),
+            "at_low": case((low, func.min(case((at_low, _real(b.lower)))))),
+            "at_high": case((high, func.min(case((at_high, _real(b.upper)))))),
+        }
+        return [value.label(f"{side}{name}") for name, value in found.items()]
 
     place = [r[name] for name in _PLACE]
     return (
@@ -471,9 +475,9 @@ def _guarded(period: Period | Window, by: frozenset[Place], restated: bool, star
     ).subquery("stacked")
     s = stacked.c
     key = [s[name] for name in _PLACE]
-    return (
-        select(*key, *(func.max(s[name]).label(name) for name in (*names, "suppressed"))).group_by(*key).subquery("guarded")
-    )
+    columns = [func.max(s[name]).label(name) for name in (*names, "suppressed")]
+    judged = func.max(s.suppressed).is_not(None)
+    return select(*key, *columns).group_by(*key).having(judged).subquery("guarded")
 
 
 def _means(sums: FromClause) -> Subquery:
