@@ -1,4 +1,4 @@
-"""`python -m tests.bi.clients`: the contract's own JSON schema, dbt, MetricFlow and Superset, on a real PostgreSQL as its reader.
+"""`python -m tests.bi.clients`: contract, dbt, MetricFlow and Superset on a real PostgreSQL, as members of `reader`.
 
 Each client is installed into an environment of its own below the cache the first time. A quarter of a small company
 is loaded into a PostgreSQL server that lives as long as this runs; all clients read as a member of the role `reader`.
