@@ -61,7 +61,7 @@ def with_sizes(rows: FromClause, table: Sequence[str], within: str | None = None
     """
     c = rows.c
     if within is None:
-        of_cell = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
+        of_cell: dict[str, Expression] = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
     else:
         cell = [c[name] for name in (*table, "stage", "department")]
         first = func.row_number().over(partition_by=cell, order_by=c[within]) == 1
