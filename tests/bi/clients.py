@@ -98,8 +98,8 @@ def run_dbt(url: str, folder: Path) -> None:
 
 MF_SCHEMA = "bi"
 MF_QUERIES = {
-    ("revenue", "metric_time__month"): "SELECT period_start, sum(numerator) FROM metric_by_month "
-    "WHERE metric = 'revenue' AND suppressed = 0 GROUP BY period_start",
+    ("csat", "metric_time__month"): "SELECT period_start, 1.0 * sum(numerator) / sum(denominator) FROM metric_by_month "
+    "WHERE metric = 'csat' AND suppressed = 0 GROUP BY period_start",
     ("nps", "metric_month__stage"): "SELECT stage, 100.0 * sum(numerator) / sum(denominator) FROM metric_by_month "
     "WHERE metric = 'nps' AND suppressed = 0 GROUP BY stage",
 }
