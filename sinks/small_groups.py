@@ -26,7 +26,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import CTE, BigInteger, ColumnElement, FromClause, Subquery, and_, case, cast, func, literal, or_, select
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Subquery,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+)
 
 Expression = ColumnElement[Any]
 Place = Literal["stage", "department"]
@@ -48,7 +61,7 @@ def with_sizes(rows: FromClause, table: Sequence[str], within: str | None = None
     """
     c = rows.c
     if within is None:
-        of_cell = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
+        of_cell: dict[str, Expression] = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
     else:
         cell = [c[name] for name in (*table, "stage", "department")]
         first = func.row_number().over(partition_by=cell, order_by=c[within]) == 1
@@ -122,9 +135,9 @@ def protect(rows: FromClause, table: Sequence[str]) -> CTE:
 
     c = marked.c
     department = [*(c[name] for name in table), c.department]
-    of_departments = select(
-        *c, func.max(c.hides_cell).over(partition_by=department).label("department_hides")
-    ).cte("of_departments")
+    of_departments = select(*c, func.max(c.hides_cell).over(partition_by=department).label("department_hides")).cte(
+        "of_departments"
+    )
 
     c = of_departments.c
     whole = [c[name] for name in table]

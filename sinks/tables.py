@@ -542,6 +542,12 @@ measure_month = Table(
     Column("month_start", Date, primary_key=True, comment="First of the local month."),
     *[measure.c[name]._copy() for name in ("basis", "stage", "department", "unit", "bin")],
     *[measure.c[name]._copy() for name in ("n", "weight", "weight_sq", "total")],
+    # The primary key with the sums in it: PostgreSQL reads a metric's months in order from here alone.
+    Index(
+        "ix_measure_month_sums",
+        *("metric", "month_start", "basis", "stage", "department", "unit", "bin"),
+        postgresql_include=["n", "weight", "weight_sq", "total"],
+    ).ddl_if(dialect="postgresql"),
     sqlite_with_rowid=False,
     comment="Sums of `measure` by month over those of its cells that were folded to hour or day; topics and segments "
     "added up.",

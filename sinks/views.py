@@ -133,7 +133,8 @@ def _whole(expression: Any) -> Expression:
 
 
 def _positive(expression: Any) -> Expression:
-    return func.nullif(_real(expression), 0.0)
+    # With its type, or SQLAlchemy divides by it as by a NUMERIC: slow, and of fifteen digits.
+    return func.nullif(_real(expression), 0.0, type_=Double())
 
 
 def _sum(expression: Any) -> Expression:
@@ -389,7 +390,7 @@ _SIDES = {"": "n", "weighted_": "weight"}
 
 
 def _reached(cells: Subquery) -> Subquery:
-    """Each bin with what its distribution has up to it and in all, the percentile's share, and the share's margins."""
+    """Each bin with what its distribution has up to it and in all, and the percentile with its margins in ranks."""
     c, k = cells.c, tables.metric.c
     place = [c[name] for name in _PLACE]
 
@@ -397,7 +398,7 @@ def _reached(cells: Subquery) -> Subquery:
         # Doubles hold these sums exactly, and PostgreSQL adds them up several times as fast as BIGINT.
         return func.sum(_real(c[name])).over(partition_by=place, order_by=order)
 
-    share = _real(k.percentile) / 100.0
+    share = k.percentile / 100.0
     size = {side: _positive(over(name)) for side, name in _SIDES.items()}
     answers = {"": size[""], "weighted_": size["weighted_"] * size["weighted_"] / _positive(over("weight_sq"))}
     return (
@@ -405,6 +406,7 @@ def _reached(cells: Subquery) -> Subquery:
             *c,
             *(over(name, c.bin).label(f"reached_{name}") for name in _SIDES.values()),
             *(size[side].label(f"size_{name}") for side, name in _SIDES.items()),
+            k.percentile,
             share.label("share"),
             *((Z * func.sqrt(share * (1.0 - share) / n)).label(f"{side}margin") for side, n in answers.items()),
         )
@@ -416,17 +418,21 @@ def _reached(cells: Subquery) -> Subquery:
 def _sums(reached: Subquery) -> Subquery:
     """One row per period × place × metric × unit: additive sums, and percentiles where the metric has one."""
     r, k, b = reached.c, tables.metric.c, tables.measure_bin.c
-    score = case((k.kind != "duration", _real(score_of_bin(r.bin, b.representative))))
+    score = case((r.percentile.is_(None), _real(score_of_bin(r.bin, b.representative))))
 
     def ends(side: str) -> list[Expression]:
         reached, size, margin = r[f"reached_{_SIDES[side]}"], r[f"size_{_SIDES[side]}"], r[f"{side}margin"]
-        at_percentile = reached * 100.0 >= _real(k.percentile) * size
+        at_percentile = reached * 100.0 >= r.percentile * size
+        at_low = reached >= (r.share - margin) * size
+        at_high = reached >= (r.share + margin) * size
         # Where the margin goes beyond 0 or 1, that end is not known.
-        low, high = func.min(r.share - margin), func.max(r.share + margin)
-        at_low = func.min(case((reached >= (r.share - margin) * size, _real(b.lower))))
-        at_high = func.min(case((reached >= (r.share + margin) * size, _real(b.upper))))
-        found = (func.min(case((at_percentile, b.representative))), case((low > 0.0, at_low)), case((high <= 1.0, at_high)))
-        return [value.label(f"{side}{name}") for value, name in zip(found, ("at_percentile", "at_low", "at_high"), strict=True)]
+        low, high = func.min(r.share - margin) > 0.0, func.max(r.share + margin) <= 1.0
+        found = {
+            "at_percentile": func.min(case((at_percentile, b.representative))),
+            "at_low": case((low, func.min(case((at_low, _real(b.lower)))))),
+            "at_high": case((high, func.min(case((at_high, _real(b.upper)))))),
+        }
+        return [value.label(f"{side}{name}") for name, value in found.items()]
 
     place = [r[name] for name in _PLACE]
     return (
@@ -469,9 +475,9 @@ def _guarded(period: Period | Window, by: frozenset[Place], restated: bool, star
     ).subquery("stacked")
     s = stacked.c
     key = [s[name] for name in _PLACE]
-    return (
-        select(*key, *(func.max(s[name]).label(name) for name in (*names, "suppressed"))).group_by(*key).subquery("guarded")
-    )
+    columns = [func.max(s[name]).label(name) for name in (*names, "suppressed")]
+    judged = func.max(s.suppressed).is_not(None)
+    return select(*key, *columns).group_by(*key).having(judged).subquery("guarded")
 
 
 def _means(sums: FromClause) -> Subquery:

@@ -1,4 +1,4 @@
-"""`python -m tests.bi.clients`: dbt, the contract's own JSON schema, and Superset, on a real PostgreSQL as its reader.
+"""`python -m tests.bi.clients`: contract, dbt, MetricFlow and Superset on a real PostgreSQL, as members of `reader`.
 
 Each client is installed into an environment of its own below the cache the first time. A quarter of a small company
 is loaded into a PostgreSQL server that lives as long as this runs; all clients read as a member of the role `reader`.
@@ -7,9 +7,12 @@ The dashboard is imported from deploy/bi/superset, rendered in Chromium, and kep
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,6 +44,11 @@ CHARTS = 3
 PACKAGES = {
     "odcs": ["open-data-contract-standard==3.2.0"],
     "dbt": ["--only-binary", ":all:", "dbt-core==1.12.0", "dbt-postgres"],
+    # Its spinner is there as source only; the parser's source would be fetched from elsewhere.
+    "metricflow": [
+        *("--only-binary", "dbt-core-experimental-parser"),
+        *("dbt-metricflow==0.15.0", "dbt-core==1.12.0", "dbt-postgres"),
+    ],
     "superset": ["--exclude-newer", "2026-06-01", "apache-superset==6.1.0", "psycopg2-binary", "rich", "cachetools"],
 }
 
@@ -68,19 +76,57 @@ def check_contract() -> None:
     click.echo(f"contract: valid under the ODCS JSON schema ({contract['apiVersion']})")
 
 
-def run_dbt(url: str, folder: Path) -> None:
-    """Parses the dbt project, and asks its semantic model's query of the warehouse."""
+def write_profile(url: str, folder: Path, schema: str) -> None:
+    """Tells dbt where the warehouse is, and the schema of its own views."""
     where = make_url(url)
     output = {"type": "postgres", "host": where.host, "port": where.port, "user": where.username, "pass": "none"}
-    output |= {"dbname": where.database, "schema": "public"}
+    output |= {"dbname": where.database, "schema": schema, "threads": 1}
     profile = {"vocbeam": {"target": "reader", "outputs": {"reader": output}}}
     (folder / "profiles.yml").write_text(json.dumps(profile), encoding="utf-8")
+
+
+def run_dbt(url: str, folder: Path) -> None:
+    """Parses the dbt project, and asks its semantic model's query of the warehouse."""
+    write_profile(url, folder, "public")
     options = ["--profiles-dir", str(folder), "--target-path", str(folder / "target"), "--log-path", str(folder)]
     dbt = [str(environment("dbt") / "dbt"), "--no-send-anonymous-usage-stats", "--quiet"]
     for command in (["parse"], ["show", "--select", "vocbeam_metric_month", "--limit", "3"]):
         subprocess.run([*dbt, *command, *options], check=True, cwd=BI / "dbt")
     manifest = json.loads((folder / "target" / "semantic_manifest.json").read_text(encoding="utf-8"))
     click.echo(f"dbt: {len(manifest['metrics'])} metrics parsed, the facts were read from the warehouse")
+
+
+MF_SCHEMA = "bi"
+MF_QUERIES = {
+    ("csat", "metric_time__month"): "SELECT period_start, 1.0 * sum(numerator) / sum(denominator) FROM metric_by_month "
+    "WHERE metric = 'csat' AND suppressed = 0 GROUP BY period_start",
+    ("nps", "metric_month__stage"): "SELECT stage, 100.0 * sum(numerator) / sum(denominator) FROM metric_by_month "
+    "WHERE metric = 'nps' AND suppressed = 0 GROUP BY stage",
+}
+"""Metric and dimension asked of MetricFlow → the same figures, by what they are grouped by, from the view."""
+
+
+def run_metricflow(url: str, folder: Path) -> None:
+    """Builds the dbt project in a schema of the reader's own, and compares MetricFlow's answers with the view's."""
+    project = folder / "metricflow"
+    shutil.copytree(BI / "dbt", project)
+    write_profile(url, project, MF_SCHEMA)
+    programs = environment("metricflow")
+    own = {**os.environ, "DBT_PROFILES_DIR": str(project), "DBT_SEND_ANONYMOUS_USAGE_STATS": "0"}
+    subprocess.run([str(programs / "dbt"), "--quiet", "run"], check=True, cwd=project, env=own)
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    for (metric, dimension), query in MF_QUERIES.items():
+        asked = ["query", "--metrics", metric, "--group-by", dimension, "--csv", "answer.csv"]
+        subprocess.run([str(programs / "mf"), *asked], check=True, cwd=project, env=own, stdout=subprocess.DEVNULL)
+        with (project / "answer.csv").open(encoding="utf-8", newline="") as file:
+            answer = {row[dimension].removesuffix(" 00:00:00"): float(row[metric]) for row in csv.DictReader(file)}
+        with psycopg.connect(plain) as connection:
+            expected = {str(key): float(value) for key, value in connection.execute(query)}
+        if not expected or answer.keys() != expected.keys():
+            raise SystemExit(f"MetricFlow's {metric} has {sorted(answer)}, the view {sorted(expected)}")
+        if not all(math.isclose(answer[key], expected[key]) for key in expected):
+            raise SystemExit(f"MetricFlow's {metric} differs from the view: {answer}, {expected}")
+        click.echo(f"MetricFlow: {metric} by {dimension} is the view's, {len(expected)} figures")
 
 
 def bundle(url: str) -> bytes:
@@ -176,7 +222,7 @@ def _screenshot(address: str) -> None:
 
 
 @click.command()
-@click.option("--only", type=click.Choice(["contract", "dbt", "superset"]), help="One client alone.")
+@click.option("--only", type=click.Choice(["contract", "dbt", "metricflow", "superset"]), help="One client alone.")
 def main(only: str | None) -> None:
     """Try the generated files and the dashboard with real clients."""
     if only in (None, "contract"):
@@ -192,9 +238,12 @@ def main(only: str | None) -> None:
                 connection.execute("CREATE ROLE bi_reader LOGIN")
                 database = make_url(url).database
                 connection.execute(f'GRANT "{database}_reader" TO bi_reader')
+                connection.execute(f"CREATE SCHEMA {MF_SCHEMA} AUTHORIZATION bi_reader")
             reader = make_url(url).set(username="bi_reader").render_as_string(hide_password=False)
             if only in (None, "dbt"):
                 run_dbt(reader, Path(folder))
+            if only in (None, "metricflow"):
+                run_metricflow(reader, Path(folder))
             if only in (None, "superset"):
                 render(reader, Path(folder))
     finally:
