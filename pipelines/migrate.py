@@ -18,6 +18,7 @@ from vocbeam.sinks.transaction import in_transaction
 from vocbeam.sinks.views import view_names
 
 LONGEST_STATEMENT_S = 3_600
+"""Longest wait for one statement of a migration."""
 
 prefix_option = click.option(
     "--role-prefix",
@@ -31,7 +32,7 @@ prefix_option = click.option(
 @warehouse_option
 @prefix_option
 def migrate(home: Home, warehouse: str | None, role_prefix: str | None) -> None:
-    """Create or migrate the warehouse's tables and views, and on PostgreSQL its roles and their rights.
+    """Create or migrate the warehouse's tables and views, and on PostgreSQL its roles, their rights and partitions.
 
     Takes the owner, but neither key nor governance file; `vocbeam apply` does the same and puts a file into force.
     """

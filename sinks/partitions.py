@@ -277,7 +277,9 @@ def _briefly_locked(connection: Connection, work: Callable[[], T]) -> T:
     def attempt() -> T:
         with connection.begin_nested():
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SHORT_LOCK_S}s'")
-            return work()
+            result = work()
+            connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
+            return result
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_contention),
