@@ -266,7 +266,6 @@ def _way(found: Executive, query: str, payout_by: PayoutBy, heading: str, effect
     first = found.rows[query][0] if found.rows[query] else {"horizon_days": None, "landmark": None}
     return {
         "query": query,
-        "by": payout_by,
         "heading": heading,
         "effect": effect,
         "days": first["horizon_days"],

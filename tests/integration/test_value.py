@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from sqlalchemy import Engine, func, insert, select, text
 
 from tests.integration.test_customers import LANDMARK, VALUE, outcome, survey, telemetry
@@ -20,9 +24,12 @@ from vocbeam.pipelines.value import value as value_command
 from vocbeam.schemas.governance import load_governance
 from vocbeam.schemas.records import EventType
 from vocbeam.schemas.timebase import from_micros
+from vocbeam.schemas.value import PAYOUTS
+from vocbeam.sinks import catalog
 from vocbeam.sinks.engine import open_engine
-from vocbeam.sinks.tables import erasure_marker, value_issue, value_segment
+from vocbeam.sinks.tables import erasure_marker, metadata, value_issue, value_segment
 from vocbeam.sinks.value_results import FitKey, Provenance, replace_fit
+from vocbeam.sinks.views import drop_views
 
 CUSTOMERS = 240
 LANDMARK_DAY = from_micros(LANDMARK).date()
@@ -177,3 +184,26 @@ def test_replace_fit__two_at_once_take_turns(warehouse_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))
     assert stored(engine) == (1, 0)
+
+
+def test_migration__what_was_found_before_was_by_leaving(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, mini())
+    row = {
+        "stage": "deliver", "department": "logistics", "topic": "", "metric": "late", "currency": "BRL",
+        "status": "not enough data", "grade": "association", "adjusted_for": "", "method": "",
+    }  # fmt: skip
+    issues = [{**row, "payout_by": by} for by in PAYOUTS]
+    key = FitKey(date(2018, 1, 1), 20, "restated", 20)
+    replace_fit(engine, key, Provenance(1, None, "test", 1), [], issues)
+    config = catalog._alembic()
+    with engine.begin() as connection:
+        drop_views(connection)
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0021")
+        command.upgrade(config, "head")
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert [found for found in compare_metadata(context, metadata) if "value_issue" in str(found)] == []
+    replace_fit(engine, replace(key, horizon_days=10), Provenance(1, None, "test", 2), [], issues)
+    with engine.connect() as connection:
+        kept = connection.execute(select(value_issue.c.payout_by, value_issue.c.horizon_days)).all()
+    assert sorted(kept) == [("leaving", 10), ("leaving", 20), ("revenue", 20)]
