@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, func, select, text
 
+from tests.support import prometheus
 from tests.support.accounts import accounts
 from tests.support.command import Vocbeam
 from tests.support.invoke import invoke
 from tests.support.kafka import Topics
 from tests.support.warehouse import MINI, NOW, chunk, new_warehouse, writer
-from vocbeam.pipelines.exporter import CHARTING
+from vocbeam.pipelines.alert_rules import Pace
+from vocbeam.pipelines.apply import now_us
+from vocbeam.pipelines.exporter import CHARTING, Exporter, Settings, serving
 from vocbeam.pipelines.flag import flag as flag_command
 from vocbeam.pipelines.flagging import Channel, raise_flag
+from vocbeam.pipelines.generate import rules_text
 from vocbeam.schemas.errors import Refused, SourceError
 from vocbeam.schemas.governance import Governance, load_governance, parse_governance
 from vocbeam.schemas.registry import FileRegistry
@@ -30,6 +34,7 @@ from vocbeam.sinks.retain import Limits, retain
 from vocbeam.sinks.roles import role_names
 from vocbeam.sinks.tables import flag_action
 from vocbeam.transforms.flags import NewFlag
+from vocbeam.transforms.kafka_settings import SourceConfig
 
 TEXT = (
     MINI.read_text(encoding="utf-8").replace(
@@ -189,6 +194,39 @@ def test_exporter__reads_flags_with_the_auditors_rights(postgres_url: str) -> No
         auditor = owned.join("watcher", role_names(owned.database)["auditor"])
         look = WarehouseMonitor(open_engine(auditor), lambda: NOW, CHARTING).look()
         assert [(row.department, row.overdue) for row in look.flags] == [("logistics", 1)]
+
+
+def test_overdue__fires_in_prometheus_until_it_is_acknowledged(
+    sqlite_url: str, tmp_path: Path, prometheus_binaries: prometheus.Binaries
+) -> None:
+    now = now_us()
+    engine = new_warehouse(sqlite_url, governed())
+    events = [
+        {**raised(1), "event_time": now - 9 * HOUR_US},
+        {**raised(2), "event_time": now - HOUR_US},
+        {**raised(3, stage="help", department="care"), "event_time": now - 9 * HOUR_US},
+    ]
+    writer(sqlite_url, governed()).write((chunk(governed(), "flag", events),))
+    rules = tmp_path / "rules.yml"
+    rules.write_text(rules_text(governed(), pace=Pace(wait="1s", interval="1s")), encoding="utf-8")
+    settings = Settings(
+        warehouse_url=sqlite_url,
+        source=SourceConfig(topics=("voc.flag",), bootstrap="127.0.0.1:1"),
+        refresh_seconds=1,
+        reconcile_seconds=0,
+    )
+    firing = 'ALERTS{alertname="FlagsOverdue", alertstate="firing"}'
+    with (
+        serving(Exporter(settings), "127.0.0.1", 0) as port,
+        prometheus.running(prometheus_binaries, tmp_path, f"127.0.0.1:{port}", rules) as server,
+    ):
+        (fired,) = server.wait_for(firing)
+        # Of care no limit is given, and the second flag's time is not over.
+        assert (fired["metric"]["team"], fired["metric"]["severity"]) == ("logistics", "warning")
+        assert server.query("vocbeam_flags_overdue > 0")[0]["value"][1] == "1"
+        with engine.begin() as connection:
+            acknowledge_flag(connection, "f1", by="Bia", at=now_us())
+        server.wait_for(f"absent({firing})")
 
 
 # The whole way.

@@ -1,7 +1,7 @@
 """`python -m tests.support.crashing MOMENT N COMMAND…`: the `vocbeam` command, dying at a point of a transaction.
 
-The process kills itself with SIGKILL when what writes in it (chunks, restated tags) reaches MOMENT (a name of
-`Failpoint`) for the Nth time.
+The process kills itself with SIGKILL when what writes in it (chunks, restated tags, folded dates) reaches MOMENT (a
+name of `Failpoint`) for the Nth time.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from functools import partialmethod
+from functools import partial, partialmethod
 from itertools import count
 
+from vocbeam.pipelines import compact
 from vocbeam.pipelines.cli import main
 from vocbeam.sinks.restate import Restater
 from vocbeam.sinks.writer import ChunkWriter, Failpoint
@@ -32,5 +33,6 @@ if __name__ == "__main__":
     failpoint = die_at(sys.argv[1], int(sys.argv[2]))
     for writer in (ChunkWriter, Restater):
         writer.__init__ = partialmethod(writer.__init__, failpoint=failpoint)  # type: ignore[assignment,misc]
+    compact.compact = partial(compact.compact, failpoint=failpoint)
     del sys.argv[1:3]
     main()

@@ -106,10 +106,11 @@ def _fetch(package: str, folder: Path) -> None:
 
 
 @contextmanager
-def running(binaries: Binaries, folder: Path, target: str) -> Iterator[Prometheus]:
-    """A server that scrapes `target` (host:port); it is ended, by its process id, when the context ends."""
+def running(binaries: Binaries, folder: Path, target: str, rules: Path | None = None) -> Iterator[Prometheus]:
+    """A server that scrapes `target` (host:port) under `rules`; it is ended, by its process id, with the context."""
     config = {
-        "global": {"scrape_interval": "1s"},
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(rules)] if rules else [],
         "scrape_configs": [{"job_name": "vocbeam", "static_configs": [{"targets": [target]}]}],
     }
     with running_prometheus(binaries.prometheus, folder, config) as address:
