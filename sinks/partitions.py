@@ -185,11 +185,13 @@ def retire_partition(connection: Connection, partition: Partition, reach: Callab
         for (contributions, restated), n in Counter((row.contributions, row.restated) for row in rows).items():
             kept.add_stored(contributions, restated, n)
     if not of_ledger:
-        return Removed(0, 0, 0)
+        return Removed(0, 0, 0, 0)
     noted = list(settle_event.primary_key)
     of_rows = select(*[c[column.name] for column in noted]).where(c.customer_key.is_not(None))
     connection.execute(delete(settle_event).where(tuple_(*noted).in_(of_rows)))
-    connection.execute(delete(tag_override).where(tag_override.c.event_key.in_(select(c.event_key))))
+    corrections = connection.execute(
+        delete(tag_override).where(tag_override.c.event_key.in_(select(c.event_key)))
+    ).rowcount
     retire_contributions(connection, kept)
     retire_rows(connection, {Retired(ledger_id, "event", "expired"): n for ledger_id, n in of_ledger.items()})
     reach("booked")
@@ -199,7 +201,7 @@ def retire_partition(connection: Connection, partition: Partition, reach: Callab
         connection.exec_driver_sql(f"TRUNCATE {partition.name}")
 
     _briefly_locked(connection, truncate)
-    return Removed(of_ledger.total(), sum(sums[0] for sums in kept.reported.values()), 0)
+    return Removed(of_ledger.total(), sum(sums[0] for sums in kept.reported.values()), 0, corrections)
 
 
 def drop_partition(connection: Connection, partition: Partition) -> bool:
