@@ -294,10 +294,16 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
         )
     if engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    with readable(engine), engine.connect() as connection:
+        _require_warehouse(connection)
+        yield connection
+
+
+@contextmanager
+def readable(engine: Engine) -> Iterator[None]:
+    """Turns the driver's errors of what is done meanwhile into SinkError."""
     try:
-        with engine.connect() as connection:
-            _require_warehouse(connection)
-            yield connection
+        yield
     except DBAPIError as error:
         reason = str(driver_error(error)).splitlines()[0]
         raise SinkError(

@@ -18,7 +18,7 @@ from vocbeam.sinks.contributions import (
 from vocbeam.sinks.grains import KEY_PART, SUMS_PART, Key, grains_now, place, stored_calendar
 from vocbeam.sinks.measures import SUMS
 from vocbeam.sinks.partitions import partitions_kept
-from vocbeam.sinks.read import LedgerRow, snapshot
+from vocbeam.sinks.read import LedgerRow, readable, snapshot
 from vocbeam.sinks.retire import ALL_TOPICS, RETIRED_WITH, Kind, Reason
 from vocbeam.sinks.tables import (
     dead_letter,
@@ -64,7 +64,7 @@ def reconcile(engine: Engine) -> list[Check]:
     checks on cells count those that differ, of which none is expected. On PostgreSQL the auditor's rights
     suffice. Raises SinkError where the warehouse can't be read.
     """
-    with partitions_kept(engine), snapshot(engine) as connection:
+    with readable(engine), partitions_kept(engine), snapshot(engine) as connection:
         return [*_ledger_checks(connection), *_measure_checks(connection)]
 
 

@@ -63,13 +63,13 @@ def _rewrite(engine: Engine) -> bool:
 
 def _vacuum(engine: Engine, tables: Sequence[Table]) -> Shredded:
     quote = engine.dialect.identifier_preparer.quote
-    refusals: list[str] = []
+    refusals: dict[str, str] = {}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         driver: Any = connection.connection.driver_connection
 
         def remember(notice: Any) -> None:
             if notice.severity_nonlocalized == "WARNING":
-                refusals.append(notice.message_primary)
+                refusals.setdefault(table.name, notice.message_primary)
 
         driver.add_notice_handler(remember)
         # A vacuum takes as long as it takes, and its lock stands in nobody's way.
@@ -81,10 +81,11 @@ def _vacuum(engine: Engine, tables: Sequence[Table]) -> Shredded:
             connection.exec_driver_sql("RESET statement_timeout")
             driver.remove_notice_handler(remember)
     if refusals:
+        first = next(iter(refusals.values()))
         return Shredded(
             False,
-            f"{len(refusals)} of {len(tables)} tables were not vacuumed (the first: {refusals[0]}); removed rows stay "
-            "in the data files until autovacuum comes by or their owner runs VACUUM",
+            f"{len(refusals)} of {len(tables)} tables were not vacuumed (the first: {first}); removed rows stay in the "
+            "data files until autovacuum comes by or their owner runs VACUUM",
         )
     return Shredded(
         True,

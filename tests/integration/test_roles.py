@@ -184,7 +184,7 @@ def test_roles__what_each_is_for(owned: Accounts, members: dict[Role, str]) -> N
         "UPDATE audit_trail SET who = ''": set(),
         "UPDATE alert_case SET summary = ''": set(),
         "UPDATE alert_case SET closed_at = 0": {"web"},
-        "SELECT root_cause FROM alert_case": {"web"},
+        "SELECT root_cause FROM alert_case": {"auditor", "web"},
         "UPDATE case_alert SET ended_at = 0": {"receiver"},
         "SELECT made_by FROM flag_action": {"web"},
         "UPDATE taxonomy_version SET governance_text = ''": set(),
