@@ -24,7 +24,7 @@ from sqlalchemy import func, select
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vocbeam.pipelines.apply import apply_to, now_us
-from vocbeam.pipelines.ingest import Job, work
+from vocbeam.pipelines.ingest import BUNDLE_SECONDS, Job, work
 from vocbeam.pipelines.job_steps import JobSteps
 from vocbeam.pipelines.runners import InProcess
 from vocbeam.pipelines.settings import Home
@@ -129,7 +129,7 @@ def main(
     started, usage = time.time(), resource.getrusage(resource.RUSAGE_SELF)
     event_types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
     source = SourceConfig(topics=tuple(event_types), bootstrap=bootstrap, consumer={}, group_id=None, client=client)
-    source = replace(source, stop_at=find_end_offsets(source))
+    source = replace(source, stop_at=find_end_offsets(source), bundle_seconds=BUNDLE_SECONDS)
     epoch = draw_run_epoch(engine, runner="benchmark", host="localhost", vocbeam_version="", now=now_us)
     steps = PeersSteps(
         governance_text=governance_text,
@@ -143,7 +143,7 @@ def main(
         model=Path(model),
         redact=redact == "redact",
     )
-    work(Job(source=source, runner=InProcess(), steps=steps, max_restarts=0, progress_seconds=10.0))
+    work(Job(source=source, runner=InProcess(), steps=steps, max_restarts=0, progress_seconds=10.0, write_ahead=True))
     with engine.connect() as connection:
         last = connection.execute(select(func.max(ingest_ledger.c.updated_at))).scalar_one()
     print(json.dumps({"t0": started, "t1": last / 1e6, "cpu0": usage.ru_utime + usage.ru_stime}), flush=True)
