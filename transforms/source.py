@@ -315,6 +315,9 @@ class ShardReader:
             log.warning("%s no longer exists; it is read again should it come back", self._partitions.pop(tp).key)
         self._open([key for tp, key in found.items() if tp not in self._partitions or self._partitions[tp].key != key])
         self._reopen.update(tp for tp, partition in self._partitions.items() if self._set_back(partition))
+        # librdkafka waits behind the end of a log that has become shorter, and says nothing.
+        ends = edge_offsets(self._admin, self._partitions)
+        self._reopen.update(tp for tp, (_, end) in ends.items() if end < self._partitions[tp].next_offset)
         self._seen_at = self._monotonic()
         self._refresh_due = self._seen_at + self._config.metadata_refresh_seconds
 
