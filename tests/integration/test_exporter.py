@@ -506,7 +506,7 @@ def test_exporter__scrapes_do_not_wait_for_a_database_that_is_silent(
             time.sleep(1.5)
             started = time.monotonic()
             assert "vocbeam_build_info" in scrape()
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 5
             network.cut()
             wait_for('vocbeam_problem{component="warehouse",reason="unreachable"} 1.0')
             network.heal()

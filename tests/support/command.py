@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,9 @@ ENDS_WITHIN_S = 240
 STOPS_WITHIN_S = 10
 """Within this a run ends after SIGTERM."""
 
+ENDS_ITSELF_IN_S = 5
+"""Margin for a forced end: the process may be given no time just when its time of grace is over."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -39,6 +43,19 @@ class Running:
     def said(self) -> str:
         """Everything printed so far."""
         return "".join(path.read_text(encoding="utf-8", errors="replace") for path in (self.stdout, self.stderr))
+
+    def stop_under_load(self) -> int:
+        """Tells a run that loads to end, and waits for that; its exit code.
+
+        It ends in good order or, on a machine too busy for that, by itself after its time of grace.
+        """
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(STOPS_WITHIN_S + ENDS_ITSELF_IN_S)
+        out_of_time = "the group in hand did not end in time; uncommitted work is read again" in self.said()
+        assert code == int(out_of_time), self.said()
+        assert out_of_time or " stopped: " in self.said()
+        assert "Traceback" not in self.said()
+        return code
 
 
 @dataclass(frozen=True)
