@@ -36,6 +36,7 @@ from vocbeam.sinks import models
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.ledger import draw_run_epoch
 from vocbeam.sinks.tables import ingest_ledger
+from vocbeam.transforms.consumers import check_client
 from vocbeam.transforms.kafka_settings import ClientName, SourceConfig, find_end_offsets
 from vocbeam.transforms.steps import RedactAndTag, TagConfig
 from vocbeam.transforms.tag import Predicted, Prediction
@@ -125,10 +126,11 @@ def main(
     with engine.begin() as connection:
         models.add(connection, VERSION, b"theirs", {}, taxonomy_version=rules.version, now=now_us())
         models.publish(connection, VERSION)
-    # The peers' tables too are there before they start.
-    started, usage = time.time(), resource.getrusage(resource.RUSAGE_SELF)
     event_types = {contracts.topic(event_type, prefix): event_type for event_type in EVENT_TYPES}
     source = SourceConfig(topics=tuple(event_types), bootstrap=bootstrap, consumer={}, group_id=None, client=client)
+    check_client(source)
+    # The peers' tables too are there, and their clients imported, before they start.
+    started, usage = time.time(), resource.getrusage(resource.RUSAGE_SELF)
     source = replace(source, stop_at=find_end_offsets(source), bundle_seconds=BUNDLE_SECONDS)
     epoch = draw_run_epoch(engine, runner="benchmark", host="localhost", vocbeam_version="", now=now_us)
     steps = PeersSteps(

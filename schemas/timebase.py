@@ -6,6 +6,7 @@ nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -58,6 +59,12 @@ class LocalCalendar:
     def day(self, micros: int) -> str:
         """ISO local date of any moment."""
         return self.day_and_hour(bucket_of(micros))[0]
+
+    def days(self, times: Sequence[int]) -> list[str]:
+        """ISO local date of each moment."""
+        buckets = list(map(bucket_of, times))
+        known = {bucket: self.day(bucket) for bucket in set(buckets)}
+        return [known[bucket] for bucket in buckets]
 
     def day_bounds(self, day: date) -> tuple[int, int]:
         """UTC microseconds at which a local date begins and ends (23 to 25 hours apart at clock changes)."""

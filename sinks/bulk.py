@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, select
@@ -11,27 +12,84 @@ from sqlalchemy.schema import CreateTable
 
 STAGE_PREFIX = "stage_"
 
+COPIED_LINES = 5_000
+"""Lines that are given to COPY at a time, so that no text of a whole group is held."""
+
+_MARKS = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r"))
+"""What means something in COPY's text, and how it stands there for itself; the backslash first."""
+
+_NULL = r"\N"
+
 Row = Sequence[Any]
 
 
 def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Inserts rows of `columns` into `table`; the caller knows that none is there yet.
+    """Inserts rows of `columns` into `table`, as `insert_columns` does."""
+    if connection.dialect.name == "postgresql":
+        insert_columns(connection, table, dict(zip(columns, zip(*rows, strict=True), strict=True)) if rows else {})
+    else:
+        _insert(connection, table, columns, rows)
 
-    Driver errors come through unwrapped on both databases.
+
+def insert_columns(connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Inserts rows into `table`, given as column → values, all of one length; the caller knows that none is there yet.
+
+    Values are None, str, bytes, int, float or what Python writes as the database reads it; those of one column are of
+    one kind. Driver errors come through unwrapped on both databases.
     """
+    if not columns or not next(iter(columns.values())):
+        return
+    if connection.dialect.name == "postgresql":
+        _copy(connection, table, columns)
+    else:
+        _insert(connection, table, list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _insert(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
     quote = connection.dialect.identifier_preparer.quote
-    names = ", ".join(quote(column) for column in columns)
+    names, marks = ", ".join(map(quote, columns)), ", ".join("?" * len(columns))
     cursor = connection.connection.cursor()
     try:
-        if connection.dialect.name == "postgresql":
-            with cursor.copy(f"COPY {quote(table.name)} ({names}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
-        else:
-            marks = ", ".join("?" * len(columns))
-            cursor.executemany(f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})", rows)  # noqa: S608
+        cursor.executemany(f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})", rows)  # noqa: S608
     finally:
         cursor.close()
+
+
+def _copy(connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+    quote = connection.dialect.identifier_preparer.quote
+    names = ", ".join(map(quote, columns))
+    # One form for all lines, with what a whole column has in common in it, takes half the time of psycopg's rows.
+    forms = [_copied(values) for values in columns.values()]
+    line = "\t".join([form for form, _ in forms]) + "\n"
+    varied = [values for _, values in forms if values is not None]
+    lines = map(line.__mod__, zip(*varied, strict=True) if varied else [()] * len(next(iter(columns.values()))))
+    cursor = connection.connection.cursor()
+    try:
+        with cursor.copy(f"COPY {quote(table.name)} ({names}) FROM STDIN") as copy:
+            while text := "".join(islice(lines, COPIED_LINES)):
+                copy.write(text)
+    finally:
+        cursor.close()
+
+
+def _copied(values: Sequence[Any]) -> tuple[str, Sequence[Any] | None]:
+    """(how a column stands in a line of COPY's text, what is put there for each row: None where all are alike)."""
+    if values.count(values[0]) == len(values):
+        _, (text,) = _copied_one_by_one(values[:1])
+        return str(text).replace("%", "%%"), None
+    return _copied_one_by_one(values)
+
+
+def _copied_one_by_one(values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    filled = [value for value in values if value is not None]
+    if filled and isinstance(filled[0], bytes):
+        return "%s", [_NULL if value is None else rf"\\x{value.hex()}" for value in values]
+    if filled and isinstance(filled[0], str):
+        everything = "".join(filled)
+        for mark, written in _MARKS:
+            if mark in everything:
+                values = [None if value is None else value.replace(mark, written) for value in values]
+    return "%s", values if len(filled) == len(values) else [_NULL if value is None else value for value in values]
 
 
 class Staging:
@@ -68,9 +126,19 @@ class Staging:
 
     def fill(self, connection: Connection, name: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
         """Empties one staging table, fills it with `rows`, and returns it."""
+        table = self._emptied(connection, name)
+        insert_rows(connection, table, columns, rows)
+        return table
+
+    def fill_columns(self, connection: Connection, name: str, columns: Mapping[str, Sequence[Any]]) -> Table:
+        """The same with rows given as column → values."""
+        table = self._emptied(connection, name)
+        insert_columns(connection, table, columns)
+        return table
+
+    def _emptied(self, connection: Connection, name: str) -> Table:
         table = self._tables[name]
         connection.execute(table.delete())
-        insert_rows(connection, table, columns, rows)
         return table
 
 

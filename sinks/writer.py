@@ -19,10 +19,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, compress, repeat
+from itertools import chain, compress
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Select, Table, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
@@ -39,7 +39,7 @@ from vocbeam.schemas.records import (
     Version,
 )
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.bulk import Staging, add_rows, insert_rows
+from vocbeam.sinks.bulk import Staging, add_rows, insert_columns, insert_rows
 from vocbeam.sinks.contributions import (
     MeasureChange,
     add_contributions,
@@ -50,7 +50,7 @@ from vocbeam.sinks.engine import driver_error, is_data_error
 from vocbeam.sinks.event_keys import add_event_keys
 from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
 from vocbeam.sinks.measures import add_to_measure
-from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json
+from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json, stored_columns
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.tables import (
     active_tagging,
@@ -357,23 +357,19 @@ class ChunkWriter:
         """
         share_fence(connection)
         self._markers.refresh(connection)
-        erased = self._retired(connection, nameless_subjects(chunks), "erased")
+        erased = self._erased(connection, nameless_subjects(chunks))
         kept = []
         for chunk in chunks:
             falls = self._markers.find(chunk, erased)
             kept.append(chunk.dropping(frozenset(falls)) if falls else chunk)
         return kept
 
-    def _retired(self, connection: Connection, keys: Collection[bytes], reason: str | None = None) -> set[bytes]:
-        """Those of the subject keys whose rows were retired, for this reason or any."""
+    def _erased(self, connection: Connection, keys: Collection[bytes]) -> set[bytes]:
+        """Those of the subject keys whose rows were erased."""
         if not keys:
             return set()
-        stage = self._staging.fill(connection, retired_subject.name, ("subject_key",), [(key,) for key in keys])
-        c = retired_subject.c
-        query = select(c.subject_key).join(stage, stage.c.subject_key == c.subject_key)
-        if reason is not None:
-            query = query.where(c.reason == reason)
-        return {bytes(key) for key in connection.execute(query).scalars()}
+        stage = self._staging.fill_columns(connection, retired_subject.name, {"subject_key": list(keys)})
+        return _keys(connection, _retired(stage).where(retired_subject.c.reason == "erased"))
 
     def _deduplicate(
         self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
@@ -424,29 +420,24 @@ class ChunkWriter:
                 # A column that no event fills costs as much as one that all do.
                 if any(part.chunk.columns[name].count(None) < len(part.new) for part in parts)
             }
-            columns = (
-                "event_key", "event_type", *own, "taxonomy_version", "model_version", "contributions", "ledger_id",
-                "kafka_offset", "loaded_at",
-            )  # fmt: skip
-            rows: list[tuple[Any, ...]] = []
+            columns: dict[str, list[Any]] = defaultdict(list)
             for part in parts:
-                chunk = part.chunk
-                for contributions in part.new_of(chunk.contributions):
-                    add_contributions(change.reported, contributions, 1)
-                values = zip(
-                    chunk.event_keys,
-                    repeat(event_type),
-                    *[chunk.columns[name] for name in own.values()],
-                    repeat(chunk.taxonomy_version),
-                    repeat(chunk.model_version),
-                    [contributions_json(made) if made else None for made in chunk.contributions],
-                    repeat(books[chunk.partition].ledger_id),
-                    chunk.offsets,
-                    repeat(now),
-                )
-                rows += part.new_of(values)
-            if rows:
-                insert_rows(connection, event, columns, rows)
+                chunk, count = part.chunk, len(part.new)
+                add_contributions(change.reported, chain.from_iterable(part.new_of(chunk.contributions)), 1)
+                aligned: dict[str, Sequence[Any]] = {
+                    "event_key": chunk.event_keys,
+                    "event_type": [event_type] * count,
+                    **{column: chunk.columns[name] for column, name in own.items()},
+                    "taxonomy_version": [chunk.taxonomy_version] * count,
+                    "model_version": [chunk.model_version] * count,
+                    "contributions": [contributions_json(made) if made else None for made in chunk.contributions],
+                    "ledger_id": [books[chunk.partition].ledger_id] * count,
+                    "kafka_offset": chunk.offsets,
+                    "loaded_at": [now] * count,
+                }
+                for column, values in aligned.items():
+                    columns[column] += part.new_of(values)
+            insert_columns(connection, event, columns)
 
     def _insert_dead_letters(
         self,
@@ -514,15 +505,15 @@ class ChunkWriter:
         folded a second time with these.
         """
         columns = ("subject_key", *COLUMNS, *rule.columns)
-        stage = self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in arrived])
+        stage = self._staging.fill_columns(connection, table.name, {"subject_key": list(arrived)})
         same_key = stage.c.subject_key == table.c.subject_key
-        known = {bytes(key) for key in connection.execute(select(table.c.subject_key).join(stage, same_key)).scalars()}
+        known = _keys(connection, select(table.c.subject_key).join(stage, same_key))
 
         # Asked after the rows: a row that was retired in between has its mark by now.
-        retired = self._retired(connection, arrived.keys() - known)
+        retired = _keys(connection, _retired(stage))
         absent = {k: fold(rule, v, {}) for k, v in arrived.items() if k not in known and k not in retired}
         if absent:
-            self._staging.fill(connection, table.name, columns, [_subject_row(k, f) for k, f in absent.items()])
+            self._staging.fill_columns(connection, table.name, _subject_columns(rule, absent))
             source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
             statement = (
                 self._insert(table)
@@ -535,31 +526,36 @@ class ChunkWriter:
 
         present = known | absent.keys()
         if present:
-            self._staging.fill(connection, table.name, ("subject_key",), [(key,) for key in present])
+            self._staging.fill_columns(connection, table.name, {"subject_key": list(present)})
             locked = connection.execute(
                 select(table.c.subject_key, *[table.c[name] for name in COLUMNS])
                 .join(stage, same_key)
                 .order_by(table.c.subject_key)
                 .with_for_update(of=table)
             ).all()
-            rows = []
+            present_now: dict[bytes, Subject] = {}
             for row in locked:
                 key = bytes(row.subject_key)
                 folded = fold(rule, [*json.loads(row.versions), *arrived[key]], retagged_from_json(row.retagged))
                 restated = None if row.restated is None else contributions_from_json(row.restated)
                 change.add(contributions_from_json(row.contributions), restated, -1)
                 change.add(folded.contributions, folded.restated, 1)
-                rows.append(_subject_row(key, folded))
-            self._staging.fill(connection, table.name, columns, rows)
+                present_now[key] = folded
+            self._staging.fill_columns(connection, table.name, _subject_columns(rule, present_now))
             connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
 
     def _count_customers(self, connection: Connection, loaded: Sequence[Loaded]) -> None:
-        seen: Counter[tuple[str, str, str, str | None]] = Counter()
+        at: dict[tuple[str, str, str], list[str | None]] = defaultdict(list)
         for part in loaded:
             c = part.chunk.columns
-            days = map(self._calendar.day, c["event_time"])
-            seen.update(part.new_of(zip(days, c["stage"], c["department"], c["customer_key"], strict=True)))
-        rows = [(*key, n) for key, n in seen.items() if key[3] is not None]
+            places = zip(self._calendar.days(c["event_time"]), c["stage"], c["department"], strict=True)
+            for place, customer in part.new_of(zip(places, c["customer_key"], strict=True)):
+                at[place].append(customer)
+        rows: list[tuple[Any, ...]] = []
+        for place in sorted(at):
+            # Sorted place by place, in half the time that all rows take.
+            seen = Counter(filter(None, at[place]))
+            rows += [(*place, customer, seen[customer]) for customer in sorted(seen)]
         if rows:
             add_rows(connection, self._staging, customer_day, ("n",), (), rows)
 
@@ -646,5 +642,18 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
     return list(merged.values())
 
 
-def _subject_row(key: bytes, folded: Subject) -> tuple[Any, ...]:
-    return key, *folded.columns(), *folded.values
+def _retired(stage: Table) -> Select[Any]:
+    """Which of the staged subject keys are of rows that were retired."""
+    c = retired_subject.c
+    return select(c.subject_key).join(stage, stage.c.subject_key == c.subject_key)
+
+
+def _keys(connection: Connection, query: Select[Any]) -> set[bytes]:
+    return {bytes(key) for key in connection.execute(query).scalars()}
+
+
+def _subject_columns(rule: SubjectRule, subjects: Mapping[bytes, Subject]) -> dict[str, Sequence[Any]]:
+    """Rows of a subject table as column → values."""
+    values = zip(*[subject.values for subject in subjects.values()], strict=True)
+    stored = stored_columns(list(subjects.values()))
+    return {"subject_key": list(subjects), **stored, **dict(zip(rule.columns, values, strict=False))}

@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple
 
 from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, Folded, SubjectVersion, Version
 from vocbeam.schemas.timebase import bucket_of
-from vocbeam.transforms.subjects import order_key, subject_key
+from vocbeam.transforms.subjects import greatest, subject_key
 
 ANSWER_TABLE = "survey_answer"
 RESPONSE_TABLE = "survey_response"
@@ -213,7 +213,7 @@ class AnswerRule:
 
     def fold(self, versions: list[Version]) -> Folded:
         """State of one answer from AnswerVersion lists in any order; keeps the greatest. Raises ValueError for none."""
-        answer = max((AnswerVersion(*version) for version in versions), key=order_key)
+        answer = greatest([AnswerVersion(*version) for version in versions])
         row = AnswerRow(
             source=answer.source,
             survey_id=answer.survey_id,
@@ -282,10 +282,12 @@ class ResponseRule:
         A kept join folds with further versions like any other version.
         """
         parts = [ResponseVersion(*version) for version in versions]
-        sent = [part.first_sent_at for part in parts if part.first_sent_at is not None]
-        response = max(parts, key=lambda part: order_key(part[:-2]))._replace(
-            first_sent_at=min(sent, default=None), first_event_at=min(part.first_event_at for part in parts)
-        )
+        response = greatest(parts, slice(-2))
+        if len(parts) > 1:
+            sent = [part.first_sent_at for part in parts if part.first_sent_at is not None]
+            response = response._replace(
+                first_sent_at=min(sent, default=None), first_event_at=min(part.first_event_at for part in parts)
+            )
         sent_at = response.first_event_at if response.first_sent_at is None else response.first_sent_at
         row = ResponseRow(
             source=response.source,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -29,6 +30,9 @@ _KEY_FIELD: dict[EventType, str] = {"telemetry": "name", "outcome": "outcome_kin
 """The contract field by which a metric selects events of a type."""
 
 _MILLISECONDS = {"millisecond": 1, "second": 1_000}
+
+_contribution: Callable[[tuple[Any, ...]], Contribution] = partial(tuple.__new__, Contribution)
+"""As `Contribution._make`, in half its time."""
 
 _CELL_COLUMNS = ("stage", "department", "topic", "segment_1", "segment_2", "segment_3")
 
@@ -69,7 +73,7 @@ class Measurer:
                 kept, bins, totals = self._measured(metric, columns, selected)
                 units = self._units(metric, columns, kept)
                 for i, unit, bin_, total in zip(kept, units, bins, totals, strict=True):
-                    booked[i].append(Contribution._make((*cells[i], metric.id, unit, bin_, WEIGHT_SCALE, total)))
+                    booked[i].append(_contribution((*cells[i], metric.id, unit, bin_, WEIGHT_SCALE, total)))
         return booked
 
     def _measured(

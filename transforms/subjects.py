@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+V = TypeVar("V", bound=tuple[Any, ...])
 
 KEY_BYTES = 16
 """Length of a subject key: at 10^9 subjects the chance of any two sharing a key is below 10^-20."""
+
+ALL_POSITIONS = slice(None)
 
 _ABSENT = b"\xff" * 8
 
@@ -26,6 +30,14 @@ def subject_key(table: str, *parts: str | None) -> bytes:
             encoded = part.encode("utf-8")
             content += (len(encoded).to_bytes(8, "big"), encoded)
     return hashlib.blake2b(b"".join(content), digest_size=KEY_BYTES).digest()
+
+
+def greatest(versions: Sequence[V], positions: slice = ALL_POSITIONS) -> V:
+    """The greatest version by `order_key` of these positions. Raises ValueError for none."""
+    # Most subjects have one event, and ordering it costs more than all else that is done with it.
+    if len(versions) == 1:
+        return versions[0]
+    return max(versions, key=lambda version: order_key(version[positions]))
 
 
 def order_key(version: Sequence[Any]) -> tuple[tuple[bool, Any], ...]:

@@ -40,7 +40,7 @@ Columns (times UTC microseconds, `…_us` durations in microseconds, all BIGINT 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -216,10 +216,10 @@ class TicketRule:
 
     def _row(self, timeline: Sequence[TicketVersion], life: _Life) -> TicketRow:
         last = timeline[-1]
-        staged = _last(timeline, lambda event: event.stage != UNASSIGNED) or last
-        owned = _last(timeline, lambda event: event.department != UNASSIGNED) or last
+        staged = next((event for event in reversed(timeline) if event.stage != UNASSIGNED), last)
+        owned = next((event for event in reversed(timeline) if event.department != UNASSIGNED), last)
         department = owned.department
-        priority = _last_known(event.priority for event in timeline)
+        priority = _last_known(timeline, "priority")
         calendar = self.policy.calendar(department)
         level = next(
             (level for level in self.policy.service_levels if level.matches(department, priority)), ServiceLevel()
@@ -229,18 +229,18 @@ class TicketRule:
         return TicketRow(
             ticket_id=last.ticket_id,
             source=last.source,
-            customer_key=_last_known(event.customer_key for event in timeline),
+            customer_key=_last_known(timeline, "customer_key"),
             status=life.status,
             is_open=None if life.opened_at is None else int(not life.done),
             stage=staged.stage,
             department=department,
             topic=staged.topic if staged.stage != UNASSIGNED else NO_TOPIC,
             tag_method=staged.tag_method,
-            segment_1=_last_known(event.segment_1 for event in timeline) or last.segment_1,
-            segment_2=_last_known(event.segment_2 for event in timeline) or last.segment_2,
-            segment_3=_last_known(event.segment_3 for event in timeline) or last.segment_3,
+            segment_1=_last_known(timeline, "segment_1") or last.segment_1,
+            segment_2=_last_known(timeline, "segment_2") or last.segment_2,
+            segment_3=_last_known(timeline, "segment_3") or last.segment_3,
             priority=priority,
-            queue=_last_known(event.queue for event in timeline),
+            queue=_last_known(timeline, "queue"),
             opened_at=life.opened_at,
             first_response_at=life.first_response_at,
             first_response_us=_span(life.opened_at, life.first_response_at),
@@ -374,13 +374,13 @@ def _measure(metric: TicketMetric, row: TicketRow, life: _Life) -> tuple[int, in
     return decided_at, bin_of(total), total
 
 
-def _last(timeline: Sequence[TicketVersion], holds: Callable[[TicketVersion], bool]) -> TicketVersion | None:
-    return next((event for event in reversed(timeline) if holds(event)), None)
-
-
-def _last_known(values: Iterable[str | None]) -> str | None:
-    """The last value that says something."""
-    return next((value for value in reversed(list(values)) if value not in _NOTHING_KNOWN), None)
+def _last_known(timeline: Sequence[TicketVersion], field_: str) -> str | None:
+    """The last value of a field that says something."""
+    for event in reversed(timeline):
+        value: str | None = getattr(event, field_)
+        if value not in _NOTHING_KNOWN:
+            return value
+    return None
 
 
 def _span(start: int | None, end: int | None) -> int | None:

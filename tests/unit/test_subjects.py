@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 
-from vocbeam.transforms.subjects import order_key, subject_key
+import pytest
+
+from vocbeam.transforms.subjects import greatest, order_key, subject_key
 
 
 def test_subject_key__length_prefixed_parts() -> None:
@@ -19,3 +21,12 @@ def test_subject_key__no_two_lists_of_parts_run_together() -> None:
 def test_order_key__null_comes_first() -> None:
     versions: list[list[object]] = [[0, "b"], [None, "c"], [0, None], [None, None], [-1, "a"]]
     assert sorted(versions, key=order_key) == [[None, None], [None, "c"], [-1, "a"], [0, None], [0, "b"]]
+
+
+def test_greatest__by_the_positions_that_order() -> None:
+    versions = [(1, None, 9), (1, "a", 3), (0, "b", 7)]
+    assert greatest(versions) == (1, "a", 3)
+    assert greatest(versions, slice(2, None)) == (1, None, 9)
+    assert greatest(versions[2:]) == (0, "b", 7)
+    with pytest.raises(ValueError):
+        greatest([])
