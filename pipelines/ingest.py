@@ -46,6 +46,7 @@ from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.engine import driver_error, open_engine
 from vocbeam.sinks.ledger import LedgerFactory, close_run_epoch, draw_run_epoch
 from vocbeam.sinks.retries import RETRY_LIMIT_S
+from vocbeam.sinks.views import forget_views
 from vocbeam.sinks.worker_metric import stop_reporting
 from vocbeam.transforms.chunking import Bounds, Shard
 from vocbeam.transforms.consumers import check_client
@@ -257,6 +258,9 @@ def run(
         epoch = draw_run_epoch(
             engine, runner=chosen.description, host=socket.gethostname(), vocbeam_version=version("vocbeam"), now=now_us
         )
+        # What only the start needs would be held for days: the views' queries, and a connection until the run's end.
+        forget_views()
+        engine.dispose()
         spread = f", {workers} processes" if workers > 1 else ""
         click.echo(f"run {epoch}: {', '.join(source.topics)} at {bootstrap} · {chosen.description}{spread}", err=True)
         job = Job(

@@ -16,7 +16,7 @@ from vocbeam.schemas.records import EventType, SubjectRule
 from vocbeam.schemas.registry import open_registry
 from vocbeam.schemas.secrets import dead_letter_source, pseudonym_source
 from vocbeam.sinks import models
-from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.engine import shared_engine
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.sinks.worker_metric import Command, count_step
@@ -71,7 +71,7 @@ class ModelsFactory:
     retry_seconds: float
 
     def __call__(self) -> WarehouseModels:
-        return WarehouseModels(open_engine(self.warehouse_url), self.retry_seconds)
+        return WarehouseModels(shared_engine(self.warehouse_url), self.retry_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

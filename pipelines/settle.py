@@ -37,8 +37,9 @@ STOP_WAIT_S = 3.0
 
 def open_settler(url: str, governance: Governance, retry_limit_s: float = RETRY_LIMIT_S) -> Settler:
     """A settler under a governance file, with connections of its own."""
+    engine = open_engine(url, write=True)
     restater = Restater(
-        open_engine(url, write=True),
+        engine,
         rules=subject_rules(governance),
         calendar=LocalCalendar(governance.timezone),
         words=False,
@@ -46,7 +47,7 @@ def open_settler(url: str, governance: Governance, retry_limit_s: float = RETRY_
     )
     return Settler(
         open_engine(url),
-        open_engine(url, write=True),
+        engine,
         restater,
         governance=governance,
         attribute=Attributor(governance),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.abc import PQGen
@@ -74,8 +75,10 @@ class AnsweringConnection(psycopg.Connection[Any]):
             raise NoAnswer(f"no answer within {limit:.0f} s") from error
 
 
-def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) -> Engine:
+def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S, kept: int | None = None) -> Engine:
     """Engine of a warehouse URL; `write` makes SQLite transactions take the write lock at once.
+
+    `kept` connections stay open while nobody uses them: by default 5 to SQLite, 2 to PostgreSQL.
 
     SQLite runs in WAL mode, in a file that is created with mode 600; readers see one snapshot a transaction. PostgreSQL
     runs at READ COMMITTED with lock, statement and idle-in-transaction timeouts, TCP keepalives, and `answer_s` seconds
@@ -87,11 +90,11 @@ def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) ->
         # Without its cause, which may quote a part of the password.
         raise ConfigError("the warehouse URL can't be read; write sqlite:///FILE or postgresql+psycopg://…") from None
     if parsed.get_backend_name() == "sqlite":
-        return _open_sqlite(url, write)
+        return _open_sqlite(url, write, kept or 5)
     if parsed.get_backend_name() == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
         engine = create_engine(
-            parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, pool_size=2, pool_pre_ping=True
+            parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, pool_size=kept or 2, pool_pre_ping=True
         )
         event.listen(engine, "do_connect", partial(_connect, answer_s))
         # Else a server that fell silent would be waited for twice: by a statement, and by the ping before the next one.
@@ -100,6 +103,24 @@ def open_engine(url: str, *, write: bool = False, answer_s: float = ANSWER_S) ->
     raise ConfigError(
         f"{parsed.get_backend_name()} is no warehouse vocbeam can write; use sqlite or postgresql+psycopg"
     )
+
+
+_SHARED: WeakValueDictionary[str, Engine] = WeakValueDictionary()
+
+
+def shared_engine(url: str) -> Engine:
+    """Engine for what a process asks or tells now and then: one for all who do, as long as one of them holds it.
+
+    On SQLite every connection holds the parsed schema, 17 MiB with its views. A transaction takes the write lock only
+    when it writes, so one that does must begin with that. Raises ConfigError as `open_engine` does.
+    """
+    engine = _SHARED.get(url)
+    if engine is None:
+        engine = _SHARED[url] = open_engine(url, kept=1)
+    else:
+        # Whoever starts anew, after a failure too, must see the file that is there now.
+        engine.dispose()
+    return engine
 
 
 def _connect(
@@ -124,13 +145,13 @@ def shown(url: URL) -> str:
     return url.set(query={}).render_as_string()
 
 
-def _open_sqlite(url: str, write: bool) -> Engine:
+def _open_sqlite(url: str, write: bool, kept: int) -> Engine:
     database = make_url(url).database
     if database and database != ":memory:":
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     # Autocommit in the driver: SQLAlchemy's own BEGIN below decides where a transaction starts.
     options = {"timeout": LOCK_WAIT_S, "isolation_level": None}
-    engine = create_engine(url, connect_args=options, hide_parameters=True)
+    engine = create_engine(url, connect_args=options, hide_parameters=True, pool_size=kept)
 
     @event.listens_for(engine, "do_connect")
     def keep_private(_dialect: Any, _record: Any, arguments: tuple[str, ...], _options: Any) -> None:

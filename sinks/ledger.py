@@ -10,7 +10,7 @@ from sqlalchemy import Engine, Row, insert, select, update
 
 from vocbeam.schemas.errors import TopicChanged
 from vocbeam.schemas.records import PartitionKey
-from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.engine import shared_engine
 from vocbeam.sinks.retries import with_retries
 from vocbeam.sinks.tables import ingest_ledger, run_epoch
 
@@ -54,7 +54,7 @@ class LedgerFactory:
     warehouse_url: str
 
     def __call__(self) -> WarehouseLedger:
-        return WarehouseLedger(open_engine(self.warehouse_url))
+        return WarehouseLedger(shared_engine(self.warehouse_url))
 
 
 def draw_run_epoch(engine: Engine, *, runner: str, host: str, vocbeam_version: str, now: Callable[[], int]) -> int:

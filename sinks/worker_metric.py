@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vocbeam.schemas.timebase import HOUR_US
 from vocbeam.sinks import tables
-from vocbeam.sinks.engine import driver_error, is_transient, open_engine
+from vocbeam.sinks.engine import driver_error, is_transient, shared_engine
 from vocbeam.sinks.tables import worker_metric
 
 log = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ def reporting(
         shared = _SHARED.get(key)
         if shared is None:
             reporter = Reporter(
-                open_engine(warehouse_url, write=True),
+                shared_engine(warehouse_url),
                 command=command,
                 run_epoch=run_epoch,
                 now=now,

@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain, compress
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, Table, select, true, tuple_, update
+from sqlalchemy import Connection, Engine, Select, Table, bindparam, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
@@ -561,17 +561,24 @@ class ChunkWriter:
 
     def _advance(self, connection: Connection, books: Iterable[Books]) -> None:
         c = ingest_ledger.c
-        for entry in books:
-            connection.execute(
-                update(ingest_ledger)
-                .where(c.ledger_id == entry.ledger_id)
-                .values(
-                    next_offset=entry.next_offset,
-                    run_epoch=self._run_epoch,
-                    updated_at=self._now(),
-                    **{name: c[name] + entry.counts[name] for name in COUNTERS},
-                )
-            )
+        sums = {name: c[name] + bindparam(f"more_{name}") for name in COUNTERS}
+        advanced = (
+            update(ingest_ledger)
+            .where(c.ledger_id == bindparam("entry"))
+            .values(next_offset=bindparam("reached"), run_epoch=self._run_epoch, updated_at=self._now(), **sums)
+        )
+        # At one go: in a small group twenty statements, one a topic-partition, cost as much as its events.
+        connection.execute(
+            advanced,
+            [
+                {
+                    "entry": entry.ledger_id,
+                    "reached": entry.next_offset,
+                    **{f"more_{name}": entry.counts[name] for name in COUNTERS},
+                }
+                for entry in books
+            ],
+        )
 
 
 def _trim(group: TaggedGroup, books: Mapping[PartitionKey, Books]) -> list[TaggedChunk]:

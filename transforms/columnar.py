@@ -57,11 +57,6 @@ class _Reader:
         self.end = np.cumsum(sizes)
         self.irregular = np.zeros(len(values), np.bool_)
         self.at = np.minimum(self.end - sizes + skip, self.end)
-        self._kinds: dict[str, Callable[[Rows], list[Any]]] = {
-            "string": self._strings,
-            "long": lambda rows: self._longs(rows).tolist(),
-            "double": self._doubles,
-        }
 
     def read(self, kind: Any, rows: Rows) -> list[Any]:
         """The values of a field of this type."""
@@ -69,7 +64,7 @@ class _Reader:
             return self._optional(kind, rows)
         if isinstance(kind, dict) and kind["type"] == "map":
             return self._maps(kind, rows)
-        return self._kinds[kind if isinstance(kind, str) else kind["type"]](rows)
+        return _KINDS[kind if isinstance(kind, str) else kind["type"]](self, rows)
 
     def _move(self, rows: Rows, to: Rows) -> None:
         """To new positions; a record that would leave its bytes is irregular and waits at its end."""
@@ -161,6 +156,14 @@ class _Reader:
             for i, value in zip(some.tolist(), self.read(kind, rows[some]), strict=True):
                 found[i] = value
         return found
+
+
+_KINDS: dict[str, Callable[[_Reader, Rows], list[Any]]] = {
+    "string": _Reader._strings,
+    "long": lambda reader, rows: reader._longs(rows).tolist(),
+    "double": _Reader._doubles,
+}
+"""Not held by the reader: bound to it they would be a cycle, in which all bytes of a chunk wait for a collection."""
 
 
 def _map(kind: Any, encoded: bytes) -> dict[str, str] | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.records import EVENT_TYPES, DecodedChunk, EventType, PartitionKey, RawChunk
 from vocbeam.schemas.registry import UnknownSchema
-from vocbeam.transforms import decode
+from vocbeam.transforms import columnar, decode
 from vocbeam.transforms.columnar import read_columns
 
 NOW = 1_600_000_000_000_000
@@ -168,3 +170,22 @@ def test_read_columns__what_repeats_is_held_once() -> None:
     columns, _ = read_columns([small(), small()], 2, SCHEMA)
     assert columns["map"][0] is columns["map"][1]
     assert columns["text"][0] is columns["text"][1]
+
+
+def test_read_columns__leaves_nothing_for_the_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[weakref.ref[object]] = []
+
+    class Noted(columnar._Reader):
+        def __init__(self, values: Sequence[bytes], skip: int) -> None:
+            super().__init__(values, skip)
+            readers.append(weakref.ref(self))
+
+    monkeypatch.setattr(columnar, "_Reader", Noted)
+    gc.disable()
+    try:
+        read_columns(
+            [b"\x02\x04ab"] * 3, 0, {"fields": [{"name": "n", "type": "long"}, {"name": "s", "type": "string"}]}
+        )
+        assert [reader() for reader in readers] == [None]
+    finally:
+        gc.enable()

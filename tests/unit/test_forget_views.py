@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+from vocbeam.sinks import views
+
+
+def test_forget_views__nothing_else_holds_their_queries() -> None:
+    views.view_definitions("sqlite")
+    list(views.view_comments())
+    queries = [weakref.ref(query) for _, _, query in views._views()]
+    views.forget_views()
+    gc.collect()
+    assert len(queries) > 40
+    assert [query() for query in queries] == [None] * len(queries)
