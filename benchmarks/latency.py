@@ -15,8 +15,8 @@ from vocbeam.transforms.mapping import MappedEvent
 SHARES = (0.25, 0.5, 0.75)
 """Of the speed with a backlog, at which latency is measured."""
 
-STARTING_S = 20.0
-"""Events of so long a time, while the job starts and catches up, do not count."""
+STARTING_S = 10.0
+"""Events of so long a time, while caches fill, do not count."""
 
 
 def speed_of(runs: Sequence[Measured]) -> float:
@@ -43,7 +43,10 @@ def measure_latency(
         )  # fmt: skip
         if not result.balances():
             raise SystemExit(f"the books don't balance: {result.closing_line()}")
-        log.print(f"{WAREHOUSES[kind]} at {result.rate:,.0f} events/s: p99 {result.freshness_p99:.2f} s")
+        log.print(
+            f"{WAREHOUSES[kind]} at {result.rate:,.0f} events/s: p50 {result.freshness_p50:.2f} s, p99 "
+            f"{result.freshness_p99:.2f} s, {result.memory_max:.0f} MiB"
+        )
         results.append((share, result))
     return results
 

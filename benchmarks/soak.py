@@ -15,14 +15,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import psutil
-from kafka import KafkaProducer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from rich.console import Console
 from sqlalchemy import Engine, func, select
 
@@ -56,6 +56,12 @@ PARTITIONS = 4
 FRESH_IDS = ("event_id", "ticket_id", "response_id")
 """What is new in each pass over the corpus: its tickets and answers are then others, its customers come back."""
 
+PASS = b"~%06d"
+"""How they end: with the number of the pass, always as long, so that it can be replaced in an encoded event."""
+
+LINGER_MS = 5
+"""Default of Kafka's own producer."""
+
 FEED_S = 0.01
 """Between two looks at what is due to be sent."""
 
@@ -74,11 +80,35 @@ DRAIN_S = 600.0
 STOP_S = 30.0
 """Longest wait for the end after SIGTERM."""
 
+READY_S = 120.0
+"""Longest wait, after the start, until it reads."""
+
 TopicPartition = tuple[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An event as Kafka takes it, key and value cut wherever the number of the pass comes."""
+
+    topic: str
+    key: list[bytes]
+    value: list[bytes]
+
+    @classmethod
+    def of(cls, event: MappedEvent, topic: str, schema_id: int) -> Encoded:
+        """Encodes an event once for all passes."""
+        number = PASS % 0
+        fresh = {name: f"{event.record[name]}{number.decode()}" for name in FRESH_IDS if name in event.record}
+        renewed = MappedEvent(event.event_type, {**event.record, **fresh}, event.place)
+        value = wire.encode(event.event_type, renewed.record, schema_id)
+        return cls(topic, key_of(renewed).split(number), value.split(number))
+
+
 class Feeder:
-    """Sends the corpus again and again at a steady rate; knows when it sent what lies at which offset."""
+    """Sends the corpus again and again at a steady rate; knows when it sent what lies at which offset.
+
+    It shares the processors with what it loads, so it does little: events are encoded before, librdkafka sends them.
+    """
 
     def __init__(
         self,
@@ -90,14 +120,15 @@ class Feeder:
         partitions: int = PARTITIONS,
     ) -> None:
         """`rate` is in events a second, `partitions` those of a topic. No topics of this prefix may be there yet."""
-        self._bootstrap, self._corpus, self._rate, self._partitions = bootstrap, corpus, rate, partitions
+        self._bootstrap, self._rate, self._partitions = bootstrap, rate, partitions
         registry = FileRegistry(home / "registry")
         topics = {event_type: contracts.topic(event_type, prefix) for event_type in EVENT_TYPES}
         create_topics(bootstrap, dict.fromkeys(topics.values(), partitions))
-        self._routes = {
+        routes = {
             event_type: (topic, registry.register(contracts.subject(topic), contracts.schema_text(event_type)))
             for event_type, topic in topics.items()
         }
+        self._encoded = [Encoded.of(event, *routes[event.event_type]) for event in corpus]
         self.sent_at: dict[TopicPartition, array[float]] = {
             (topic, partition): array("d") for topic in topics.values() for partition in range(partitions)
         }
@@ -124,32 +155,33 @@ class Feeder:
             raise SystemExit(f"the load could not be sent: {type(self._failure).__name__}") from self._failure
 
     def _feed(self) -> None:
+        settings = {
+            "bootstrap.servers": self._bootstrap, "enable.idempotence": True, "linger.ms": LINGER_MS,
+            "delivery.report.only.error": True, "on_delivery": self._refused,
+        }  # fmt: skip
         try:
-            with KafkaProducer(bootstrap_servers=self._bootstrap, acks="all", linger_ms=5) as producer:
-                began, events = time.monotonic(), self._events()
-                sent = 0
-                while not self._ended.wait(FEED_S):
-                    due = int((time.monotonic() - began) * self._rate)
-                    for event in (next(events) for _ in range(due - sent)):
-                        self._send(producer, event)
-                    sent = due
-                producer.flush()
+            producer = Producer(settings)
+            began, events = time.monotonic(), self._events()
+            sent = 0
+            while self._failure is None and not self._ended.wait(FEED_S):
+                due = int((time.monotonic() - began) * self._rate)
+                for topic, key, value in islice(events, due - sent):
+                    partition = zlib.crc32(key) % self._partitions
+                    self.sent_at[topic, partition].append(time.monotonic())
+                    producer.produce(topic, value, key, partition)
+                sent = due
+                producer.poll(0)
+            producer.flush()
         except Exception as error:  # noqa: BLE001 - raised again where the context ends
             self._failure = error
 
-    def _events(self) -> Iterator[MappedEvent]:
-        for number in count():
-            for event in self._corpus:
-                fresh = {name: f"{event.record[name]}-{number}" for name in FRESH_IDS if name in event.record}
-                yield MappedEvent(event.event_type, {**event.record, **fresh}, event.place)
+    def _refused(self, error: KafkaError, _message: object) -> None:
+        self._failure = KafkaException(error)
 
-    def _send(self, producer: KafkaProducer, event: MappedEvent) -> None:
-        topic, schema_id = self._routes[event.event_type]
-        key = key_of(event)
-        partition = zlib.crc32(key) % self._partitions
-        value = wire.encode(event.event_type, event.record, schema_id)
-        self.sent_at[topic, partition].append(time.monotonic())
-        producer.send(topic, value, key=key, partition=partition)
+    def _events(self) -> Iterator[tuple[str, bytes, bytes]]:
+        for number in map(PASS.__mod__, count()):
+            for event in self._encoded:
+                yield event.topic, number.join(event.key), number.join(event.value)
 
 
 class Watcher:
@@ -205,19 +237,32 @@ class Life:
 class MainJob:
     """`vocbeam run` as a process, started again by us when it was killed."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._environment, self._log = {**os.environ, **environment}, log
+    def __init__(self, environment: dict[str, str], log: Path, beats: Path) -> None:
+        """It appends to the file `log`, and touches a file in the folder `beats` whenever it has looked for events."""
+        self._environment, self._log, self._beats = {**os.environ, **environment}, log, beats
         self.lives: list[Life] = []
 
     def start(self) -> None:
         """Starts it."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vocbeam.pipelines.cli", "run"],
+                [sys.executable, "-m", "vocbeam.pipelines.cli", "run", "--heartbeat", str(self._beats)],
                 env=self._environment, cwd=PROJECT, stdout=log, stderr=log,
             )  # fmt: skip
         self._started = time.monotonic()
         self.lives.append(Life())
+
+    def wait_until_it_reads(self) -> None:
+        """Raises SystemExit where it has ended, or does not read within READY_S."""
+        deadline = time.monotonic() + READY_S
+        seen: set[int] = set()
+        while len(seen) < 2:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the main job did not read within {READY_S:.0f} s of its start:\n{self._said()}")
+            self.sample()
+            # The first is written before there is a pipeline.
+            seen |= {beat.stat().st_mtime_ns for beat in self._beats.glob("*")}
+            time.sleep(LOOK_S)
 
     def sample(self) -> None:
         """Notes its memory; raises SystemExit where it has ended by itself."""
@@ -339,8 +384,7 @@ def soak(
         environment = {**bench.environment, "VOCBEAM_TOPIC_PREFIX": prefix, "VOCBEAM_WAREHOUSE": url}
         engine = open_engine(url)
         feeder = Feeder(bench.bootstrap, corpus, home, rate, prefix, partitions)
-        watcher = Watcher(engine, feeder, time.monotonic() + starting_seconds)
-        job = MainJob(environment, bench.folder / "soak.log")
+        job = MainJob(environment, bench.folder / "soak.log", bench.folder / f"beats-{prefix}")
         kills = 0
 
         def spent() -> tuple[int, float, float]:
@@ -349,6 +393,9 @@ def soak(
         started = None
         job.start()
         try:
+            # What piled up while it starts would be measured for long afterwards, the longer the higher the rate.
+            job.wait_until_it_reads()
+            watcher = Watcher(engine, feeder, time.monotonic() + starting_seconds)
             with watcher.looking():
                 with feeder.feeding():
                     began = time.monotonic()
