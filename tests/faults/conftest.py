@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from kafka import KafkaProducer
@@ -15,6 +16,7 @@ from tests.support.kafka import Topics
 from tests.support.loaded import Loaded, load
 from tests.support.reaper import Reaper
 from vocbeam.deploy.broker import Broker
+from vocbeam.transforms.kafka_settings import ClientName
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +60,14 @@ def filled(topics: Topics, sent: list[Sent]) -> Topics:
     with KafkaProducer(bootstrap_servers=topics.bootstrap) as producer:
         send(producer, topics.prefix, sent)
     return topics
+
+
+@pytest.fixture(params=get_args(ClientName))
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs once with each library that fetches records: runs find its name in their environment."""
+    monkeypatch.setenv("VOCBEAM_CONSUMER", request.param)
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

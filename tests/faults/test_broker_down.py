@@ -21,6 +21,7 @@ def test_run__broker_stopped_and_killed_and_started_again(
     frail: FrailBroker,
     filled: Topics,
     vocbeam: Vocbeam,
+    client: str,
     figures: Figures,
     small_fetches: tuple[str, str],
 ) -> None:
@@ -35,7 +36,7 @@ def test_run__broker_stopped_and_killed_and_started_again(
         assert running.process.wait(ENDS_WITHIN_S) == 0, running.said()
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
-    figures.add("broker stopped, then killed", f"at {at[0]:,} and {at[1]:,} records; one run goes on",
+    figures.add("broker stopped, then killed", f"at {at[0]:,} and {at[1]:,} records; one run with {client} goes on",
                 database="PostgreSQL", records=loaded.records)  # fmt: skip
 
 
@@ -71,7 +72,13 @@ def test_run__gives_up_on_a_broker_that_is_silent_and_on_one_that_is_dead(
 
 
 def test_run__broker_comes_back_with_an_older_log(
-    frail: FrailBroker, topics: Topics, vocbeam: Vocbeam, sent: list[Sent], tmp_path: Path, figures: Figures
+    frail: FrailBroker,
+    topics: Topics,
+    vocbeam: Vocbeam,
+    client: str,
+    sent: list[Sent],
+    tmp_path: Path,
+    figures: Figures,
 ) -> None:
     topics.create_all(partitions=3)
     half = len(sent) // 2
@@ -97,5 +104,5 @@ def test_run__broker_comes_back_with_an_older_log(
     assert min(row["lag"] for row in vocbeam.call_json("status")["partitions"]) < 0
     assert books.records() == len(sent)
     vocbeam.reconcile()
-    figures.add("log set back to an older copy", f"to {half:,} records; refused with exit code 5",
+    figures.add("log set back to an older copy", f"to {half:,} records; refused with exit code 5 ({client})",
                 database="PostgreSQL", records=len(sent), restarts=1)  # fmt: skip
