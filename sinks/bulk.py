@@ -74,22 +74,28 @@ def _copy(connection: Connection, table: Table, columns: Mapping[str, Sequence[A
 
 def _copied(values: Sequence[Any]) -> tuple[str, Sequence[Any] | None]:
     """(how a column stands in a line of COPY's text, what is put there for each row: None where all are alike)."""
-    if values.count(values[0]) == len(values):
-        _, (text,) = _copied_one_by_one(values[:1])
+    # Most columns that vary end otherwise than they begin: comparing all their values is spared.
+    if values[0] == values[-1] and values.count(values[0]) == len(values):
+        (text,) = _copied_one_by_one(values[:1])
         return str(text).replace("%", "%%"), None
-    return _copied_one_by_one(values)
+    return "%s", _copied_one_by_one(values)
 
 
-def _copied_one_by_one(values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
-    filled = [value for value in values if value is not None]
-    if filled and isinstance(filled[0], bytes):
-        return "%s", [_NULL if value is None else rf"\\x{value.hex()}" for value in values]
-    if filled and isinstance(filled[0], str):
-        everything = "".join(filled)
+def _copied_one_by_one(values: Sequence[Any]) -> Sequence[Any]:
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, bytes):
+        return [_NULL if value is None else rf"\\x{value.hex()}" for value in values]
+    if isinstance(first, str):
+        try:
+            everything, filled = "".join(values), True
+        except TypeError:
+            everything, filled = "".join(filter(None, values)), False
         for mark, written in _MARKS:
             if mark in everything:
                 values = [None if value is None else value.replace(mark, written) for value in values]
-    return "%s", values if len(filled) == len(values) else [_NULL if value is None else value for value in values]
+    else:
+        filled = None not in values
+    return values if filled else [_NULL if value is None else value for value in values]
 
 
 class Staging:

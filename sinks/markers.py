@@ -59,6 +59,8 @@ class Markers:
 
     def find(self, chunk: TaggedChunk, erased_subjects: Collection[bytes]) -> list[int]:
         """Positions of the events that fall under an erasure; `erased_subjects` are those of `nameless_subjects`."""
+        if not self._erased_at and not erased_subjects:
+            return []
         c = chunk.columns
         return [
             i

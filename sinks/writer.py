@@ -418,7 +418,7 @@ class ChunkWriter:
                 column: name
                 for column, name in (*zip(COMMON, COMMON, strict=True), *EVENT_COLUMNS[event_type].items())
                 # A column that no event fills costs as much as one that all do.
-                if any(part.chunk.columns[name].count(None) < len(part.new) for part in parts)
+                if any(not _is_empty(part.chunk.columns[name]) for part in parts)
             }
             columns: dict[str, list[Any]] = defaultdict(list)
             for part in parts:
@@ -647,6 +647,11 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
             entry = entry._replace(next_offset=max(before.next_offset, entry.next_offset), **sums)
         merged[entry.partition] = entry
     return list(merged.values())
+
+
+def _is_empty(values: Sequence[Any]) -> bool:
+    """Whether all are None. A look at the first spares most columns the rest."""
+    return not values or (values[0] is None and values.count(None) == len(values))
 
 
 def _retired(stage: Table) -> Select[Any]:
