@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -570,6 +572,23 @@ def test_view_comments__every_view_and_column_has_one(warehouse: Engine) -> None
         if connection.dialect.name == "postgresql":
             stored = connection.execute(text("SELECT obj_description('metric_by_month'::regclass)")).scalar_one()
             assert stored == told["metric_by_month", ""]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [*(f"{prefix}_by_month" for prefix in ("metric", "stage_metric", "company_metric")), "score_distribution_by_month"],
+)
+def test_views_by_month__sqlite_reads_only_the_metric_that_is_asked_for(tmp_path: Path, view: str) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'warehouse.db'}", write=True)
+    with engine.begin() as connection:
+        tables.metadata.create_all(connection)
+        views.create_views(connection)
+        asked = f"EXPLAIN QUERY PLAN SELECT * FROM {view} WHERE metric = 'nps'"
+        plan = [row[3] for row in connection.exec_driver_sql(asked)]
+    engine.dispose()
+    read = [step for step in plan if re.match(r"(SCAN|SEARCH) measure(_month)?\b", step)]
+    assert {step.split()[1] for step in read} == {"measure", "measure_month"}
+    assert all("USING PRIMARY KEY (metric=?" in step for step in read), read
 
 
 def test_metric_by_month__a_year_of_hours_is_quick(warehouse: Engine) -> None:
