@@ -109,8 +109,8 @@ bench: setup ## Measure throughput, steps, latency, growth and peers: an hour an
 soak: setup ## Load at half speed for 25 minutes, with a kill -9 every 2 minutes (SOAK="--seconds 600 …")
 	@$(BIN)/python benchmarks/soak.py $(SOAK)
 
-screenshots: setup ## Take docs/img from running web pages (WEB=the URL that `vocbeam web` printed)
-	@$(BIN)/python docs/screenshots.py "$(WEB)"
+screenshots: setup ## Take docs/img from running web pages (WEB=the URL that `vocbeam web` printed) and the board's page (BOARD=its file)
+	@$(BIN)/python docs/screenshots.py "$(WEB)" "$(BOARD)"
 
 audit: setup ## Ask for known vulnerabilities of the locked dependencies
 	@$(BIN)/python requirements/audit.py

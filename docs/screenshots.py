@@ -1,6 +1,7 @@
-"""Takes the screenshots of docs/img from running web pages: `make screenshots`.
+"""Takes the screenshots of docs/img from running web pages and from the board's page: `make screenshots`.
 
-Needs Chromium, and the URL with its token that `vocbeam web` printed (WEB=…).
+Needs Chromium, and the URL with its token that `vocbeam web` printed (WEB=…), or the file that
+`vocbeam report --executive` wrote (BOARD=…), or both.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 FOLDER = Path(__file__).parent / "img"
 DESKTOP, PHONE = {"width": 1200, "height": 860}, {"width": 390, "height": 844}
+BOARD = {"width": 1100, "height": 1560}
 SHOTS = (
     ("web-journey", "/", "", DESKTOP, "light"),
     ("web-stage", "/stages/deliver", "", DESKTOP, "light"),
@@ -50,17 +52,31 @@ def take(browser: Browser, url: str) -> None:
         print(f"wrote {FOLDER / name}.png")
 
 
+def take_board(browser: Browser, file: Path) -> None:
+    """Takes the head of the board's page."""
+    page = browser.new_page(viewport={"width": BOARD["width"], "height": BOARD["height"]})
+    page.goto(file.resolve().as_uri())
+    page.screenshot(path=FOLDER / "board.png")
+    print(f"wrote {FOLDER / 'board.png'}")
+
+
 def main() -> None:
-    """Command line: the URL."""
+    """Command line: the URL, the board's file."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if len(sys.argv) != 2 or program is None:
+    given = [argument for argument in sys.argv[1:] if argument]
+    if not given or program is None:
         sys.exit(
-            "usage: python docs/screenshots.py URL-WITH-TOKEN; Chromium must be on the PATH (apt-get install chromium)"
+            "usage: python docs/screenshots.py [URL-WITH-TOKEN] [BOARD.html]; Chromium must be on the PATH "
+            "(apt-get install chromium)"
         )
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        take(browser, sys.argv[1])
+        for argument in given:
+            if "://" in argument:
+                take(browser, argument)
+            else:
+                take_board(browser, Path(argument))
         browser.close()
 
 

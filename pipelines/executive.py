@@ -6,6 +6,7 @@ Everything on it comes from named SQL queries, which stand at its end, so that e
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -24,10 +25,12 @@ from vocbeam.schemas.records import UNASSIGNED
 from vocbeam.schemas.timebase import LocalCalendar, from_micros
 from vocbeam.schemas.value import PayoutBy
 from vocbeam.sinks import read
+from vocbeam.transforms.customers import NO_ANSWER
 from vocbeam.transforms.statistics import Interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_ISSUES, TOP_DRIVERS = 8, 10
+MIN_CLASSES = 2
 STEPS = 10
 """Percentage points or percent that a link is told for: one alone is too small a change to imagine."""
 
@@ -43,6 +46,9 @@ WORDS = {
 """Statuses in the board's words; what has no target is left out."""
 
 STATUS_ORDER = ("missed", "not proven", "met", "not enough data", "hidden")
+ONE_OF_MANY = "one of several figures looked at, so it may be chance"
+"""Why a change is not proven although its own interval leaves out zero."""
+
 RUN_VALUE = "vocbeam value"
 RUN_DRIVERS = "vocbeam drivers"
 RUN_MARK = "vocbeam experiment mark, then vocbeam experiment estimate"
@@ -73,7 +79,7 @@ class Executive:
 
 def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
     """The questions of the page; both databases understand them."""
-    month = period.first.isoformat()
+    month, last = period.first.isoformat(), period.last.isoformat()
     begin, end = calendar.day_bounds(period.first)[0], calendar.day_bounds(period.last)[1]
     return [
         Query(
@@ -92,25 +98,27 @@ def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
         Query(
             "issues",
             "Trouble by the customers who leave for it and what these would have brought, the surest first.",
-            _issues_by("leaving"),
+            _issues_by("leaving", last),
         ),
         Query(
             "lost",
             "Trouble by the revenue that is lost, the surest first.",
-            _issues_by("revenue"),
+            _issues_by("revenue", last),
         ),
         Query(
             "classes",
             "Satisfied against dissatisfied customers over the time that follows.",
             "SELECT landmark, horizon_days, metric, name, customer_class, quantity, unit, n, value,\n"
             "       interval_low, interval_high, p_value\n"
-            "FROM value_by_class\nWHERE is_latest = 1 AND suppressed = 0\nORDER BY metric, customer_class, quantity",
+            f"FROM value_by_class\nWHERE {_fit('value_by_class', last)} AND suppressed = 0\n"
+            "ORDER BY metric, customer_class, quantity",
         ),
         Query(
             "retention",
             "Share of customers who stay, day by day.",
             "SELECT metric, customer_class, day, n, value, interval_low, interval_high\n"
-            "FROM retention_by_class\nWHERE is_latest = 1 AND suppressed = 0\nORDER BY metric, customer_class, day",
+            f"FROM retention_by_class\nWHERE {_fit('retention_by_class', last)} AND suppressed = 0\n"
+            "ORDER BY metric, customer_class, day",
         ),
         Query(
             "drivers",
@@ -136,11 +144,20 @@ def queries_of(period: Period, calendar: LocalCalendar) -> list[Query]:
     ]
 
 
-def _issues_by(payout_by: PayoutBy) -> str:
+def _fit(view: str, last: str) -> str:
+    """Condition of the fit that tells of a month: with the latest landmark up to its last day, else the first after."""
+    return (
+        f"fitted_at = (\n  SELECT fitted_at FROM {view}\n"  # noqa: S608 (a date and our own words)
+        f"  ORDER BY landmark > '{last}', CASE WHEN landmark <= '{last}' THEN landmark END DESC, landmark, "
+        "fitted_at DESC LIMIT 1)"
+    )
+
+
+def _issues_by(payout_by: PayoutBy, last: str) -> str:
     return (
         "SELECT landmark, horizon_days, stage, stage_name, department, topic, metric, name, currency, status,\n"
         "       customers, affected, effect, interval_low, interval_high, payout, payout_low, payout_high\n"
-        f"FROM issue_payout\nWHERE is_latest = 1 AND payout_by = '{payout_by}'\n"
+        f"FROM issue_payout\nWHERE {_fit('issue_payout', last)} AND payout_by = '{payout_by}'\n"
         "ORDER BY rank IS NULL, rank, stage, metric"
     )
 
@@ -179,6 +196,7 @@ def render_executive(found: Executive) -> str:
     done = _done(found)
     cases = [_case(found, row) for row in rows["cases"]]
     edges = [_edge(row) for row in rows["drivers"]]
+    comparisons, too_few = _comparisons(found)
     sections: dict[str, dict[str, Any]] = {
         row.department: {
             "row": row,
@@ -224,7 +242,8 @@ def render_executive(found: Executive) -> str:
             for way in ways
         ],
         priced=bool(rows["issues"]),
-        comparisons=_comparisons(found),
+        comparisons=comparisons,
+        too_few=too_few,
         edges=edges[:TOP_DRIVERS],
         unproven=[edge for edge in edges if edge["verdict"] != "proven"],
         all_edges=len(edges),
@@ -300,8 +319,16 @@ def _issue(found: Executive, row: Row, payout_by: PayoutBy) -> dict[str, Any]:
         else "nothing seen",
         "payout_low": money(row["currency"], row["payout_low"]),
         "low": row["payout_low"],
+        "verdict": _verdict(row),
         "currency": row["currency"],
     }
+
+
+def _verdict(row: Row) -> str:
+    """What a proven issue does: leaving costs nothing where those who stay bring nothing, or nobody knows what."""
+    if row["status"] != "proven":
+        return str(row["status"])
+    return "costs money" if row["payout_low"] is not None and row["payout_low"] > 0 else "makes customers leave"
 
 
 def _edge(row: Row) -> dict[str, Any]:
@@ -321,9 +348,9 @@ def _edge(row: Row) -> dict[str, Any]:
             row["grade"]
         ],
         "step": f"+{steps} {row['driver_step'] if steps == 1 else _plural(row['driver_step'])}",
-        "effect": f"{signed(effect)} {_plural(row['outcome_step'])}" if known else NOTHING,
-        "interval": _between(low, high) if known else NOTHING,
-        "smallest": signed(smallest).lstrip("+") if known else NOTHING,
+        "effect": f"{signed(effect, _decimals(low, high))} {_plural(row['outcome_step'])}" if known else NOTHING,
+        "interval": between(low, high) if known else NOTHING,
+        "smallest": signed(smallest, _decimals(low, high)).lstrip("+") if known else NOTHING,
         "is_driver": bool(row["is_driver"]),
     }
 
@@ -347,13 +374,17 @@ def _done(found: Executive) -> list[dict[str, Any]]:
         )
         if row["metric"] is not None:
             known = row["effect"] is not None
+            low, high = row["interval_low"], row["interval_high"]
+            one_of_many = known and row["outcome"] == "no change proven" and not low <= 0 <= high
             entry["results"].append(
                 {
                     "metric": row["metric_name"] or row["metric"],
                     "outcome": row["outcome"],
-                    "reason": row["reason"],
-                    "effect": f"{signed(row['effect'])} {_plural(row['step'])}" if known else NOTHING,
-                    "interval": _between(row["interval_low"], row["interval_high"]) if known else NOTHING,
+                    "reason": ONE_OF_MANY if one_of_many else row["reason"],
+                    "effect": f"{signed(row['effect'], _decimals(low, high))} {_plural(row['step'])}"
+                    if known
+                    else NOTHING,
+                    "interval": between(low, high) if known else NOTHING,
                     "against": f"{row['treated_groups']} groups against {row['untreated_groups']}"
                     if row["grade"] == "experiment"
                     else "before and after only" if known else NOTHING,
@@ -438,14 +469,22 @@ CLASS_COLOURS = {
 }
 
 
-def _comparisons(found: Executive) -> list[dict[str, Any]]:
-    """For each survey metric the classes of customers with what became of them, and the curve of who stays."""
+def _comparisons(found: Executive) -> tuple[list[dict[str, Any]], list[str]]:
+    """For each survey metric the classes of customers with what became of them, and the curve of who stays.
+
+    And the names of metrics of which fewer than two classes that answered are large enough to show.
+    """
     by_metric: dict[str, dict[str, dict[str, Row]]] = {}
     for row in found.rows["classes"]:
         by_metric.setdefault(row["metric"], {}).setdefault(row["customer_class"], {})[row["quantity"]] = row
-    comparisons = []
-    for metric, classes in by_metric.items():
+    comparisons, too_few = [], []
+    order = {entry.id: place for place, entry in enumerate(found.governance.metrics)}
+    for metric in sorted(by_metric, key=lambda metric: order.get(metric, len(order))):
+        classes = by_metric[metric]
         any_row = next(iter(next(iter(classes.values())).values()))
+        if len(classes.keys() - {NO_ANSWER}) < MIN_CLASSES:
+            too_few.append(any_row["name"] or metric)
+            continue
         curve = [row for row in found.rows["retention"] if row["metric"] == metric]
         lines = []
         for name in CLASS_WORDS:
@@ -480,7 +519,7 @@ def _comparisons(found: Executive) -> list[dict[str, Any]]:
                 "svg": curves(curve) if curve else None,
             }
         )
-    return comparisons
+    return comparisons, too_few
 
 
 def _with_interval(row: Row | None, write: Callable[[Row, str], str]) -> dict[str, str]:
@@ -496,6 +535,11 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 620.0, 190.0, 46.0, 120.0, 10.0, 24.0
 
 LABEL_GAP = 12.0
 
+MOST_DECIMALS = 3
+TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.25)
+MOST_TICKS = 5
+"""A curve's axis has at most so many steps, of the first of these lengths that suffices."""
+
 SMALL_SUM = 100
 """Major units below which minor units are told."""
 
@@ -503,21 +547,24 @@ SMALL_SUM = 100
 def curves(rows: Sequence[Row]) -> Markup:
     """Retention of each class as steps with a band, as SVG that takes its colours from the page."""
     last = max(row["day"] for row in rows) or 1
-    lowest = min(row["value"] if row["interval_low"] is None else row["interval_low"] for row in rows)
-    floor = max(0.0, int(lowest * 20) / 20)
+    lowest: float = min(row["value"] if row["interval_low"] is None else row["interval_low"] for row in rows)
+    step = next((step for step in TICK_STEPS if 1 - lowest <= MOST_TICKS * step), TICK_STEPS[-1])
+    # What is at a tick within the precision of numbers takes no further one.
+    ticks = max(1, math.ceil((1 - lowest) / step - 1e-9))
+    floor = 1 - ticks * step
 
     def x(day: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * day / last
 
     def y(share: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share) / (1 - floor or 1)
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share) / (1 - floor)
 
     parts = []
-    for tick in range(5):
-        share = floor + (1 - floor) * tick / 4
+    for tick in range(ticks + 1):
+        share = floor + tick * step
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
-            f'<text class="tick" x="{LEFT - 6}" y="{y(share) + 3.5:.1f}" text-anchor="end">{100 * share:.4g} %</text>'
+            f'<text class="tick" x="{LEFT - 6}" y="{y(share) + 3.5:.1f}" text-anchor="end">{100 * share:.0f} %</text>'
         )
     parts += [
         f'<text class="tick" x="{x(day):.1f}" y="{HEIGHT - 8}" text-anchor="middle">day {day}</text>'
@@ -582,10 +629,16 @@ def _plural(step: str) -> str:
     return step if step == "%" else f"{step}s"
 
 
-def _between(low: float, high: float) -> str:
-    return f"{signed(low)} to {signed(high)}"
+def between(low: float, high: float) -> str:
+    """An interval, with no more decimals than its width gives a meaning."""
+    return " to ".join(signed(end, _decimals(low, high)) for end in (low, high))
 
 
-def signed(value: float) -> str:
-    """A number with its sign and three digits that matter."""
-    return f"{value:+.3g}".replace("-", "−")
+def _decimals(low: float, high: float) -> int:
+    """Decimals that leave the width of an interval two digits: more would pretend to know more."""
+    return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(high - low)))) if high > low else 1
+
+
+def signed(value: float, decimals: int) -> str:
+    """A number with its sign."""
+    return f"{round(value, decimals) + 0.0:+,.{decimals}f}".replace("-", "−")

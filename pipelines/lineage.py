@@ -16,7 +16,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-JOBS = frozenset({"backfill", "compact", "erase", "replay", "retag", "retain", "run", "settle", "train"})
+JOBS = frozenset(
+    {"backfill", "compact", "drivers", "erase", "replay", "retag", "retain", "run", "settle", "train", "value"}
+)
 """Commands that change the warehouse."""
 
 _SETTINGS = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG")

@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
+from vocbeam.pipelines.wording import events_without_month
 from vocbeam.schemas.errors import BooksDontBalance
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.partitions import count_later
+from vocbeam.sinks.read import snapshot
 from vocbeam.sinks.reconcile import Check
 from vocbeam.sinks.reconcile import reconcile as compare
 
@@ -24,9 +27,15 @@ from vocbeam.sinks.reconcile import reconcile as compare
 def reconcile(home: Home, warehouse: str | None, as_json: bool) -> None:
     """Compare the ledger with the rows and the rows with the measures, in one snapshot.
 
-    Ends with exit code 3 where a comparison fails.
+    Ends with exit code 3 where a comparison fails. Says on stderr where events lie in no month's partition: they are in
+    the books, but expire row by row.
     """
-    checks = compare(open_engine(warehouse or home.warehouse_url))
+    engine = open_engine(warehouse or home.warehouse_url)
+    checks = compare(engine)
+    with snapshot(engine) as connection:
+        later = count_later(connection)
+    if later:
+        click.echo(events_without_month(later), err=True)
     if as_json:
         click.echo(json.dumps([{**asdict(check), "balances": check.balances} for check in checks], indent=2))
     else:

@@ -23,7 +23,7 @@ from vocbeam.pipelines.settings import (
     topic_prefix_option,
     warehouse_option,
 )
-from vocbeam.pipelines.wording import NOTHING, format_micros
+from vocbeam.pipelines.wording import NOTHING, events_without_month, format_micros
 from vocbeam.schemas.errors import SourceError
 from vocbeam.schemas.records import EVENT_TYPES
 from vocbeam.schemas.timebase import from_micros
@@ -113,10 +113,7 @@ def print_status(status: Status, console: Console) -> None:
     if status.kafka_error is not None:
         console.print(f"[yellow]lag unknown:[/] {status.kafka_error}")
     if status.events_later:
-        console.print(
-            f"[yellow]{status.events_later:,} events are of months without a partition:[/] their source's clock is "
-            "wrong, or `vocbeam retain`, which makes partitions, has not run for months"
-        )
+        console.print(f"[yellow]{events_without_month(status.events_later)}[/]")
     if not (status.ledger or unread(status)):
         console.print("nothing has been read yet; start: vocbeam run")
     else:

@@ -248,7 +248,8 @@ def read_study(
     """The customer table of a landmark and what followed the encounters before it, from one snapshot.
 
     Customers are followed for the horizon by leaving. Encounters that are followed for longer, and whose follow-up the
-    data don't hold, are left out. Raises ConfigError where the warehouse is empty or the follow-up is not over.
+    data don't hold, are left out. Raises ConfigError where the warehouse is empty, the follow-up is not over, or nobody
+    was a customer yet.
     """
     value = value_section(governance)
     study = study_of(governance, landmark, horizons["leaving"], end_of_data(connection))
@@ -269,6 +270,11 @@ def read_study(
         outcomes=outcomes,
         contacts=customers.contacts(connection, study.landmark, study.end),
     )
+    if not len(table):
+        raise ConfigError(
+            f"nobody who had not left had an event in the {value.lookback_days} days before {landmark}, so there is "
+            "nobody to follow; take another --landmark"
+        )
     by_days = {
         days: encounter_tables(governance, replace(study, horizon_days=days), encounters=encounters, outcomes=outcomes)
         for days in set(horizons.values())

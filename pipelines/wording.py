@@ -76,6 +76,14 @@ def format_change(metric: MetricRow, unit: str, value: float) -> str:
     return f"{'−' if value < 0 else '+'}{size}"
 
 
+def events_without_month(n: int) -> str:
+    """What is to be said of `n` events on PostgreSQL that no month's partition takes."""
+    return (
+        f"{n:,} events are of months without a partition: their source's clock is wrong, or `vocbeam retain`, which "
+        "makes partitions, has not run for months"
+    )
+
+
 def format_target(metric: MetricRow, unit: str, target: float | None) -> str:
     """The target with the side that is good."""
     if target is None:

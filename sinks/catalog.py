@@ -74,7 +74,8 @@ def migrate(engine: Engine, role_prefix: str | None = None) -> None:
     """Brings the schema and the views to this release's version, and on PostgreSQL its roles and their rights.
 
     `role_prefix` names the roles from now on (None: as before, at first after the database); see `sinks/roles.py`.
-    Raises ConfigError when this account may not, or for a prefix that can't be; SinkUnavailable as `apply_governance`.
+    Raises ConfigError when this account may not, when views of others are built on ours, or for a prefix that can't be;
+    SinkUnavailable as `apply_governance`.
     """
 
     def change(connection: Connection) -> None:
@@ -223,9 +224,10 @@ def apply_governance(
     `bins` are (bin, lower, upper, representative) of the logarithmic bins. Rows of dimensions are replaced as a whole;
     facts are not touched: history stays as it was reported.
 
-    Raises ConfigError when the file's time zone is not the warehouse's, or when its taxonomy changed under an old
-    version number, or when this account may not change the warehouse; WrongKey when the warehouse holds pseudonyms made
-    with another key; SinkUnavailable when the database can't be reached or stays locked.
+    Raises ConfigError when the file's time zone is not the warehouse's, when its taxonomy changed under an old version
+    number, when this account may not change the warehouse, or when views of others are built on ours; WrongKey when the
+    warehouse holds pseudonyms made with another key; SinkUnavailable when the database can't be reached or stays
+    locked.
     """
     bins = list(bins)
     rows_of_bins = [{"bin": b, "lower": low, "upper": high, "representative": middle} for b, low, high, middle in bins]

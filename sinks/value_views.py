@@ -12,7 +12,7 @@ from vocbeam.sinks import tables
 
 Definition = tuple[str, str, Callable[[], Select[Any]]]
 
-_FIT = ("landmark", "horizon_days", "basis")
+_FIT = ("landmark", "horizon_days", "basis", "fitted_at")
 
 
 def definitions() -> Iterator[Definition]:

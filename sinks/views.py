@@ -42,6 +42,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     union_all,
 )
 from sqlalchemy.engine import make_url
@@ -52,7 +53,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.visitors import replacement_traverse
 from sqlalchemy.types import TypeEngine
 
-from vocbeam.schemas.errors import SinkError
+from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
 from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
 from vocbeam.sinks import evidence_views, tables, value_views
@@ -1790,7 +1791,8 @@ def view_definitions(dialect_name: str) -> tuple[str, ...]:
 def create_views(connection: Connection) -> None:
     """Drops and creates every view, with comments on PostgreSQL, in the caller's transaction.
 
-    Raises SinkError when this build of SQLite lacks the mathematical functions that the intervals need.
+    Raises SinkError when this build of SQLite lacks the mathematical functions that the intervals need, and ConfigError
+    where views of others are built on ours.
     """
     _require_mathematics(connection)
     drop_views(connection)
@@ -1798,9 +1800,37 @@ def create_views(connection: Connection) -> None:
 
 
 def drop_views(connection: Connection) -> None:
-    """Drops every view of ours that is there, in the caller's transaction; others stay."""
+    """Drops every view of ours that is there, in the caller's transaction; others stay.
+
+    Raises ConfigError where PostgreSQL would refuse it, since views of others are built on ours.
+    """
     present = set(inspect(connection).get_view_names())
-    _run(connection, [f'DROP VIEW "{name}"' for name in view_names() if name in present])
+    ours = [name for name in view_names() if name in present]
+    built = _built_on(connection, ours)
+    if built:
+        raise ConfigError(
+            f"{', '.join(built)} {'is' if len(built) == 1 else 'are'} built on vocbeam's views, so PostgreSQL lets "
+            "nobody renew these; nothing was changed: drop what is built on them, run this again, then make it anew "
+            "(dbt's views: dbt run)"
+        )
+    _run(connection, [f'DROP VIEW "{name}"' for name in ours])
+
+
+_BUILT_ON = text(
+    "WITH ours AS (SELECT to_regclass(quote_ident(name)) AS oid FROM unnest(CAST(:ours AS text[])) AS name) "
+    "SELECT DISTINCT format('%I.%I', nspname, built.relname) FROM pg_depend "
+    "JOIN pg_rewrite ON classid = 'pg_rewrite'::regclass AND pg_rewrite.oid = objid "
+    "JOIN pg_class AS built ON built.oid = ev_class JOIN pg_namespace ON pg_namespace.oid = built.relnamespace "
+    "WHERE refclassid = 'pg_class'::regclass AND refobjid IN (SELECT oid FROM ours) "
+    "AND built.oid NOT IN (SELECT oid FROM ours) ORDER BY 1"
+)
+
+
+def _built_on(connection: Connection, ours: Sequence[str]) -> list[str]:
+    """Views of others that read ours, with their schemas; none on SQLite, which looks at a view when it is asked."""
+    if connection.dialect.name != "postgresql":
+        return []
+    return list(connection.execute(_BUILT_ON, {"ours": list(ours)}).scalars())
 
 
 def _run(connection: Connection, statements: Sequence[str]) -> None:

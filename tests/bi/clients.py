@@ -25,13 +25,15 @@ from tempfile import TemporaryDirectory
 import click
 import jsonschema
 import psycopg
-from playwright.sync_api import sync_playwright
 from ruamel.yaml import YAML
 from sqlalchemy.engine import make_url
 
 from tests.integration.test_queries import Company
 from tests.support import postgres
+from tests.support.chromium import browser, find_or_install
 from vocbeam.deploy.broker import free_port
+from vocbeam.sinks.catalog import role_prefix
+from vocbeam.sinks.roles import role_names
 
 PROJECT = Path(__file__).parents[2]
 BI = PROJECT / "deploy" / "bi"
@@ -141,7 +143,7 @@ def bundle(url: str) -> bytes:
     return out.getvalue()
 
 
-def render(url: str, folder: Path) -> None:
+def render(url: str, folder: Path, chromium: Path) -> None:
     """Imports the dashboard into a new Superset, renders it, and keeps the picture."""
     programs = environment("superset")
     config = folder / "superset_config.py"
@@ -161,7 +163,7 @@ def render(url: str, folder: Path) -> None:
             )
 
     superset("db", "upgrade")
-    person = ("--username", "admin", "--firstname", "a", "--lastname", "b", "--email", "a@example.org")
+    person = ("--username", "admin", "--firstname", "Ada", "--lastname", "Admin", "--email", "a@example.org")
     superset("fab", "create-admin", *person, "--password", PASSWORD)
     superset("init")
     superset("import-dashboards", "--path", str(export), "--username", "admin")
@@ -176,7 +178,7 @@ def render(url: str, folder: Path) -> None:
         )
         try:
             _wait_for(f"http://127.0.0.1:{port}/health")
-            _screenshot(f"http://127.0.0.1:{port}")
+            _screenshot(f"http://127.0.0.1:{port}", chromium)
         finally:
             server.terminate()
             server.wait()
@@ -194,12 +196,9 @@ def _wait_for(address: str) -> None:
             time.sleep(1)
 
 
-def _screenshot(address: str) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_page(viewport={"width": 1500, "height": 1250})
+def _screenshot(address: str, chromium: Path) -> None:
+    with browser(chromium) as started:
+        page = started.new_page(viewport={"width": 1500, "height": 1010})
         page.set_default_timeout(1000 * READY_TIMEOUT_S)
         page.goto(f"{address}/login/")
         page.fill("#username", "admin")
@@ -215,7 +214,6 @@ def _screenshot(address: str) -> None:
         errors = page.locator("[role=alert]").all_inner_texts()
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(SCREENSHOT))
-        browser.close()
     if errors:
         raise SystemExit(f"Superset shows errors: {errors}; see {SCREENSHOT}")
     click.echo(f"Superset: dashboard imported and rendered, see {SCREENSHOT}")
@@ -229,15 +227,18 @@ def main(only: str | None) -> None:
         check_contract()
     if only == "contract":
         return
+    # First, since the clients take minutes to install.
+    chromium = find_or_install()
     server = postgres.start()
     try:
         with server.database() as url, TemporaryDirectory() as folder:
-            Company().load(url).dispose()
+            warehouse = Company().load(url)
+            group = role_names(role_prefix(warehouse))["reader"]
+            warehouse.dispose()
             plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
             with psycopg.connect(plain, autocommit=True) as connection:
                 connection.execute("CREATE ROLE bi_reader LOGIN")
-                database = make_url(url).database
-                connection.execute(f'GRANT "{database}_reader" TO bi_reader')
+                connection.execute(f'GRANT "{group}" TO bi_reader')
                 connection.execute(f"CREATE SCHEMA {MF_SCHEMA} AUTHORIZATION bi_reader")
             reader = make_url(url).set(username="bi_reader").render_as_string(hide_password=False)
             if only in (None, "dbt"):
@@ -245,7 +246,7 @@ def main(only: str | None) -> None:
             if only in (None, "metricflow"):
                 run_metricflow(reader, Path(folder))
             if only in (None, "superset"):
-                render(reader, Path(folder))
+                render(reader, Path(folder), chromium)
     finally:
         server.stop()
 

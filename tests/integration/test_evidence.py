@@ -15,7 +15,7 @@ from sqlalchemy import insert, text
 
 from vocbeam.pipelines.apply import apply_to
 from vocbeam.pipelines.cli import vocbeam
-from vocbeam.pipelines.executive import build_executive
+from vocbeam.pipelines.executive import between, build_executive, signed
 from vocbeam.pipelines.report import Period
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE, Home
 from vocbeam.schemas.errors import ConfigError
@@ -24,6 +24,7 @@ from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks import tables
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.read import snapshot
+from vocbeam.sinks.value_results import FitKey, Provenance, replace_fit
 
 FIRST = date(2018, 1, 1)
 WEEKS, FROM_WEEK = 34, 22
@@ -110,13 +111,15 @@ CASES = [
 
 
 class Page(HTMLParser):
-    """Collects ids, inner links and tags of a page."""
+    """Collects ids, inner links, tags, and the figures of tables and tiles that lead to no query."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
         self.ids: set[str] = set()
         self.links: list[str] = []
         self.tags: set[str] = set()
+        self.unlinked: list[str] = []
+        self._open: list[str] = []
         self.feed(content)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -124,6 +127,16 @@ class Page(HTMLParser):
         self.tags.add(tag)
         self.ids |= {str(found["id"])} if "id" in found else set()
         self.links += [str(found["href"])] if tag == "a" else []
+        if tag in ("a", "td", "div"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("a", "td", "div"):
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and "a" not in self._open and any(letter.isdigit() for letter in data):
+            self.unlinked.append(data)
 
 
 def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, tmp_path: Path) -> None:
@@ -171,6 +184,7 @@ def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, t
     page = Page(content)
     assert page.tags.isdisjoint({"script", "link", "img", "iframe"})
     assert {link.removeprefix("#") for link in page.links} <= page.ids
+    assert page.unlinked == []
     assert {f"d-{department}" for department in load_governance(EXAMPLE_GOVERNANCE).department_ids} <= page.ids
     for words in (
         "Second courier",
@@ -182,6 +196,67 @@ def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, t
     ):
         assert words in content
     assert "Of another month" not in content
+
+
+def fit(url: str, landmark: date, affected: int, payout_low: float = 50_000.0) -> None:
+    """A fit of one issue and the classes of two questions, of which one has too few answers to compare."""
+    issue = {
+        "payout_by": "leaving", "stage": "deliver", "department": "logistics", "topic": "parcel",
+        "metric": "late_delivery", "currency": "BRL", "rank": 1, "status": "proven", "grade": "association",
+        "customers": 4000, "affected": affected, "effect": 0.1, "interval_low": 0.05, "interval_high": 0.15,
+        "payout": 90000.0, "payout_low": payout_low, "payout_high": 130000.0, "adjusted_for": "", "method": "",
+    }  # fmt: skip
+    empty = dict.fromkeys(("rank", "customers", "affected", "effect", "interval_low", "interval_high", "payout"))
+    unknown = {**issue, **empty, "payout_by": "revenue", "status": "not enough data"}
+    shown = [("csat", "satisfied", 0), ("csat", "dissatisfied", 0), ("ces", "no answer", 0), ("ces", "satisfied", 1)]
+    classes = [
+        {
+            "metric": metric, "customer_class": name, "quantity": quantity, "unit": "share", "day": day,
+            "n": None if hidden else 100 + day, "value": None if hidden else 0.5, "interval_low": None,
+            "interval_high": None, "p_value": 0.2, "suppressed": hidden,
+        }
+        for metric, name, hidden in shown
+        for quantity, day in (("churn", 28), ("retention", 0), ("retention", 28))
+    ]  # fmt: skip
+    made = Provenance(1, None, "test", landmark.toordinal())
+    replace_fit(open_engine(url, write=True), FitKey(landmark, 28, "restated", 28), made, classes, [issue, unknown])
+
+
+def test_executive__tells_of_the_fit_that_the_month_could_know(url: str, tmp_path: Path) -> None:
+    for landmark, affected in ((date(2018, 8, 5), 205), (date(2018, 6, 10), 206), (date(2018, 7, 10), 207)):
+        fit(url, landmark, affected)
+    for month, landmark, affected in (
+        ("2018-05", "2018-06-10", 206), ("2018-07", "2018-07-10", 207), ("2018-08", "2018-08-05", 205),
+    ):  # fmt: skip
+        board = tmp_path / f"{month}.html"
+        call(url, "report", "--month", month, "--executive", str(board))
+        content = board.read_text()
+        assert f"{affected} of 4,000" in content
+        assert f'before <a class="also" href="#q-classes">{landmark}</a>' in content
+        assert Page(content).unlinked == []
+    assert ">1</a> kind of trouble there is too little data to tell." in content
+    assert "costs money" in content
+    assert content.count("Share of customers who stay</figcaption>") == 1
+    assert "Too few customers answered to compare them by: Customer effort." in content
+
+
+def test_executive__leaving_that_costs_nothing_is_not_said_to_cost_money(url: str, tmp_path: Path) -> None:
+    fit(url, date(2018, 7, 10), 207, payout_low=0.0)
+    board = tmp_path / "board.html"
+    call(url, "report", "--month", "2018-07", "--executive", str(board))
+    content = board.read_text()
+    assert "makes customers leave" in content
+    assert "costs money" not in content
+    assert "none is proven to cost money in this way" in content
+
+
+def test_signed__as_many_decimals_as_the_interval_is_wide() -> None:
+    assert [signed(value, decimals) for value, decimals in ((-1.25, 1), (0.0004, 2), (1234.5, 0))] == [
+        "−1.2", "+0.00", "+1,234",
+    ]  # fmt: skip
+    assert [between(*ends) for ends in ((-10.73, -9.32), (0.0871, 0.128), (1.4, 16.9), (-0.2, 200.0), (2.0, 2.0))] == [
+        "−10.7 to −9.3", "+0.087 to +0.128", "+1 to +17", "+0 to +200", "+2.0 to +2.0",
+    ]  # fmt: skip
 
 
 def test_experiment_and_drivers__what_can_not_be(tmp_path: Path, sqlite_url: str) -> None:

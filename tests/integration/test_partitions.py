@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from alembic import command
+from click.testing import CliRunner
 from sqlalchemy import Connection, Engine, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -17,6 +18,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.restating import correct_event, giving, restater
 from tests.support.restating import places_of as offsets_of
 from tests.support.warehouse import NOW, books_that_fail, contents, new_warehouse, partition_tables
+from vocbeam.pipelines.reconcile import reconcile
 from vocbeam.schemas.records import Tag
 from vocbeam.schemas.timebase import DAY_US
 from vocbeam.sinks import catalog, partitions
@@ -223,6 +225,9 @@ def test_add_months__moves_what_waits_for_them(
     shop.send("telemetry", *[delivery(i, ANA, NOVEMBER + i) for i in range(2)], delivery(2, BIA, december))
     before = contents(engine)
     assert lying(engine) == {"event_later": 3}
+    told = CliRunner().invoke(reconcile, ["--warehouse", url], catch_exceptions=False)
+    assert told.exit_code == 0
+    assert told.stderr.startswith("3 events are of months without a partition")
     with engine.begin() as connection:
         made = add_months(connection, SEPTEMBER)
     assert made == ["event_201712"]

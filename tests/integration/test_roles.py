@@ -289,6 +289,20 @@ def test_migrate__another_prefix_takes_the_rights_of_the_former_away(fresh: Acco
     assert allowed(open_engine(fresh.url("bi2")), "SELECT 1 FROM metric_by_month")
 
 
+def test_migrate__names_the_views_of_others_that_are_built_on_ours(fresh: Accounts) -> None:
+    fresh.execute("CREATE SCHEMA bi")
+    fresh.execute('CREATE VIEW bi."By month" AS SELECT d.stage FROM metric_by_month d JOIN data_quality ON TRUE')
+    fresh.execute("CREATE MATERIALIZED VIEW kept AS SELECT stage FROM metric_by_month")
+    engine = open_engine(fresh.owner, write=True)
+    with pytest.raises(ConfigError, match=r'^bi\."By month", public\.kept are built on vocbeam\'s views') as refused:
+        migrate(engine)
+    assert "dbt run" in str(refused.value)
+    fresh.execute('DROP VIEW bi."By month"')
+    fresh.execute("DROP MATERIALIZED VIEW kept")
+    migrate(engine)
+    assert allowed(engine, "SELECT 1 FROM metric_by_month")
+
+
 def test_migrate__role_of_somebody_else_is_left_alone(owned: Accounts) -> None:
     owned.execute(f'CREATE ROLE "{owned.database}_shop_writer"')
     with pytest.raises(ConfigError, match="was not made for vocbeam"):

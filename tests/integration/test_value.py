@@ -155,6 +155,9 @@ def test_value__says_what_is_missing(sqlite_url: str, tmp_path: Path, monkeypatc
     late = invoke(value_command, vocbeam, "--landmark", "2018-03-20", "--dry-run")
     assert late.code == 2
     assert "the latest landmark that leaves a whole horizon is 2018-03-10" in late.error
+    early = invoke(value_command, vocbeam, "--landmark", "1990-01-01", "--dry-run")
+    assert early.code == 2
+    assert "before 1990-01-01, so there is nobody to follow" in early.error
     assert invoke(value_command, vocbeam, "--dry-run", *CHEAP).json[0]["landmark"] == "2018-03-10"
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "lifelines", None)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from vocbeam.pipelines.cli import vocbeam
 from vocbeam.pipelines.lineage import is_wanted, with_lineage
+from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.schemas.errors import SinkError
 
 URL = "postgresql+psycopg://me:secret@db.example/shop"
@@ -59,6 +62,17 @@ def test_lineage__failures_are_told(collector: list[dict[str, Any]]) -> None:
         with_lineage("retain", fails)(warehouse=URL)
     assert with_lineage("retain", lambda **_: 3)(warehouse=URL) == 3
     assert [event["eventType"] for event in collector] == ["START", "FAIL", "START", "FAIL"]
+
+
+@pytest.mark.parametrize("command", ["drivers", "value"])
+def test_lineage__jobs_over_the_warehouse_tell_too(
+    collector: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("VOCBEAM_GOVERNANCE", str(EXAMPLE_GOVERNANCE))
+    monkeypatch.setenv("VOCBEAM_HOME", str(tmp_path))
+    assert CliRunner().invoke(vocbeam, [command]).exit_code == 1
+    assert [event["eventType"] for event in collector] == ["START", "FAIL"]
+    assert {event["job"]["name"] for event in collector} == {command}
 
 
 def test_lineage__goes_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
