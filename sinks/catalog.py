@@ -81,7 +81,7 @@ def migrate(engine: Engine, role_prefix: str | None = None) -> None:
     def change(connection: Connection) -> None:
         _upgrade(connection)
         create_views(connection)
-        _replace(connection, data_dictionary, _dictionary())
+        _replace(connection, data_dictionary, _dictionary(connection.dialect.name))
         _grant_roles(connection, role_prefix)
 
     if role_prefix is not None and engine.dialect.name != "postgresql":
@@ -179,7 +179,8 @@ def _in_force(engine: Engine, governance: Governance, key_fingerprint: str, bins
 
 def _digest(connection: Connection, governance: Governance, bins: Bins) -> str:
     """What `apply_governance` makes of these arguments in this release, told apart from anything else."""
-    made = [governance.digest, list(bins), view_definitions(connection.dialect.name), list(_dictionary())]
+    dialect = connection.dialect.name
+    made = [governance.digest, list(bins), view_definitions(dialect), list(_dictionary(dialect))]
     granted = [roles.rights(name, role) for name in (*roles.TABLE_ACCESS, *view_names()) for role in roles.ROLES]
     return hashlib.sha256(json.dumps([*made, granted]).encode()).hexdigest()
 
@@ -247,7 +248,7 @@ def apply_governance(
         if TIMEZONE not in known:
             _replace(connection, calendar_date, _dates(LocalCalendar(governance.timezone)))
         _replace(connection, measure_bin, rows_of_bins)
-        _replace(connection, data_dictionary, _dictionary())
+        _replace(connection, data_dictionary, _dictionary(connection.dialect.name))
         create_views(connection)
         _grant_roles(connection)
         _set(connection, IN_FORCE, _digest(connection, governance, bins))
@@ -473,10 +474,10 @@ def _dates(calendar: LocalCalendar) -> Iterator[dict[str, Any]]:
         day += timedelta(days=1)
 
 
-def _dictionary() -> Iterator[dict[str, str]]:
+def _dictionary(dialect_name: str) -> Iterator[dict[str, str]]:
     for table in metadata.sorted_tables:
         yield {"object": table.name, "column": "", "comment": table.comment or ""}
         for column in table.columns:
             yield {"object": table.name, "column": column.name, "comment": column.comment or ""}
-    for view, column_name, comment in view_comments():
+    for view, column_name, comment in view_comments(dialect_name):
         yield {"object": view, "column": column_name, "comment": comment}

@@ -1750,9 +1750,12 @@ _COLUMNS_OF: dict[str, Mapping[str, str]] = {
 }
 
 
-def view_comments() -> Iterator[tuple[str, str, str]]:
-    """(view, column or '' for the view itself, comment) of everything that `create_views` makes."""
-    for name, comment, query in _views(by_group):
+def view_comments(dialect_name: str = "postgresql") -> Iterator[tuple[str, str, str]]:
+    """(view, column or '' for the view itself, comment) of everything that `create_views` makes.
+
+    They are the same for each dialect; but a process that has made the views of one need not make those of another.
+    """
+    for name, comment, query in _views(_GROUPINGS[dialect_name]):
         yield name, "", comment
         for column in query.selected_columns:
             assert column.key is not None
