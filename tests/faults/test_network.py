@@ -65,6 +65,7 @@ def test_run__slow_lossy_and_silent_network_to_kafka(
     frail: FrailBroker,
     filled: Topics,
     vocbeam: Vocbeam,
+    client: str,
     figures: Figures,
     small_fetches: tuple[str, str],
 ) -> None:
@@ -75,7 +76,8 @@ def test_run__slow_lossy_and_silent_network_to_kafka(
     vocbeam.reconcile()
     loaded.assert_same_rows(books)
     assert frail.network.cuts > 0
-    figures.add("bad network to Kafka", done(frail.network), database="PostgreSQL", records=loaded.records)
+    seen = f"{done(frail.network)} ({client})"
+    figures.add("bad network to Kafka", seen, database="PostgreSQL", records=loaded.records)
 
 
 def test_run__slow_lossy_and_silent_network_to_postgresql(

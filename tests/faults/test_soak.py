@@ -23,7 +23,7 @@ def test_slope__process_that_did_not_live_long_enough() -> None:
 
 
 def test_soak__two_kills(figures: Figures) -> None:
-    command = [sys.executable, str(PROJECT / "benchmarks" / "soak.py"), "--seconds", "28", "--quiet-seconds", "4"]
+    command = [sys.executable, str(PROJECT / "benchmarks" / "soak.py"), "--seconds", "32", "--quiet-seconds", "4"]
     ended = subprocess.run(
         [*command, "--kill-every", "12", "--rate", "200", "--events", "1000", "--warehouse", "sqlite", "--json"],
         capture_output=True,

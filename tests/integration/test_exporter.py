@@ -50,7 +50,7 @@ NOW = CALENDAR.day_bounds(TODAY)[0] + 10 * HOUR_US
 """Ten o'clock on a Wednesday, local time."""
 
 NOBODY = f"{HOST}:1"
-READ_ONLY_MS = 1000
+READ_ONLY_MS = 3000
 
 
 def at(days_ago: int, hour: float = 12) -> int:
