@@ -275,7 +275,7 @@ MET, NOT_MET = "met", "not met"
 def encounter_tables(
     governance: Governance, study: Study, *, encounters: Sequence[Encounter], outcomes: Sequence[CustomerOutcome]
 ) -> list[EncounterTable]:
-    """What followed the encounters of each issue, in the order of the issues.
+    """What followed the encounters of each issue, in the order of the issues; in it by customer key and time.
 
     `encounters` reach back to the study's start less the recall, for covariates; `outcomes` to the end of the last
     horizon. Left out are encounters of customers who had left a day after, and those whose horizon the data don't hold.
@@ -304,7 +304,8 @@ def encounter_tables(
 
     tables = []
     for issue in sorted(kept):
-        rows = kept[issue]
+        # Whoever resamples customers by number must meet the same ones, in whatever order a database gave them.
+        rows = sorted(kept[issue], key=lambda followed: (followed[0].customer_key, followed[0].at))
         number: dict[str, int] = {}
         covariates = {
             name: np.array([row.segments[k] or UNKNOWN for row, *_ in rows], dtype=np.str_)

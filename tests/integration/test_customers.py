@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,6 @@ def test_customer_table__what_was_known_before_the_landmark_and_what_followed(wa
 
 def test_encounter_tables__are_followed_from_a_day_after_each(warehouse: Engine) -> None:
     _, tables = read(warehouse)
-    # In order of the query: by customer is not promised.
     late = tables[LATE]
     rows = sorted(
         zip(late.hit, late.left, late.covariates["region"], late.covariates["reopened"], late.revenue, strict=True)
@@ -178,6 +178,20 @@ def test_encounter_tables__revenue_from_the_day_of_the_encounter_to_the_end_of_t
     encounter = Encounter("x", LATE, ("SP", "", ""), at, True)
     (table,) = encounter_tables(GOVERNANCE, STUDY, encounters=[encounter], outcomes=outcomes)
     assert table.revenue.tolist() == [500 - 200 + 7]
+
+
+def test_encounter_tables__are_the_same_in_whatever_order_a_database_gave_their_rows() -> None:
+    found = [
+        Encounter(customer, LATE, ("SP", "", ""), day(at), hit)
+        for customer, at, hit in (("y", -20, True), ("x", -10, False), ("z", -15, True), ("x", -12, True))
+    ]
+    outcomes = [CustomerOutcome("z", "left", day(-3), 0, ""), CustomerOutcome("y", "revenue", day(-9), 70, "BRL")]
+    for order in permutations(found):
+        (table,) = encounter_tables(GOVERNANCE, STUDY, encounters=order, outcomes=outcomes)
+        assert table.customer.tolist() == [0, 0, 1, 2]
+        assert table.hit.tolist() == [True, False, True, True]
+        assert table.left.tolist() == [False, False, False, True]
+        assert table.revenue.tolist() == [0, 0, 70, 0]
 
 
 def test_encounter_tables__leave_out_what_the_data_do_not_hold(warehouse: Engine) -> None:

@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def exchange(text: str, places: Mapping[str, str]) -> str:
 class Container:
     """One container. Its words, which are the files' own, speak of `places`: paths and addresses there → here.
 
-    `healthy` is a command in the container, or a question from outside.
+    `healthy` is the command of its health check; what comes to an end by itself has none.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Container:
     places: Mapping[str, str]
     folder: Path
     stops_within_s: float = 10
-    healthy: Sequence[str] | Callable[[], bool] = field(default=())
+    healthy: Sequence[str] = ()
 
     def here(self, text: str) -> str:
         """A text of the container's files as it reads on this machine."""
@@ -79,7 +79,7 @@ class Container:
 
     def is_healthy(self) -> bool:
         """What its health check says now."""
-        return self.healthy() if callable(self.healthy) else self.execute(*self.healthy).returncode == 0
+        return self.execute(*self.healthy).returncode == 0
 
     @contextmanager
     def up(self) -> Iterator[None]:
