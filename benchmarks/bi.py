@@ -44,6 +44,9 @@ TOPICS = 5
 OWN_PLACE = 0.8
 """Share of events whose department is the stage's owner."""
 LARGEST_MS = 100
+NOT_PROMISED = {"sqlite": ("resolution_time", "scores of nps"), "postgresql": ()}
+"""Database → queries of one metric that take longer there, as docs/bi.md says."""
+
 REPEATS = 5
 
 YEAR_OF_ONE = "SELECT * FROM metric_by_month WHERE metric = '{}' AND period_start BETWEEN '2017-01-01' AND '2017-12-01'"
@@ -190,7 +193,7 @@ def _counted(connection: Connection) -> str:
 
 
 def measure_warehouse(url: str, events: int, folder: Path) -> bool:
-    """Prints what one warehouse answers before and after folding; whether every query of one metric is fast enough."""
+    """Prints what one warehouse answers before and after folding; whether all is as fast as promised."""
     governance = load_governance(GOVERNANCE)
     engine = open_engine(url, write=True)
     apply_to(engine, governance, Home(folder / "home"))
@@ -215,7 +218,9 @@ def measure_warehouse(url: str, events: int, folder: Path) -> bool:
         was = f"{before[name].wall:,.0f} ms ({before[name].cpu:,.0f})"
         click.echo(f"  {name:<38} {rows:>7,} {was:>20} {f'{wall:,.0f} ms ({cpu:,.0f})':>20}")
     engine.dispose()
-    return all(answer.wall < LARGEST_MS for name, answer in after.items() if "all metrics" not in name)
+    slow = [name for name, answer in after.items() if "all metrics" not in name and answer.wall >= LARGEST_MS]
+    click.echo(f"one metric in {LARGEST_MS} ms and more: {', '.join(slow) or 'none'}")
+    return set(slow) <= set(NOT_PROMISED[engine.dialect.name])
 
 
 def _analyze(engine: Engine) -> None:
@@ -247,7 +252,7 @@ def main(events: int, database: str, postgres_url: str | None) -> None:
             with fresh_warehouse(kind, folder, postgres_url) as url:
                 fast = measure_warehouse(url, events, folder / kind) and fast
         shutil.rmtree(folder, ignore_errors=True)
-    click.echo(f"{'every' if fast else 'NOT every'} query of one metric answers in {LARGEST_MS} ms")
+    click.echo("as fast as promised" if fast else "NOT as fast as promised")
     sys.exit(0 if fast else 1)
 
 
