@@ -12,9 +12,7 @@ def collect_seldom() -> None:
     """Sets this process up for chunks: tens of thousands of objects that live until their commit, which frequent
     collections would only count. What it holds already is counted no more, unless `gc.unfreeze` gives it back.
     """
-    if gc.get_freeze_count():
-        # What has failed since may have left something in cycles, which would be kept for good. The first time there
-        # is next to nothing, and finding that takes a fifth of a second.
-        gc.collect()
+    # What has failed before may have left something in cycles, which would be kept for good.
+    gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
