@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from tests.support import postgres
 from tests.support.command import ENDS_WITHIN_S, Books, Running, Vocbeam
 from tests.support.disk import MIB, NoMount, SmallDisk, small_disk
 from tests.support.figures import Figures
+from tests.support.fixtures import skip_except_in_ci
 from tests.support.loaded import MANY_TRANSACTIONS, Loaded
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
@@ -155,9 +155,7 @@ def disk() -> Iterator[SmallDisk]:
         with small_disk(64 * MIB) as disk:
             yield disk
     except NoMount as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_except_in_ci(error)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import PROJECT
+from tests.support.fixtures import PROJECT, data_set
 from tests.support.postgres import PostgresServer
 
 EVENTS = 500
@@ -44,8 +44,7 @@ def test_report__has_every_figure_of_its_short_form(postgres_server: PostgresSer
 
 
 def test_tagging__reports_every_figure_of_a_small_run(data_dir: Path) -> None:
-    if not (data_dir / "olist").is_dir():
-        pytest.skip(f"no data sets at {data_dir}; name the folder of the real data in VOCBEAM_DATA")
+    data_set(data_dir, "olist")
     script = str(PROJECT / "benchmarks" / "tagging.py")
     command = [sys.executable, script, "--data", data_dir, "--texts", "100", "--runs", "1", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

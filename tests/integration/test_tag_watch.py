@@ -13,6 +13,7 @@ from sqlalchemy import Engine, delete, insert, text, update
 
 from tests.support.accounts import accounts
 from tests.support.command import Vocbeam
+from tests.support.fixtures import data_set
 from tests.support.invoke import invoke
 from tests.support.warehouse import MINI, NOW, chunk, mini, new_warehouse, writer
 from vocbeam.pipelines.tag import tag
@@ -158,9 +159,7 @@ class Bank:
 
 @pytest.fixture(scope="module")
 def bank(data_dir: Path) -> Bank:
-    folder = data_dir / "banking77"
-    if not folder.is_dir():
-        pytest.skip(f"no data set at {folder}; name the folder of the real data in VOCBEAM_DATA")
+    folder = data_set(data_dir, "banking77")
     mapping = load_label_mapping(LABELS / "banking77.yaml")
     learn, test = (list(read_labels(folder / f"{part}.csv.gz", mapping)) for part in ("train", "test"))
     kept = [label for label in learn[::3] if label.stage != PLANTED]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
+from tests.support.fixtures import data_set
 from vocbeam.pipelines.verify_tagging import (
     GOVERNANCE,
     LABELS,
@@ -22,9 +21,7 @@ from vocbeam.transforms.training import Settings, train
 
 
 def test_verify_tagging__a_third_of_banking77_is_told_apart(data_dir: Path) -> None:
-    folder = data_dir / "banking77"
-    if not folder.is_dir():
-        pytest.skip(f"no data set at {folder}; name the folder of the real data in VOCBEAM_DATA")
+    folder = data_set(data_dir, "banking77")
     mapping = load_label_mapping(LABELS / "banking77.yaml")
     governance = load_governance(GOVERNANCE / "bank.yaml")
     learn, test = (list(read_labels(folder / f"{part}.csv.gz", mapping)) for part in ("train", "test"))

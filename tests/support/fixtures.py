@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,6 +21,13 @@ from vocbeam.deploy.prism import find_prism
 from vocbeam.schemas.errors import RunnerError
 
 PROJECT = Path(__file__).parents[2]
+
+
+def skip_except_in_ci(error: Exception) -> NoReturn:
+    """Skips a test for want of what `error` says; in continuous integration nothing may be wanting, so it fails."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(str(error))
+    pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +55,7 @@ def prism() -> Path:
         named = os.environ.get("VOCBEAM_PRISM")
         return find_prism(Path(named) if named else None)
     except RunnerError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_except_in_ci(error)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +75,7 @@ def prometheus_binaries(request: pytest.FixtureRequest) -> prometheus.Binaries:
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             return prometheus.find_or_fetch()
     except prometheus.Unavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_except_in_ci(error)
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +85,7 @@ def amtool(request: pytest.FixtureRequest) -> alertmanager.Amtool:
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             return alertmanager.find_or_fetch()
     except prometheus.Unavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_except_in_ci(error)
 
 
 @pytest.fixture(scope="session")
@@ -93,9 +95,7 @@ def chromium(request: pytest.FixtureRequest) -> Path:
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             return find_or_install()
     except NoChromium as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_except_in_ci(error)
 
 
 @pytest.fixture
@@ -115,9 +115,7 @@ def postgres_server(reaper: Reaper, request: pytest.FixtureRequest) -> Iterator[
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             server = postgres.start()
     except postgres.Unavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        skip_except_in_ci(error)
     reaper.watch(server.process.pid)
     yield server
     server.stop()
@@ -150,4 +148,12 @@ def data_dir() -> Path:
     folder = Path(os.environ.get("VOCBEAM_DATA") or PROJECT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; name its folder in VOCBEAM_DATA")
+    return folder
+
+
+def data_set(data_dir: Path, name: str) -> Path:
+    """The folder of one of the real data sets; skips where it is missing."""
+    folder = data_dir / name
+    if not folder.is_dir():
+        pytest.skip(f"no data set at {folder}; name the folder of the real data in VOCBEAM_DATA")
     return folder
