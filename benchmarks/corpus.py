@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def quotas(events: int) -> dict[str, int]:
 
 
 def make_corpus(folder: Path, events: int, seed: int) -> Path:
-    """JSON lines for `vocbeam produce`: the first events of each type, in the order in which a company sent them.
+    """JSON lines for `vocbeam produce`: the first events of each type, in the order in which a company sent them, each
+    type spread evenly over all: any part of it has the same mix.
 
     Ticket updates without a text get one that another update of the simulation had, so that each is read, redacted and
     searched for words.
@@ -54,6 +56,10 @@ def make_corpus(folder: Path, events: int, seed: int) -> Path:
     chance = random.Random(seed)
     for event in tickets:
         event.setdefault("body", chance.choice(bodies))
+    numbers = {event_type: count() for event_type in quotas(events)}
+    share = {event_type: 1 / quota for event_type, quota in quotas(events).items()}
+    # Telemetry has its share sooner than the others: as simulated, the last fifth would be tickets and nothing else.
+    mixed = sorted(chosen, key=lambda event: (next(numbers[event["event_type"]]) + 0.5) * share[event["event_type"]])
     corpus = folder / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps(event, ensure_ascii=False) + "\n" for event in chosen), encoding="utf-8")
+    corpus.write_text("".join(json.dumps(event, ensure_ascii=False) + "\n" for event in mixed), encoding="utf-8")
     return corpus

@@ -15,11 +15,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import click
+import fastavro
 import numpy as np
 import psutil
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -59,6 +61,9 @@ FRESH_IDS = ("event_id", "ticket_id", "response_id")
 PASS = b"~%06d"
 """How they end: with the number of the pass, always as long, so that it can be replaced in an encoded event."""
 
+SENT_AT = 4_102_444_800_000_000
+"""Time of an event, UTC microseconds, that stands for the present until it is sent: encoded as long as that."""
+
 LINGER_MS = 5
 """Default of Kafka's own producer."""
 
@@ -86,28 +91,44 @@ READY_S = 120.0
 TopicPartition = tuple[str, int]
 
 
+def avro_long(value: int) -> bytes:
+    """A whole number as Avro writes it."""
+    written = BytesIO()
+    fastavro.schemaless_writer(written, "long", value)
+    return written.getvalue()
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An event as Kafka takes it, key and value cut wherever the number of the pass comes."""
+    """An event as Kafka takes it, the key cut wherever the number of the pass comes; so are the parts of the value
+    before and behind its time.
+    """
 
     topic: str
     key: list[bytes]
-    value: list[bytes]
+    value: list[list[bytes]]
 
     @classmethod
     def of(cls, event: MappedEvent, topic: str, schema_id: int) -> Encoded:
         """Encodes an event once for all passes."""
         number = PASS % 0
         fresh = {name: f"{event.record[name]}{number.decode()}" for name in FRESH_IDS if name in event.record}
-        renewed = MappedEvent(event.event_type, {**event.record, **fresh}, event.place)
+        renewed = MappedEvent(event.event_type, {**event.record, **fresh, "event_time": SENT_AT}, event.place)
         value = wire.encode(event.event_type, renewed.record, schema_id)
-        return cls(topic, key_of(renewed).split(number), value.split(number))
+        return cls(
+            topic, key_of(renewed).split(number), [part.split(number) for part in value.split(avro_long(SENT_AT))]
+        )
+
+    def sent(self, number: bytes, now: bytes) -> tuple[str, bytes, bytes]:
+        """Topic, key and value of the event in this pass, as one that happens now."""
+        return self.topic, number.join(self.key), now.join(number.join(part) for part in self.value)
 
 
 class Feeder:
     """Sends the corpus again and again at a steady rate; knows when it sent what lies at which offset.
 
     It shares the processors with what it loads, so it does little: events are encoded before, librdkafka sends them.
+    They happen when they are sent, as those of a live topic do: what is loaded together falls into the same minutes.
     """
 
     def __init__(
@@ -165,7 +186,9 @@ class Feeder:
             sent = 0
             while self._failure is None and not self._ended.wait(FEED_S):
                 due = int((time.monotonic() - began) * self._rate)
-                for topic, key, value in islice(events, due - sent):
+                now = avro_long(time.time_ns() // 1_000)
+                for number, event in islice(events, due - sent):
+                    topic, key, value = event.sent(number, now)
                     partition = zlib.crc32(key) % self._partitions
                     self.sent_at[topic, partition].append(time.monotonic())
                     producer.produce(topic, value, key, partition)
@@ -178,10 +201,8 @@ class Feeder:
     def _refused(self, error: KafkaError, _message: object) -> None:
         self._failure = KafkaException(error)
 
-    def _events(self) -> Iterator[tuple[str, bytes, bytes]]:
-        for number in map(PASS.__mod__, count()):
-            for event in self._encoded:
-                yield event.topic, number.join(event.key), number.join(event.value)
+    def _events(self) -> Iterator[tuple[bytes, Encoded]]:
+        return ((number, event) for number in map(PASS.__mod__, count()) for event in self._encoded)
 
 
 class Watcher:

@@ -98,12 +98,20 @@ def _copied_one_by_one(values: Sequence[Any]) -> Sequence[Any]:
     return values if filled else [_NULL if value is None else value for value in values]
 
 
+_FILLED = "vocbeam_filled"
+"""In a connection's info: the names of staging tables that its present transaction has filled."""
+
+
 class Staging:
     """Temporary copies of tables, one set a connection, emptied when a transaction ends."""
 
-    def __init__(self, tables: Iterable[Table], dialect: str) -> None:
-        """Describes a staging table, without keys or constraints, for each of `tables`."""
+    def __init__(self, tables: Iterable[Table], dialect: str, *, by_index: bool = False) -> None:
+        """Describes a staging table, without keys or constraints, for each of `tables`.
+
+        With `by_index` PostgreSQL looks up whatever a connection with these tables asks for in indexes.
+        """
         self._dialect = dialect
+        self._by_index = by_index
         self._metadata = MetaData()
         self._tables = {table.name: self._copy_of(table) for table in tables}
 
@@ -122,12 +130,18 @@ class Staging:
         return Table(STAGE_PREFIX + table.name, self._metadata, *columns, **options)
 
     def create(self, connection: Connection) -> None:
-        """Creates the staging tables once a connection, in a transaction of its own."""
+        """Creates the staging tables once a connection, in a transaction of its own; called before each transaction."""
+        connection.info[_FILLED] = set()
         if connection.info.get("vocbeam_staging") is self:
             return
         with connection.begin():
             for table in self._tables.values():
                 connection.execute(CreateTable(table, if_not_exists=True))
+            if self._dialect == "postgresql" and self._by_index:
+                # Nothing is known of the staging tables' rows, nor of a young table's: the planner would read all of
+                # a table for a few keys, and keep to that while the table grows.
+                for way in ("seqscan", "mergejoin", "hashjoin"):
+                    connection.exec_driver_sql(f"SET enable_{way} = off")
         connection.info["vocbeam_staging"] = self
 
     def fill(self, connection: Connection, name: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
@@ -143,8 +157,11 @@ class Staging:
         return table
 
     def _emptied(self, connection: Connection, name: str) -> Table:
-        table = self._tables[name]
-        connection.execute(table.delete())
+        table, filled = self._tables[name], connection.info[_FILLED]
+        # PostgreSQL empties them when a transaction ends.
+        if name in filled or self._dialect == "sqlite":
+            connection.execute(table.delete())
+        filled.add(name)
         return table
 
 

@@ -22,7 +22,23 @@ from functools import partial
 from itertools import chain, compress
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, Table, bindparam, select, true, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Engine,
+    LargeBinary,
+    Table,
+    any_,
+    bindparam,
+    false,
+    literal,
+    select,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
@@ -191,7 +207,8 @@ class ChunkWriter:
         self._model_changed = model_changed
         self._retried = retried
         subjects = [metadata.tables[rule.table] for rule in rules]
-        self._staging = Staging([customer_day, measure, retired_subject, *subjects], engine.dialect.name)
+        tables = [customer_day, measure, retired_subject, *subjects]
+        self._staging = Staging(tables, engine.dialect.name, by_index=True)
         self._markers = Markers()
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
@@ -368,8 +385,9 @@ class ChunkWriter:
         """Those of the subject keys whose rows were erased."""
         if not keys:
             return set()
-        stage = self._staging.fill_columns(connection, retired_subject.name, {"subject_key": list(keys)})
-        return _keys(connection, _retired(stage).where(retired_subject.c.reason == "erased"))
+        c = retired_subject.c
+        erased = select(c.subject_key).where(self._among(connection, retired_subject, keys), c.reason == "erased")
+        return {bytes(key) for key in connection.execute(erased).scalars()}
 
     def _deduplicate(
         self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
@@ -505,15 +523,13 @@ class ChunkWriter:
         folded a second time with these.
         """
         columns = ("subject_key", *COLUMNS, *rule.columns)
-        stage = self._staging.fill_columns(connection, table.name, {"subject_key": list(arrived)})
-        same_key = stage.c.subject_key == table.c.subject_key
-        known = _keys(connection, select(table.c.subject_key).join(stage, same_key))
-
-        # Asked after the rows: a row that was retired in between has its mark by now.
-        retired = _keys(connection, _retired(stage))
-        absent = {k: fold(rule, v, {}) for k, v in arrived.items() if k not in known and k not in retired}
+        rows = select(table.c.subject_key, false()).where(self._among(connection, table, arrived))
+        marks = select(retired_subject.c.subject_key, true()).where(self._among(connection, retired_subject, arrived))
+        # Of one moment: a row is there, or has its mark, or is new.
+        known: dict[bytes, bool] = {bytes(key): gone for key, gone in connection.execute(union_all(rows, marks))}
+        absent = {k: fold(rule, v, {}) for k, v in arrived.items() if k not in known}
         if absent:
-            self._staging.fill_columns(connection, table.name, _subject_columns(rule, absent))
+            stage = self._staging.fill_columns(connection, table.name, _subject_columns(rule, absent))
             source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
             statement = (
                 self._insert(table)
@@ -524,12 +540,11 @@ class ChunkWriter:
             for key in connection.execute(statement).scalars():
                 change.add(absent.pop(bytes(key)).contributions, None, 1)
 
-        present = known | absent.keys()
+        present = absent.keys() | {key for key, gone in known.items() if not gone}
         if present:
-            self._staging.fill_columns(connection, table.name, {"subject_key": list(present)})
             locked = connection.execute(
                 select(table.c.subject_key, *[table.c[name] for name in COLUMNS])
-                .join(stage, same_key)
+                .where(self._among(connection, table, present))
                 .order_by(table.c.subject_key)
                 .with_for_update(of=table)
             ).all()
@@ -541,8 +556,19 @@ class ChunkWriter:
                 change.add(contributions_from_json(row.contributions), restated, -1)
                 change.add(folded.contributions, folded.restated, 1)
                 present_now[key] = folded
-            self._staging.fill_columns(connection, table.name, _subject_columns(rule, present_now))
+            stage = self._staging.fill_columns(connection, table.name, _subject_columns(rule, present_now))
+            same_key = stage.c.subject_key == table.c.subject_key
             connection.execute(update(table).values({name: stage.c[name] for name in columns[1:]}).where(same_key))
+
+    def _among(self, connection: Connection, table: Table, keys: Collection[bytes]) -> ColumnElement[bool]:
+        """Whether a row has one of the subject keys.
+
+        For PostgreSQL they are one value: it knows nothing of a staging table's size, and would read all of `table`.
+        """
+        if connection.dialect.name == "postgresql":
+            return table.c.subject_key == any_(literal(list(keys), ARRAY(LargeBinary)))
+        stage = self._staging.fill_columns(connection, table.name, {"subject_key": list(keys)})
+        return table.c.subject_key.in_(select(stage.c.subject_key))
 
     def _count_customers(self, connection: Connection, loaded: Sequence[Loaded]) -> None:
         at: dict[tuple[str, str, str], list[str | None]] = defaultdict(list)
@@ -652,16 +678,6 @@ def _latest(committed: Sequence[Committed]) -> list[Committed]:
 def _is_empty(values: Sequence[Any]) -> bool:
     """Whether all are None. A look at the first spares most columns the rest."""
     return not values or (values[0] is None and values.count(None) == len(values))
-
-
-def _retired(stage: Table) -> Select[Any]:
-    """Which of the staged subject keys are of rows that were retired."""
-    c = retired_subject.c
-    return select(c.subject_key).join(stage, stage.c.subject_key == c.subject_key)
-
-
-def _keys(connection: Connection, query: Select[Any]) -> set[bytes]:
-    return {bytes(key) for key in connection.execute(query).scalars()}
 
 
 def _subject_columns(rule: SubjectRule, subjects: Mapping[bytes, Subject]) -> dict[str, Sequence[Any]]:
