@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, Table, Text, select
+from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, Table, Text, select, text
 
-from vocbeam.sinks.bulk import insert_columns, insert_rows
+from vocbeam.sinks.bulk import Staging, insert_columns, insert_rows
 from vocbeam.sinks.engine import open_engine
 
 THINGS = Table(
@@ -70,3 +70,35 @@ def test_insert__nothing(warehouse_url: str) -> None:
 def test_insert__more_lines_than_one_piece_of_copy(warehouse_url: str) -> None:
     rows = [(number, f"name {number}", number / 8, -number, number.to_bytes(4, "big")) for number in range(12_345)]
     assert written(warehouse_url, rows, by_column=True) == rows
+
+
+def test_staging__holds_what_it_was_filled_with_last(warehouse_url: str) -> None:
+    engine = open_engine(warehouse_url, write=True)
+    staging = Staging([THINGS], engine.dialect.name)
+
+    def filled_with(*names: str) -> list[str]:
+        stage = staging.fill_columns(connection, "things", {"name": names})
+        return sorted(connection.execute(select(stage.c.name)).scalars())
+
+    with engine.connect() as connection:
+        for end in (connection.commit, connection.rollback, connection.commit):
+            staging.create(connection)
+            with connection.begin():
+                assert filled_with("a", "b") == ["a", "b"]
+                assert filled_with("c") == ["c"]
+                assert filled_with() == []
+                assert filled_with("d") == ["d"]
+                end()
+    engine.dispose()
+
+
+def test_staging_by_index__finds_keys_in_a_young_table_by_its_index(postgres_url: str) -> None:
+    engine = open_engine(postgres_url, write=True)
+    with engine.begin() as connection:
+        THINGS.create(connection)
+    with engine.connect() as connection:
+        Staging([THINGS], "postgresql", by_index=True).create(connection)
+        plan = connection.execute(text("EXPLAIN SELECT * FROM things JOIN stage_things USING (number)")).scalars().all()
+    engine.dispose()
+    assert "Index Scan using things_pkey" in "\n".join(plan)
+    assert "Seq Scan on things" not in "\n".join(plan)
