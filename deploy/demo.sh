@@ -53,5 +53,7 @@ Where to look next
   $home/simulated/       the simulated events and the truth that was planted in them
   vocbeam web --home $home    the pages of stages and departments: open the address that it prints. To raise flags
                          there, start the broker again: vocbeam broker start --home $home
+The events are of 2016 to 2018, older than the governance file lets them be kept (retention.event): with this home, vocbeam
+retain deletes them, and the figures stay.
 Run it again and every event is recognised: the duplicates go up, no figure changes.
 EOF

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import threading
+from time import sleep
 
 GC_THRESHOLD = 50_000
 """New objects before a garbage collection, about those of one chunk; the default of 700 costs a tenth of all CPU."""
+
+_LOOK_AGAIN_S = 0.01
 
 
 def collect_seldom() -> None:
@@ -13,6 +17,27 @@ def collect_seldom() -> None:
     collections would only count. What it holds already is counted no more, unless `gc.unfreeze` gives it back.
     """
     # What has failed before may have left something in cycles, which would be kept for good.
-    gc.collect()
+    _collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
+
+
+def _collect() -> None:
+    """A full collection that begins now: `gc.collect` does nothing while another thread collects, which a finalizer
+    may draw out.
+    """
+    here = threading.get_ident()
+    done = False
+
+    def note(phase: str, found: dict[str, int]) -> None:
+        nonlocal done
+        done |= phase == "stop" and found["generation"] == 2 and threading.get_ident() == here
+
+    gc.callbacks.append(note)
+    try:
+        gc.collect()
+        while not done:
+            sleep(_LOOK_AGAIN_S)
+            gc.collect()
+    finally:
+        gc.callbacks.remove(note)

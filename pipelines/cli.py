@@ -8,10 +8,12 @@ import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import click
 
+from vocbeam.deploy.lean import without_unused
 from vocbeam.pipelines.lineage import JOBS, with_lineage
 from vocbeam.pipelines.quiet import quiet_libraries
 from vocbeam.schemas.errors import VocbeamError
@@ -70,6 +72,10 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
+USE_BEAM = frozenset({"backfill", "drivers", "retag", "run", "value"})
+"""None of their modules needs what is hidden while it is imported."""
+
+
 class LazyGroup(click.Group):
     """Imports a subcommand's module when it is called, so that `vocbeam --help` needs neither Beam nor Kafka."""
 
@@ -83,7 +89,8 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module, attribute = entry.target.split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        with without_unused() if cmd_name in USE_BEAM else nullcontext():
+            command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         callback = command.callback
         if cmd_name in JOBS and callback is not None:

@@ -387,25 +387,31 @@ def report(
     html: Path | None,
     executive: Path | None,
 ) -> None:
-    """Show each metric by stage and department: value, 95 % interval, n, target and status."""
+    """Show each metric by stage and department: value, 95 % interval, n, target and status.
+
+    With --executive no tables are printed, only where the page is.
+    """
     period = chosen_period(month, week, since, until)
     with read.snapshot(open_engine(warehouse or home.warehouse_url)) as connection:
-        found = build_report(connection, period, now_us)
         if executive is not None:
             from vocbeam.pipelines.executive import build_executive, render_executive
 
-            board = render_executive(build_executive(connection, found.period, now_us()))
-            executive.parent.mkdir(parents=True, exist_ok=True)
-            executive.write_text(board, encoding="utf-8")
-            click.echo(f"wrote {executive}", err=True)
+            _write(executive, render_executive(build_executive(connection, period, now_us())))
+            if html is None and not json_:
+                return
+        found = build_report(connection, period, now_us)
     if json_:
         click.echo(json.dumps(as_json(found), indent=2, default=str))
-    else:
+    elif executive is None:
         print_report(found, Console())
     if html is not None:
         # Matplotlib takes half a second to import; only the page needs it.
         from vocbeam.pipelines.report_page import render_page
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(render_page(found), encoding="utf-8")
-        click.echo(f"wrote {html}", err=True)
+        _write(html, render_page(found))
+
+
+def _write(path: Path, page: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    click.echo(f"wrote {path}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import sys
@@ -17,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 
 import click
 
+from vocbeam.deploy.lean import without_unused
 from vocbeam.pipelines.quiet import quiet_libraries
 from vocbeam.pipelines.supervisor import RestartPolicy, stop_on_signals
 from vocbeam.schemas.errors import VocbeamError
@@ -126,7 +128,9 @@ def _end(processes: Sequence[SpawnProcess], told: bool) -> None:
 def _start(work: Callable[[int], Total], number: int, deaths: int = 0) -> _Worker:
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(work, number, sending), name=f"vocbeam-worker-{number}")
+    # As bytes: unpickled with the arguments it would load Beam before `_serve` begins.
+    arguments = (pickle.dumps(work), number, sending)
+    process = context.Process(target=_serve, args=arguments, name=f"vocbeam-worker-{number}")
     process.start()
     sending.close()
     return _Worker(process, receiving, time.monotonic(), deaths)
@@ -140,7 +144,7 @@ def _failure(number: int, code: int) -> VocbeamError:
     return error
 
 
-def _serve(work: Callable[[int], Total], number: int, result: Connection) -> None:
+def _serve(pickled: bytes, number: int, result: Connection) -> None:
     """Body of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
@@ -148,6 +152,8 @@ def _serve(work: Callable[[int], Total], number: int, result: Connection) -> Non
         # Ctrl-C reaches the whole process group; what it means for a worker, the parent says.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with stop_on_signals(PROGRESS, (signal.SIGTERM,)):
+            with without_unused():
+                work: Callable[[int], Total] = pickle.loads(pickled)  # noqa: S301 - by the process that started this one
             result.send(work(number))
     except VocbeamError as error:
         click.echo(f"vocbeam: worker {number}: {error}", err=True)

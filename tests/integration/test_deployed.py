@@ -30,8 +30,7 @@ from vocbeam.deploy.broker import HOST, BrokerOptions, free_port, start_broker, 
 
 ONES = ("apply", "accounts", "simulate")
 LASTING = ("pipeline", "exporter", "web", "cases")
-BY_THE_CLOCK = ("value", "drivers", "retain", "compact")
-"""In this order: the simulated company's events are so old that `retain` deletes them."""
+BY_THE_CLOCK = ("retain", "compact", "value", "drivers")
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,11 @@ def without_settings(text: str) -> str:
     return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
 
 
+def unescaped(word: str) -> str:
+    """A word of the compose file as the container gets it."""
+    return word.replace("$$", "$")
+
+
 def service(name: str, place: Place, addresses: Mapping[str, str]) -> Container:
     """A service of the compose file; folders that are mounted are made, and the secrets it may read copied."""
     found = SERVICES[name]
@@ -90,10 +94,10 @@ def service(name: str, place: Place, addresses: Mapping[str, str]) -> Container:
         shutil.copy2(place.secrets / secret, mounts["/run/secrets"])
     places = {**addresses, **{there: str(path) for there, path in mounts.items()}}
     variables = {key: exchange(without_settings(value), places) for key, value in found.get("environment", {}).items()}
-    kind, *words = (word.replace("$$", "$") for word in found.get("healthcheck", {"test": [""]})["test"])
+    kind, *words = map(unescaped, found.get("healthcheck", {"test": [""]})["test"])
     return Container(
         name=name,
-        command=[*found.get("entrypoint", image()[1]), *found["command"]],
+        command=[*map(unescaped, found.get("entrypoint", image()[1])), *found["command"]],
         variables={**variables, "PGPORT": str(place.database_port)},
         places=places,
         folder=place.folder,
@@ -135,13 +139,17 @@ def test_compose__services_start_are_healthy_do_their_work_and_end(place: Place,
     assert too_early.returncode == 1
     assert "none of the topics" in too_early.stderr
     services["produce"].end()
-    events = (place.folder / "volumes" / "home" / "simulated" / "events.jsonl").read_bytes().count(b"\n")
+    simulated = place.folder / "volumes" / "home" / "simulated" / "events.jsonl"
+    events = simulated.read_bytes().count(b"\n")
+    made = simulated.stat().st_mtime_ns
+    services["simulate"].end()
+    assert simulated.stat().st_mtime_ns == made, "a demonstration that is started again keeps its events"
     with ExitStack() as stack:
         for name in LASTING:
             stack.enter_context(services[name].up())
         wait_for_all_loaded(services["exporter"], events)
-        for name in BY_THE_CLOCK:
-            services[name].end()
+        told = {name: services[name].end() for name in BY_THE_CLOCK}
+    assert "event: 0 removed" in told["retain"], "the demonstration's events are too young to expire"
     assert {*ONES, *LASTING, *BY_THE_CLOCK, "produce"} == services.keys()
     # Where nothing is mounted the root is read-only, so that nobody may have wanted a home there.
     assert not Path(image()[0]["VOCBEAM_HOME"]).exists()

@@ -140,6 +140,19 @@ def test_report__json_terminal_and_page_agree(loaded_url: str, tmp_path: Path) -
     assert "&lt;b&gt;score&lt;/b&gt; &amp; scale" in content
 
 
+def test_report__board_alone_prints_only_where_it_is(loaded_url: str, tmp_path: Path) -> None:
+    board, page = tmp_path / "out" / "board.html", tmp_path / "report.html"
+    options = ["report", "--warehouse", loaded_url, "--executive", str(board)]
+    alone = CliRunner().invoke(vocbeam, options, catch_exceptions=False)
+    assert alone.output == f"wrote {board}\n"
+    assert "2018-05" in board.read_text(encoding="utf-8")
+    both = CliRunner().invoke(vocbeam, [*options, "--html", str(page)], catch_exceptions=False)
+    assert both.output == f"wrote {board}\nwrote {page}\n"
+    assert page.exists()
+    with_json = CliRunner().invoke(vocbeam, [*options, "--json"], catch_exceptions=False)
+    assert json.loads(with_json.stdout)["period"]["first"] == "2018-05-01"
+
+
 def test_report__hides_small_groups_everywhere(loaded_url: str, tmp_path: Path) -> None:
     governance = load_governance(EXAMPLE_GOVERNANCE)
     (stage, owner), (_, other) = list(governance.stage_owner.items())[:2]

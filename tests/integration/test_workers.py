@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from vocbeam.deploy.lean import UNUSED
 from vocbeam.pipelines.supervisor import RestartPolicy, stop_on_signals
 from vocbeam.pipelines.workers import WATCH_SECONDS, Total, run_workers
 from vocbeam.schemas.errors import VocbeamError
@@ -51,6 +54,17 @@ def test_run_workers__a_stop_lets_every_worker_finish_its_group(tmp_path: Path, 
     with stop_on_signals(PROGRESS):
         threading.Thread(target=stop_when_all_work, daemon=True).start()
         assert run_workers(UntilStopped(tmp_path), WORKERS, RestartPolicy(max_restarts=0)) == Total(records=WORKERS)
+
+
+def count_unused(_job: object, _number: int) -> Total:
+    """Work that counts what its process could do without."""
+    return Total(records=len(sys.modules.keys() & set(UNUSED)), lag=len(sys.modules.keys() & {"apache_beam"}))
+
+
+def test_run_workers__loads_beam_without_what_is_unused() -> None:
+    from vocbeam.pipelines.ingest import work
+
+    assert run_workers(partial(count_unused, work), 1, RestartPolicy(max_restarts=0)) == Total(records=0, lag=1)
 
 
 class Killed:
