@@ -4,6 +4,7 @@ processes of `vocbeam run` itself, and which processes the CPU time goes to; see
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from benchmarks.throughput import DURABLE, Bench, machine
 from tests.support import postgres
 from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
 from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_flink, stop_flink
+from vocbeam.pipelines.flink_job import FlinkRest
 from vocbeam.pipelines.runners import RUNNERS
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
@@ -50,13 +52,14 @@ Roots = Callable[[], Mapping[int, str]]
 class Measured:
     """One run: events/s between the first and the last transaction, cores in use meanwhile by group of processes (none
     where two samples did not fall into it), seconds from the command's start to its first transaction, load average
-    before it, checkpoints completed.
+    before it, restarts of the pipeline, checkpoints completed.
     """
 
     rate: float
     cores: Mapping[str, float]
     first_after_s: float
     load: float
+    restarts: int
     checkpoints: int
 
 
@@ -134,13 +137,21 @@ def checkpoints_of(cluster: FlinkCluster) -> int:
     return sum(int(count["completed"]) for count in counts)
 
 
+def restarts_of(cluster: FlinkCluster) -> int:
+    """How often Flink has started the jobs of a cluster again."""
+    rest = FlinkRest(cluster.rest)
+    return sum(len(rest.failures(str(job["jid"]))) for job in rest.jobs())
+
+
 def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: FlinkCluster | None) -> Measured:
     """Loads all events into a fresh warehouse, which must then balance and hold each of them."""
     with bench.warehouse("postgresql") as url:
         sampler, load = Sampler(roots), os.getloadavg()[0]
         with sampler.running():
             # Attribution is a step of its own; here it would count as loading.
-            bench.vocbeam("run", "--until-caught-up", "--settle-seconds", "0", "--json", *arguments, warehouse=url)
+            ended = bench.vocbeam(
+                "run", "--until-caught-up", "--settle-seconds", "0", "--json", *arguments, warehouse=url
+            )
         engine = open_engine(url)
         with engine.connect() as connection:
             at = event.c.loaded_at
@@ -161,13 +172,14 @@ def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: Flink
         cores=sampler.cores(first_at / 1e6, last_at / 1e6),
         first_after_s=(first_at - began_at) / 1e6,
         load=load,
+        restarts=json.loads(ended.stdout)["restarts"] + (restarts_of(cluster) if cluster else 0),
         checkpoints=checkpoints_of(cluster) if cluster else 0,
     )
 
 
 @click.command()
-@click.option("--events", default=600_000, show_default=True, type=click.IntRange(1_000))
-@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
+@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--runs", default=2, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
 @click.option("--runner", "runners", multiple=True, type=click.Choice(RUNNERS), help="[default: all]")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
@@ -237,8 +249,10 @@ def table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
         row("events/s, first to last transaction", lambda run: run.rate),
         row("seconds to the first transaction", lambda run: run.first_after_s),
         row("load average before", lambda run: run.load),
+        row("restarts", lambda run: run.restarts),
         row("checkpoints completed", lambda run: run.checkpoints),
         row("cores in use meanwhile", lambda run: sum(run.cores.values()) if run.cores else None),
+        row(f"of these cores: {OURS}", lambda run: run.cores.get(OURS)),
         row("CPU-s per million events", partial(_cpu_of, GROUPS)),
         *(row(f"of these: {group}", partial(_cpu_of, (group,))) for group in GROUPS),
     ]
