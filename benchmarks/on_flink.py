@@ -1,9 +1,10 @@
-"""Throughput of the main job on a Flink cluster with one and with two task managers, beside one and two processes of
-`vocbeam run` itself, and which processes the CPU time goes to; see docs/runners.md.
+"""Throughput of the main job on Prism and on a Flink cluster with one and with two task managers, beside one and two
+processes of `vocbeam run` itself, and which processes the CPU time goes to; see docs/runners.md.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from benchmarks.throughput import DURABLE, Bench, machine
 from tests.support import postgres
 from vocbeam.deploy.broker import BrokerOptions, start_broker, stop_broker
 from vocbeam.deploy.flink import WORKER_POOL, FlinkCluster, FlinkOptions, start_flink, stop_flink
+from vocbeam.pipelines.flink_job import FlinkRest
+from vocbeam.pipelines.runners import RUNNERS
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
 
@@ -36,9 +39,10 @@ SAMPLE_S = 0.5
 SHARDS_A_WORKER = 3
 OURS = "Python workers"
 COMMAND = "command that follows the job"
+PRISM = "Prism (Go)"
 TASK_MANAGERS = "task managers (Java)"
 MANAGERS = "job manager and job server (Java)"
-GROUPS = (OURS, COMMAND, TASK_MANAGERS, MANAGERS, "PostgreSQL", "Kafka")
+GROUPS = (OURS, COMMAND, PRISM, TASK_MANAGERS, MANAGERS, "PostgreSQL", "Kafka")
 
 Roots = Callable[[], Mapping[int, str]]
 """Says which processes are looked at, with all below them: pid → group."""
@@ -46,14 +50,16 @@ Roots = Callable[[], Mapping[int, str]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: events/s between the first and the last transaction, cores in use meanwhile by group of processes,
-    seconds from the command's start to its first transaction, load average before it, checkpoints completed.
+    """One run: events/s between the first and the last transaction, cores in use meanwhile by group of processes (none
+    where two samples did not fall into it), seconds from the command's start to its first transaction, load average
+    before it, restarts of the pipeline, checkpoints completed.
     """
 
     rate: float
     cores: Mapping[str, float]
     first_after_s: float
     load: float
+    restarts: int
     checkpoints: int
 
 
@@ -63,6 +69,14 @@ def is_run(process: psutil.Process) -> bool:
         return "vocbeam.pipelines.cli" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
+
+
+def prisms_of(pid: int) -> list[int]:
+    """Pids of the Prisms that a command has started."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True) if child.name().startswith("prism")]
+    except psutil.NoSuchProcess:
+        return []
 
 
 @dataclass
@@ -123,13 +137,21 @@ def checkpoints_of(cluster: FlinkCluster) -> int:
     return sum(int(count["completed"]) for count in counts)
 
 
+def restarts_of(cluster: FlinkCluster) -> int:
+    """How often Flink has started the jobs of a cluster again."""
+    rest = FlinkRest(cluster.rest)
+    return sum(len(rest.failures(str(job["jid"]))) for job in rest.jobs())
+
+
 def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: FlinkCluster | None) -> Measured:
     """Loads all events into a fresh warehouse, which must then balance and hold each of them."""
     with bench.warehouse("postgresql") as url:
         sampler, load = Sampler(roots), os.getloadavg()[0]
         with sampler.running():
             # Attribution is a step of its own; here it would count as loading.
-            bench.vocbeam("run", "--until-caught-up", "--settle-seconds", "0", "--json", *arguments, warehouse=url)
+            ended = bench.vocbeam(
+                "run", "--until-caught-up", "--settle-seconds", "0", "--json", *arguments, warehouse=url
+            )
         engine = open_engine(url)
         with engine.connect() as connection:
             at = event.c.loaded_at
@@ -150,17 +172,21 @@ def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: Flink
         cores=sampler.cores(first_at / 1e6, last_at / 1e6),
         first_after_s=(first_at - began_at) / 1e6,
         load=load,
+        restarts=json.loads(ended.stdout)["restarts"] + (restarts_of(cluster) if cluster else 0),
         checkpoints=checkpoints_of(cluster) if cluster else 0,
     )
 
 
 @click.command()
-@click.option("--events", default=600_000, show_default=True, type=click.IntRange(1_000))
-@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
+@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--runs", default=2, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
+@click.option("--runner", "runners", multiple=True, type=click.Choice(RUNNERS), help="[default: all]")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Same seed, same events.")
-def main(events: int, runs: int, partitions: int, seed: int) -> None:
-    """Measure the main job into PostgreSQL on Flink and in processes of its own, with one and with two workers."""
+def main(events: int, runs: int, runners: tuple[str, ...], partitions: int, seed: int) -> None:
+    """Measure the main job into PostgreSQL in processes of its own and on Flink, with one and with two workers each,
+    and on Prism.
+    """
     log = Console(stderr=True, highlight=False)
     results: dict[str, list[Measured]] = {}
     with ExitStack() as stack:
@@ -181,6 +207,7 @@ def main(events: int, runs: int, partitions: int, seed: int) -> None:
                 own = [child.pid for child in psutil.Process().children() if is_run(child)]
                 found = {server.process.pid: "PostgreSQL", broker.pid: "Kafka"}
                 found |= dict.fromkeys(own, OURS if cluster is None else COMMAND)
+                found |= {prism: PRISM for pid in own for prism in prisms_of(pid)}
                 for name, pid in cluster.pids.items() if cluster else ():
                     java = TASK_MANAGERS if name.startswith("task-manager") else MANAGERS
                     found[pid] = OURS if name == WORKER_POOL else java
@@ -193,10 +220,13 @@ def main(events: int, runs: int, partitions: int, seed: int) -> None:
                 f"load average before {measured.load:.1f}"
             )
 
+        chosen = runners or RUNNERS
         for _ in range(runs):
-            for workers in (1, 2):
+            for workers in (1, 2) if "inprocess" in chosen else ():
                 record(f"in process, {workers}", ["--workers", str(workers)], None)
-            for task_managers in (1, 2):
+            if "prism" in chosen:
+                record("Prism", ["--runner", "prism"], None)
+            for task_managers in (1, 2) if "flink" in chosen else ():
                 # What a task manager more brings: each run has the cluster of its size.
                 cluster = start_flink(FlinkOptions(home, task_managers, timeout_s=240))
                 on_flink = ["--runner", "flink", "--workers", str(task_managers), "--shards", str(SHARDS_A_WORKER)]
@@ -211,23 +241,27 @@ def main(events: int, runs: int, partitions: int, seed: int) -> None:
 def table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
     """Rows are figures, columns are what was measured."""
 
-    def row(heading: str, of: Callable[[Measured], float]) -> list[str]:
-        return [heading, *(spread([of(run) for run in runs]) for runs in results.values())]
+    def row(heading: str, of: Callable[[Measured], float | None]) -> list[str]:
+        columns = [[of(run) for run in runs] for runs in results.values()]
+        return [heading, *(spread([figure for figure in figures if figure is not None]) for figures in columns)]
 
     rows = [
         row("events/s, first to last transaction", lambda run: run.rate),
         row("seconds to the first transaction", lambda run: run.first_after_s),
         row("load average before", lambda run: run.load),
+        row("restarts", lambda run: run.restarts),
         row("checkpoints completed", lambda run: run.checkpoints),
-        row("cores in use meanwhile", lambda run: sum(run.cores.values())),
-        row("CPU-s per million events", lambda run: sum(run.cores.values()) / run.rate * 1e6),
-        *(row(f"of these: {group}", partial(_group_cpu, group)) for group in GROUPS),
+        row("cores in use meanwhile", lambda run: sum(run.cores.values()) if run.cores else None),
+        row(f"of these cores: {OURS}", lambda run: run.cores.get(OURS)),
+        row("CPU-s per million events", partial(_cpu_of, GROUPS)),
+        *(row(f"of these: {group}", partial(_cpu_of, (group,))) for group in GROUPS),
     ]
     return markdown([title, *results], rows)
 
 
-def _group_cpu(group: str, run: Measured) -> float:
-    return run.cores.get(group, 0.0) / run.rate * 1e6
+def _cpu_of(groups: Sequence[str], run: Measured) -> float | None:
+    """CPU-seconds of these groups a million events; None where the run was too short to be sampled."""
+    return sum(run.cores[group] for group in groups) / run.rate * 1e6 if run.cores else None
 
 
 if __name__ == "__main__":

@@ -64,12 +64,14 @@ def test_command__database_that_accepts_and_never_answers(
     figures.add("database silent", f"vocbeam {command} ends with exit code 1", database="postgresql", records=0)
 
 
-def test_run__broker_that_accepts_and_never_answers(loaded: Loaded, silent_port: int, figures: Figures) -> None:
+def test_run__broker_that_accepts_and_never_answers(
+    loaded: Loaded, silent_port: int, client: str, figures: Figures
+) -> None:
     broker = Vocbeam(loaded.vocbeam.home, f"{HOST}:{silent_port}", loaded.vocbeam.prefix, loaded.vocbeam.warehouse)
     with broker.started("run") as running:
         assert running.process.wait(ENDS_WITHIN_S) == 1, running.said()
     assert_one_sentence(running.said(), "no Kafka broker answered")
-    figures.add("broker silent", "vocbeam run ends with exit code 1", records=0)
+    figures.add("broker silent", f"vocbeam run ends with exit code 1 ({client})", records=0)
 
 
 @contextmanager

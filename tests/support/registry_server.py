@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.support.tls import Identity
 from vocbeam.schemas.errors import SchemaError
 from vocbeam.schemas.registry import FileRegistry, IncompatibleSchema, UnknownSchema
 
@@ -36,8 +38,8 @@ class RegistryServer:
 
 
 @contextmanager
-def serve_registry(registry: FileRegistry) -> Iterator[RegistryServer]:
-    """The server, listening on a free port of 127.0.0.1 while the context lasts."""
+def serve_registry(registry: FileRegistry, identity: Identity | None = None) -> Iterator[RegistryServer]:
+    """The server, listening on a free port of 127.0.0.1 while the context lasts; encrypted, if it has an identity."""
     state = RegistryServer("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -77,6 +79,11 @@ def serve_registry(registry: FileRegistry) -> Iterator[RegistryServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
+    if identity:
+        encrypted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        encrypted.load_cert_chain(identity.both)
+        server.socket = encrypted.wrap_socket(server.socket, server_side=True)
+        state.url = state.url.replace("http:", "https:")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

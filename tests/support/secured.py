@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,21 @@ class SecuredKafka:
 
     def let_see(self, topic: str) -> None:
         """Lets READER see that a topic exists, and not read it."""
-        resource = ResourcePattern(ResourceType.TOPIC, topic, ACLResourcePatternType.LITERAL)
+        self.let(READER, [ACLOperation.DESCRIBE], topic)
+
+    def let(
+        self,
+        name: str,
+        operations: Sequence[ACLOperation],
+        topic: str,
+        pattern: ACLResourcePatternType = ACLResourcePatternType.LITERAL,
+    ) -> None:
+        """Gives a name rights on a topic, or on all whose names begin so."""
+        resource = ResourcePattern(ResourceType.TOPIC, topic, pattern)
         with KafkaAdminClient(bootstrap_servers=self.plain) as admin:
-            admin.create_acls([ACL(f"User:{READER}", "*", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW, resource)])
+            admin.create_acls(
+                [ACL(f"User:{name}", "*", what, ACLPermissionType.ALLOW, resource) for what in operations]
+            )
 
 
 @contextmanager
