@@ -426,74 +426,117 @@ _SIDES = {"": "n", "weighted_": "weight"}
 """Prefixes of the two readings of a histogram, and what each adds up: contributions, or their weights."""
 
 
-def _reached(cells: Subquery) -> Subquery:
-    """Each bin with what its distribution has up to it and in all, and the percentile with its margins in ranks."""
+def _reached(cells: Subquery, restated: bool) -> Subquery:
+    """Each bin with what its distribution has up to it and in all, and the percentile with its margins in ranks.
+
+    Of a metric with a percentile only the bins near it and near its margins.
+    """
     c, k = cells.c, tables.metric.c
     place = [c[name] for name in _PLACE]
+    # What later tags took away goes before what is there, so sums of rows don't exceed those of their bins.
+    order = [c.bin, c.n] if restated else [c.bin]
 
-    def over(name: str, order: Expression | None = None) -> Expression:
+    def total(name: str) -> Expression:
         # Doubles hold these sums exactly, and PostgreSQL adds them up several times as fast as BIGINT.
-        return func.sum(_real(c[name])).over(partition_by=place, order_by=order)
+        return func.sum(_real(c[name])).over(partition_by=place)
 
-    share = k.percentile / 100.0
-    size = {side: _positive(over(name)) for side, name in _SIDES.items()}
-    answers = {"": size[""], "weighted_": size["weighted_"] * size["weighted_"] / _positive(over("weight_sq"))}
-    return (
+    def up_to(name: str) -> Expression:
+        return func.sum(_real(c[name])).over(partition_by=place, order_by=order, rows=(None, 0))
+
+    rows = (
         select(
             *c,
-            *(over(name, c.bin).label(f"reached_{name}") for name in _SIDES.values()),
-            *(size[side].label(f"size_{name}") for side, name in _SIDES.items()),
+            *(up_to(name).label(f"reached_{name}") for name in _SIDES.values()),
+            *(total(name).label(f"size_{name}") for name in _SUMS),
             k.percentile,
-            share.label("share"),
-            *((Z * func.sqrt(share * (1.0 - share) / n)).label(f"{side}margin") for side, n in answers.items()),
         )
         .join_from(cells, tables.metric, k.metric == c.metric)
-        .subquery("reached")
+        .cte("distributions")
     )
+    ranked = _with_margins(rows)
+    return select(ranked).where(or_(ranked.c.percentile.is_(None), _near(ranked.c, ranked.c))).subquery("reached")
+
+
+def _with_margins(sizes: FromClause) -> CTE:
+    """Adds to `percentile` and the sizes of distributions the percentile's share and its margins, in ranks."""
+    c = sizes.c
+    share = c.percentile / 100.0
+    weight = _positive(c.size_weight)
+    answers = {"": _positive(c.size_n), "weighted_": weight * weight / _positive(c.size_weight_sq)}
+    margins = [(Z * func.sqrt(share * (1.0 - share) / n)).label(f"{side}margin") for side, n in answers.items()]
+    return select(*c, share.label("share"), *margins).cte("distribution_shares")
+
+
+def _near(rows: Any, sizes: Any) -> Expression:
+    """Whether a row, with what is reached in it, may be the first at a percentile or at an end of its margin."""
+    return or_(
+        *(
+            and_(
+                rows[f"reached_{name}"] >= (sizes.share - sizes[f"{side}margin"]) * sizes[f"size_{name}"],
+                rows[f"reached_{name}"] - rows[name] <= (sizes.share + sizes[f"{side}margin"]) * sizes[f"size_{name}"],
+            )
+            for side, name in _SIDES.items()
+        )
+    )
+
+
+def _first_at(rows: Any, sizes: Any, side: str) -> dict[str, Expression]:
+    """Conditions of the bins from a percentile and the ends of its margin on; an end beyond 0 or 1 is not known."""
+    name = _SIDES[side]
+    reached, size, share, margin = rows[f"reached_{name}"], sizes[f"size_{name}"], sizes.share, sizes[f"{side}margin"]
+    return {
+        "at_percentile": reached * 100.0 >= sizes.percentile * size,
+        "at_low": and_(share - margin > 0.0, reached >= (share - margin) * size),
+        "at_high": and_(share + margin <= 1.0, reached >= (share + margin) * size),
+    }
+
+
+_VALUE_OF_BIN = {"at_percentile": "representative", "at_low": "lower", "at_high": "upper"}
+"""What of a bin in `measure_bin` is the percentile, and what the ends of its margin."""
 
 
 def _sums(reached: Subquery, grouping: Grouping) -> Subquery:
     """One row per period × place × metric × unit: additive sums, and percentiles where the metric has one."""
     r, k, b = reached.c, tables.metric.c, tables.measure_bin.c
-    score = case((r.percentile.is_(None), _real(score_of_bin(r.bin, b.representative))))
 
-    def ends(side: str) -> list[Expression]:
-        reached, size, margin = r[f"reached_{_SIDES[side]}"], r[f"size_{_SIDES[side]}"], r[f"{side}margin"]
-        at_percentile = reached * 100.0 >= r.percentile * size
-        at_low = reached >= (r.share - margin) * size
-        at_high = reached >= (r.share + margin) * size
-        # Where the margin goes beyond 0 or 1, that end is not known.
-        low, high = func.min(r.share - margin) > 0.0, func.max(r.share + margin) <= 1.0
-        found = {
-            "at_percentile": func.min(case((at_percentile, b.representative))),
-            "at_low": case((low, func.min(case((at_low, _real(b.lower)))))),
-            "at_high": case((high, func.min(case((at_high, _real(b.upper)))))),
-        }
-        return [value.label(f"{side}{name}") for name, value in found.items()]
+    def end(name: str, reached: Expression) -> Expression:
+        value = b[_VALUE_OF_BIN[name]]
+        return func.min(case((reached, value if name == "at_percentile" else _real(value))))
 
     place = [r[name] for name in _PLACE]
     rows = (
         select(
             *place,
-            *(_sum(r[name]).label(name) for name in _SUMS),
-            func.sum(score * r.n).label("first"),
-            func.sum(score * score * r.n).label("second"),
-            func.sum(score * r.weight).label("weighted_first"),
-            func.sum(score * score * r.weight).label("weighted_second"),
-            *ends(""),
-            *ends("weighted_"),
+            *(_whole(func.max(r[f"size_{name}"])).label(name) for name in _SUMS),
+            *_moments(r, k, b.representative),
+            *(
+                end(name, condition).label(f"{side}{name}")
+                for side in _SIDES
+                for name, condition in _first_at(r, r, side).items()
+            ),
         )
         .join_from(reached, tables.metric, k.metric == r.metric)
         .outerjoin(tables.measure_bin, and_(b.bin == r.bin, k.kind.in_(["duration", "amount"])))
     )
-    return grouping(rows, place, "sums", func.sum(r.n) > 0)
+    return grouping(rows, place, "sums", func.max(r.size_n) > 0)
+
+
+def _moments(cells: Any, k: Any, representative: Expression) -> list[Expression]:
+    """Sums of the scores and of their squares, in both readings; NULL where the metric has a percentile."""
+    score = case((k.percentile.is_(None), _real(score_of_bin(cells.bin, representative))))
+    return [
+        func.sum(score * cells.n).label("first"),
+        func.sum(score * score * cells.n).label("second"),
+        func.sum(score * cells.weight).label("weighted_first"),
+        func.sum(score * score * cells.weight).label("weighted_second"),
+    ]
 
 
 def _guarded(
     period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None, grouping: Grouping
 ) -> FromClause:
     """One row per period × place × metric × unit: its sums, and `suppressed`."""
-    sums = _sums(_reached(_cells(period, by, restated, starting, "bin", grouping=grouping)), grouping)
+    sums = _sums(_reached(_cells(period, by, restated, starting, "bin", grouping=grouping), restated), grouping)
     if by == BOTH:
         c = _protected(sums).c
         return select(*(c[column.key] for column in sums.c), c[FLAGS[by]].label("suppressed")).subquery("guarded")
@@ -766,32 +809,36 @@ def _score_distribution(grouping: Grouping) -> Select[Any]:
     m = months.c
     names = ("period_start", "stage", "department", "metric")
     place = (m.month_start, m.stage, m.department, m.metric)
-    scores = (
-        select(
-            *(column.label(name) for column, name in zip(place, names, strict=True)),
-            p.k,
-            m.bin.label("score"),
-            _sum(m.n).label("n"),
-            _sum(m.weight).label("weight"),
-        )
+    columns = [*(column.label(name) for column, name in zip(place, names, strict=True)), p.k]
+    rows = (
+        select(*columns)
         .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, p.only == 1)
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
     )
-    counts = grouping(scores, (*place, p.k, m.bin), "counts", func.sum(m.n) > 0)
+    some = func.sum(m.n) > 0
+    of_score = [m.bin.label("score"), *(_sum(m[name]).label(name) for name in ("n", "weight"))]
+    s = grouping(rows.add_columns(*of_score), (*place, p.k, m.bin), "scores", some).c
+    cells = grouping(rows.add_columns(_sum(m.n).label("n")), (*place, p.k), "cells", some)
     table = ("period_start", "metric")
-    protected = protect(with_sizes(counts, table, "score"), table)
-    c = protected.c
-    line = [c[name] for name in names]
-    bins = (
-        select(
-            *c,
-            func.min(c.n).over(partition_by=line).label("rarest"),
-            (_whole(func.sum(c.n).over(partition_by=line, order_by=[c.n, c.score])) - c.n).label("n_before"),
+    flags = protect(with_sizes(cells, table), table).c
+    # Cells have far fewer rows than scores. Stacked, not joined: so a filter on the period reaches both.
+    c = (
+        union_all(
+            select(*s, cast(null(), Integer).label("hides_cell")),
+            select(*(flags[name] for name in (*names, "k")), null(), null(), null(), flags.hides_cell),
         )
-        .subquery("bins")
+        .subquery("stacked")
         .c
     )
+    line = [c[name] for name in names]
+    ranked = select(
+        *(column for column in c if column.key != "hides_cell"),
+        func.max(c.hides_cell).over(partition_by=line).label("hides_cell"),
+        func.min(c.n).over(partition_by=line).label("rarest"),
+        (_whole(func.sum(c.n).over(partition_by=line, order_by=[c.n, c.score])) - c.n).label("n_before"),
+    ).subquery("ranked_scores")
+    bins = select(ranked).where(ranked.c.score.is_not(None)).subquery("bins").c
     # The pool takes further scores, the rarest first, until it is no small group itself.
     pooled = or_(bins.hides_cell == 1, bins.n < bins.k, and_(bins.rarest < bins.k, bins.n_before < bins.k))
     score = case((~pooled, bins.score))
