@@ -33,6 +33,7 @@ from sqlalchemy import (
     MetaData,
     Select,
     Subquery,
+    Text,
     and_,
     case,
     cast,
@@ -55,7 +56,7 @@ from sqlalchemy.types import TypeEngine
 
 from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
-from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
+from vocbeam.schemas.timebase import BUCKET_US, DAY_US, SECOND_US
 from vocbeam.sinks import evidence_views, tables, value_views
 from vocbeam.sinks.contributions import BUCKET_GRAIN
 from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS, flag_event
@@ -120,6 +121,18 @@ def _now_us_sqlite(element: NowUs, compiler: Any, **options: Any) -> str:
 @compiles(NowUs, "postgresql")
 def _now_us_postgresql(element: NowUs, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM now()) * 1000000 AS BIGINT)"
+
+
+class Listed(FunctionElement[Any]):
+    """Several whole numbers as one value, of which `listed` takes one again: SQLite only."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(Listed, "sqlite")
+def _listed_sqlite(element: Listed, compiler: Any, **options: Any) -> str:
+    return f"json_array({compiler.process(element.clauses, **options)})"
 
 
 # --- Small expressions ------------------------------------------------------------------------------------------------
@@ -521,6 +534,114 @@ def _sums(reached: Subquery, grouping: Grouping) -> Subquery:
     return grouping(rows, place, "sums", func.max(r.size_n) > 0)
 
 
+_LONGEST_MONTH_US = 32 * DAY_US
+"""Of a month of 31 days and clock changes, with room."""
+
+
+def _sums_of_months(restated: bool, starting: Span | None) -> Subquery:
+    """The same by month, stage and department, as SQLite has it soonest: its window functions take some µs a row.
+
+    So rows are added up by GROUP BY in the order of their key, and percentiles are looked for place by place.
+    """
+    m, f, k, calendar, b = (
+        table.c
+        for table in (tables.measure, tables.measure_month, tables.metric, tables.calendar_date, tables.measure_bin)
+    )
+    fine_rows = tables.measure.join(tables.calendar_date, calendar.date == m.date)
+
+    def conditions(c: Any, month: Expression) -> list[Expression]:
+        # Not an equation, after which SQLite would no longer see that rows come in the order of the groups.
+        basis = [] if restated else [c.basis != "restated"]
+        return basis + ([month.between(*starting)] if starting else [])
+
+    def part(source: FromClause, c: Any, month: Expression, still_fine: int, *meant: Expression) -> Select[Any]:
+        representative = select(b.representative).where(b.bin == c.bin).scalar_subquery()
+        return (
+            select(
+                month.label("start"),
+                *(c[name] for name in ("stage", "department", "metric", "unit")),
+                literal(still_fine).label("still_fine"),
+                *(_sum(c[name]).label(f"size_{name}") for name in _SUMS),
+                *_moments(c, k, representative),
+            )
+            .select_from(tables.metric.join(source, c.metric == k.metric))
+            .where(*conditions(c, month), *meant)
+            .group_by(c.metric, month, c.basis, c.stage, c.department, c.unit)
+        )
+
+    parts = union_all(
+        part(fine_rows, m, calendar.month_start, 1, m.grain == BUCKET_GRAIN),
+        part(tables.measure_month, f, f.month_start, 0),
+    ).subquery("parts")
+    c = parts.c
+    place = [c[name] for name in ("metric", "start", "stage", "department", "unit")]
+    moments = ("first", "second", "weighted_first", "weighted_second")
+    columns = [*(_sum(c[f"size_{name}"]).label(f"size_{name}") for name in _SUMS)]
+    columns += [func.sum(c[name]).label(name) for name in moments]
+    whole = select(*place, func.max(c.still_fine).label("still_fine"), *columns)
+    totals = by_window(whole, place, "totals", func.sum(c.size_n) > 0)
+    d = _with_margins(
+        select(totals, k.percentile).join_from(totals, tables.metric, k.metric == totals.c.metric).cte("distributions")
+    )
+    c = d.c
+
+    bases = ["as_reported", "restated"] if restated else ["as_reported"]
+
+    def of_place(source: FromClause, rows: Any, month: Expression, *meant: Expression) -> Select[Any]:
+        same = [month == c.start, *(rows[name] == c[name] for name in ("metric", "stage", "department", "unit"))]
+        bins = select(rows.bin, rows.n, rows.weight).select_from(source)
+        return bins.where(rows.basis.in_(bases), *same, *meant).correlate(d)
+
+    since = select(calendar.starts_at).where(calendar.date >= c.start).order_by(calendar.date).limit(1)
+    first = since.correlate(d).scalar_subquery()
+    within = and_(m.bucket_start >= first, m.bucket_start < first + _LONGEST_MONTH_US, c.still_fine == 1)
+    rows = union_all(
+        of_place(fine_rows, m, calendar.month_start, m.grain == BUCKET_GRAIN, within),
+        of_place(tables.measure_month, f, f.month_start),
+    ).subquery("rows")
+    order = [rows.c.bin, rows.c.n] if restated else [rows.c.bin]
+    reached = select(
+        *rows.c,
+        *(
+            func.sum(_real(rows.c[name])).over(order_by=order, rows=(None, 0)).label(f"reached_{name}")
+            for name in _SIDES.values()
+        ),
+    ).subquery("reached")
+    wanted = [(side, name, condition) for side in _SIDES for name, condition in _first_at(reached.c, c, side).items()]
+    bins = Listed(*(func.min(case((condition, reached.c.bin))) for _, _, condition in wanted))
+    found = select(bins).select_from(reached).where(_near(reached.c, c)).correlate(d).scalar_subquery()
+    names = [column.key for column in c if column.key not in ("share", "margin", "weighted_margin")]
+    # With a window function, so that SQLite looks once a place and not once a value.
+    once = func.row_number().over(partition_by=[c[name] for name in ("metric", "start", "stage", "department", "unit")])
+    listed = select(
+        *(c[name] for name in names), case((c.percentile.is_not(None), found)).label("bins"), once.label("once")
+    ).cte("percentiles")
+    c = listed.c
+
+    def end(number: int, name: str) -> Expression:
+        value = b[_VALUE_OF_BIN[name]]
+        at = func.json_extract(c.bins, f"$[{number}]")
+        return (
+            select(value if name == "at_percentile" else _real(value))
+            .where(b.bin == at)
+            .correlate(listed)
+            .scalar_subquery()
+        )
+
+    return (
+        select(
+            c.start,
+            c.start.label("day"),
+            *(c[name] for name in ("stage", "department", "metric", "unit")),
+            *(c[f"size_{name}"].label(name) for name in _SUMS),
+            *(c[name] for name in moments),
+            *(end(number, name).label(f"{side}{name}") for number, (side, name, _) in enumerate(wanted)),
+        )
+        .where(c.once == 1)
+        .subquery("sums")
+    )
+
+
 def _moments(cells: Any, k: Any, representative: Expression) -> list[Expression]:
     """Sums of the scores and of their squares, in both readings; NULL where the metric has a percentile."""
     score = case((k.percentile.is_(None), _real(score_of_bin(cells.bin, representative))))
@@ -536,7 +657,10 @@ def _guarded(
     period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None, grouping: Grouping
 ) -> FromClause:
     """One row per period × place × metric × unit: its sums, and `suppressed`."""
-    sums = _sums(_reached(_cells(period, by, restated, starting, "bin", grouping=grouping), restated), grouping)
+    if grouping is by_window and period == "month" and by == BOTH:
+        sums = _sums_of_months(restated, starting)
+    else:
+        sums = _sums(_reached(_cells(period, by, restated, starting, "bin", grouping=grouping), restated), grouping)
     if by == BOTH:
         c = _protected(sums).c
         return select(*(c[column.key] for column in sums.c), c[FLAGS[by]].label("suppressed")).subquery("guarded")
@@ -809,9 +933,8 @@ def _score_distribution(grouping: Grouping) -> Select[Any]:
     m = months.c
     names = ("period_start", "stage", "department", "metric")
     place = (m.month_start, m.stage, m.department, m.metric)
-    columns = [*(column.label(name) for column, name in zip(place, names, strict=True)), p.k]
     rows = (
-        select(*columns)
+        select(*(column.label(name) for column, name in zip(place, names, strict=True)), p.k)
         .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, p.only == 1)
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
