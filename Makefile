@@ -100,8 +100,13 @@ verify-value: setup ## Simulate companies with planted effects; count intervals 
 	@$(BIN)/vocbeam verify value
 
 verify-bi: setup ## Query times of a year; the contract, dbt and Superset in environments of their own (1.5 GB)
-	@$(BIN)/python -m tests.bi.clients
-	@$(BIN)/python -m benchmarks.bi $(BI)
+	@fast=yes; clients=yes; \
+	echo "1 of 2: query times of a year of events, SQLite and then PostgreSQL"; \
+	$(BIN)/python -m benchmarks.bi $(BI) || fast=NO; \
+	echo "2 of 2: what contract, dbt, MetricFlow and Superset make of the views"; \
+	$(BIN)/python -m tests.bi.clients || clients=NO; \
+	echo "verify-bi: views as fast as promised: $$fast; clients agree with the views: $$clients"; \
+	[ $$fast$$clients = yesyes ]
 
 bench: setup ## Measure throughput, steps, latency, growth and peers: an hour and more (BENCH="--part throughput …")
 	@$(BIN)/python benchmarks/report.py $(BENCH)

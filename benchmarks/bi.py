@@ -44,9 +44,6 @@ TOPICS = 5
 OWN_PLACE = 0.8
 """Share of events whose department is the stage's owner."""
 LARGEST_MS = 100
-NOT_PROMISED = {"sqlite": ("resolution_time", "scores of nps"), "postgresql": ()}
-"""Database → queries of one metric that take longer there, as docs/bi.md says."""
-
 REPEATS = 5
 
 YEAR_OF_ONE = "SELECT * FROM metric_by_month WHERE metric = '{}' AND period_start BETWEEN '2017-01-01' AND '2017-12-01'"
@@ -197,11 +194,13 @@ def measure_warehouse(url: str, events: int, folder: Path) -> bool:
     governance = load_governance(GOVERNANCE)
     engine = open_engine(url, write=True)
     apply_to(engine, governance, Home(folder / "home"))
+    click.echo(f"{engine.dialect.name}: writing the cells that a year of {events:,} events leaves")
     started = time.perf_counter()
     fill(engine, governance, events)
     _analyze(engine)
     with engine.connect() as connection:
         click.echo(f"{engine.dialect.name}: {_counted(connection)} of {events:,} events, {_since(started)} to write")
+    click.echo("asking the views, folding as `vocbeam compact` does, asking again")
     before = ask(engine)
     started = time.perf_counter()
     last = date(YEAR, 12, 31)
@@ -220,7 +219,7 @@ def measure_warehouse(url: str, events: int, folder: Path) -> bool:
     engine.dispose()
     slow = [name for name, answer in after.items() if "all metrics" not in name and answer.wall >= LARGEST_MS]
     click.echo(f"one metric in {LARGEST_MS} ms and more: {', '.join(slow) or 'none'}")
-    return set(slow) <= set(NOT_PROMISED[engine.dialect.name])
+    return not slow
 
 
 def _analyze(engine: Engine) -> None:

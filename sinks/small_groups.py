@@ -53,19 +53,13 @@ FLAGS: dict[frozenset[Place], str] = {
 """The flag (0 or 1) of a figure that keeps these of stage and department."""
 
 
-def with_sizes(rows: FromClause, table: Sequence[str], within: str | None = None) -> CTE:
-    """Adds what `protect` needs to rows whose every contribution is an answer of its own.
+def with_sizes(rows: FromClause, table: Sequence[str]) -> CTE:
+    """Adds what `protect` needs to rows, one a cell, whose every contribution is an answer of its own.
 
     `rows` have `stage`, `department`, `n` > 0 and the threshold `k`; the columns `table` say which table a row is in.
-    `within` tells the rows of one cell apart, where there are several.
     """
     c = rows.c
-    if within is None:
-        of_cell: dict[str, Expression] = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
-    else:
-        cell = [c[name] for name in (*table, "stage", "department")]
-        first = func.row_number().over(partition_by=cell, order_by=c[within]) == 1
-        of_cell = {"people": c.n, "leads": _flag(first), "cell_n": _sum(c.n, cell), "size": _sum(c.n, cell)}
+    of_cell: dict[str, Expression] = {"people": c.n, "leads": literal(1), "cell_n": c.n, "size": c.n}
     sized = select(*c, *(value.label(name) for name, value in of_cell.items())).cte("cell_sizes")
     for name, places in (("stage_size", ["stage"]), ("department_size", ["department"]), ("company_size", [])):
         c = sized.c

@@ -33,6 +33,7 @@ from sqlalchemy import (
     MetaData,
     Select,
     Subquery,
+    Text,
     and_,
     case,
     cast,
@@ -55,7 +56,7 @@ from sqlalchemy.types import TypeEngine
 
 from vocbeam.schemas.errors import ConfigError, SinkError
 from vocbeam.schemas.records import CONFIDENCE_EDGES, MACHINE_METHODS, UNASSIGNED
-from vocbeam.schemas.timebase import BUCKET_US, SECOND_US
+from vocbeam.schemas.timebase import BUCKET_US, DAY_US, SECOND_US
 from vocbeam.sinks import evidence_views, tables, value_views
 from vocbeam.sinks.contributions import BUCKET_GRAIN
 from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS, flag_event
@@ -120,6 +121,18 @@ def _now_us_sqlite(element: NowUs, compiler: Any, **options: Any) -> str:
 @compiles(NowUs, "postgresql")
 def _now_us_postgresql(element: NowUs, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM now()) * 1000000 AS BIGINT)"
+
+
+class Listed(FunctionElement[Any]):
+    """Several whole numbers as one value, of which `listed` takes one again: SQLite only."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(Listed, "sqlite")
+def _listed_sqlite(element: Listed, compiler: Any, **options: Any) -> str:
+    return f"json_array({compiler.process(element.clauses, **options)})"
 
 
 # --- Small expressions ------------------------------------------------------------------------------------------------
@@ -426,74 +439,228 @@ _SIDES = {"": "n", "weighted_": "weight"}
 """Prefixes of the two readings of a histogram, and what each adds up: contributions, or their weights."""
 
 
-def _reached(cells: Subquery) -> Subquery:
-    """Each bin with what its distribution has up to it and in all, and the percentile with its margins in ranks."""
+def _reached(cells: Subquery, restated: bool) -> Subquery:
+    """Each bin with what its distribution has up to it and in all, and the percentile with its margins in ranks.
+
+    Of a metric with a percentile only the bins near it and near its margins.
+    """
     c, k = cells.c, tables.metric.c
     place = [c[name] for name in _PLACE]
+    # What later tags took away goes before what is there, so sums of rows don't exceed those of their bins.
+    order = [c.bin, c.n] if restated else [c.bin]
 
-    def over(name: str, order: Expression | None = None) -> Expression:
+    def total(name: str) -> Expression:
         # Doubles hold these sums exactly, and PostgreSQL adds them up several times as fast as BIGINT.
-        return func.sum(_real(c[name])).over(partition_by=place, order_by=order)
+        return func.sum(_real(c[name])).over(partition_by=place)
 
-    share = k.percentile / 100.0
-    size = {side: _positive(over(name)) for side, name in _SIDES.items()}
-    answers = {"": size[""], "weighted_": size["weighted_"] * size["weighted_"] / _positive(over("weight_sq"))}
-    return (
+    def up_to(name: str) -> Expression:
+        return func.sum(_real(c[name])).over(partition_by=place, order_by=order, rows=(None, 0))
+
+    rows = (
         select(
             *c,
-            *(over(name, c.bin).label(f"reached_{name}") for name in _SIDES.values()),
-            *(size[side].label(f"size_{name}") for side, name in _SIDES.items()),
+            *(up_to(name).label(f"reached_{name}") for name in _SIDES.values()),
+            *(total(name).label(f"size_{name}") for name in _SUMS),
             k.percentile,
-            share.label("share"),
-            *((Z * func.sqrt(share * (1.0 - share) / n)).label(f"{side}margin") for side, n in answers.items()),
         )
         .join_from(cells, tables.metric, k.metric == c.metric)
-        .subquery("reached")
+        .cte("distributions")
     )
+    ranked = _with_margins(rows)
+    return select(ranked).where(or_(ranked.c.percentile.is_(None), _near(ranked.c, ranked.c))).subquery("reached")
+
+
+def _with_margins(sizes: FromClause) -> CTE:
+    """Adds to `percentile` and the sizes of distributions the percentile's share and its margins, in ranks."""
+    c = sizes.c
+    share = c.percentile / 100.0
+    weight = _positive(c.size_weight)
+    answers = {"": _positive(c.size_n), "weighted_": weight * weight / _positive(c.size_weight_sq)}
+    margins = [(Z * func.sqrt(share * (1.0 - share) / n)).label(f"{side}margin") for side, n in answers.items()]
+    return select(*c, share.label("share"), *margins).cte("distribution_shares")
+
+
+def _near(rows: Any, sizes: Any) -> Expression:
+    """Whether a row, with what is reached in it, may be the first at a percentile or at an end of its margin."""
+    return or_(
+        *(
+            and_(
+                rows[f"reached_{name}"] >= (sizes.share - sizes[f"{side}margin"]) * sizes[f"size_{name}"],
+                rows[f"reached_{name}"] - rows[name] <= (sizes.share + sizes[f"{side}margin"]) * sizes[f"size_{name}"],
+            )
+            for side, name in _SIDES.items()
+        )
+    )
+
+
+def _first_at(rows: Any, sizes: Any, side: str) -> dict[str, Expression]:
+    """Conditions of the bins from a percentile and the ends of its margin on; an end beyond 0 or 1 is not known."""
+    name = _SIDES[side]
+    reached, size, share, margin = rows[f"reached_{name}"], sizes[f"size_{name}"], sizes.share, sizes[f"{side}margin"]
+    return {
+        "at_percentile": reached * 100.0 >= sizes.percentile * size,
+        "at_low": and_(share - margin > 0.0, reached >= (share - margin) * size),
+        "at_high": and_(share + margin <= 1.0, reached >= (share + margin) * size),
+    }
+
+
+_VALUE_OF_BIN = {"at_percentile": "representative", "at_low": "lower", "at_high": "upper"}
+"""What of a bin in `measure_bin` is the percentile, and what the ends of its margin."""
 
 
 def _sums(reached: Subquery, grouping: Grouping) -> Subquery:
     """One row per period × place × metric × unit: additive sums, and percentiles where the metric has one."""
     r, k, b = reached.c, tables.metric.c, tables.measure_bin.c
-    score = case((r.percentile.is_(None), _real(score_of_bin(r.bin, b.representative))))
 
-    def ends(side: str) -> list[Expression]:
-        reached, size, margin = r[f"reached_{_SIDES[side]}"], r[f"size_{_SIDES[side]}"], r[f"{side}margin"]
-        at_percentile = reached * 100.0 >= r.percentile * size
-        at_low = reached >= (r.share - margin) * size
-        at_high = reached >= (r.share + margin) * size
-        # Where the margin goes beyond 0 or 1, that end is not known.
-        low, high = func.min(r.share - margin) > 0.0, func.max(r.share + margin) <= 1.0
-        found = {
-            "at_percentile": func.min(case((at_percentile, b.representative))),
-            "at_low": case((low, func.min(case((at_low, _real(b.lower)))))),
-            "at_high": case((high, func.min(case((at_high, _real(b.upper)))))),
-        }
-        return [value.label(f"{side}{name}") for name, value in found.items()]
+    def end(name: str, reached: Expression) -> Expression:
+        value = b[_VALUE_OF_BIN[name]]
+        return func.min(case((reached, value if name == "at_percentile" else _real(value))))
 
     place = [r[name] for name in _PLACE]
     rows = (
         select(
             *place,
-            *(_sum(r[name]).label(name) for name in _SUMS),
-            func.sum(score * r.n).label("first"),
-            func.sum(score * score * r.n).label("second"),
-            func.sum(score * r.weight).label("weighted_first"),
-            func.sum(score * score * r.weight).label("weighted_second"),
-            *ends(""),
-            *ends("weighted_"),
+            *(_whole(func.max(r[f"size_{name}"])).label(name) for name in _SUMS),
+            *_moments(r, k, b.representative),
+            *(
+                end(name, condition).label(f"{side}{name}")
+                for side in _SIDES
+                for name, condition in _first_at(r, r, side).items()
+            ),
         )
         .join_from(reached, tables.metric, k.metric == r.metric)
         .outerjoin(tables.measure_bin, and_(b.bin == r.bin, k.kind.in_(["duration", "amount"])))
     )
-    return grouping(rows, place, "sums", func.sum(r.n) > 0)
+    return grouping(rows, place, "sums", func.max(r.size_n) > 0)
+
+
+_LONGEST_MONTH_US = 32 * DAY_US
+"""Of a month of 31 days and clock changes, with room."""
+
+
+def _sums_of_months(restated: bool, starting: Span | None) -> Subquery:
+    """The same by month, stage and department, as SQLite has it soonest: its window functions take some µs a row.
+
+    So rows are added up by GROUP BY in the order of their key, and percentiles are looked for place by place.
+    """
+    m, f, k, calendar, b = (
+        table.c
+        for table in (tables.measure, tables.measure_month, tables.metric, tables.calendar_date, tables.measure_bin)
+    )
+    fine_rows = tables.measure.join(tables.calendar_date, calendar.date == m.date)
+
+    def conditions(c: Any, month: Expression) -> list[Expression]:
+        # Not an equation, after which SQLite would no longer see that rows come in the order of the groups.
+        basis = [] if restated else [c.basis != "restated"]
+        return basis + ([month.between(*starting)] if starting else [])
+
+    def part(source: FromClause, c: Any, month: Expression, still_fine: int, *meant: Expression) -> Select[Any]:
+        representative = select(b.representative).where(b.bin == c.bin).scalar_subquery()
+        return (
+            select(
+                month.label("start"),
+                *(c[name] for name in ("stage", "department", "metric", "unit")),
+                literal(still_fine).label("still_fine"),
+                *(_sum(c[name]).label(f"size_{name}") for name in _SUMS),
+                *_moments(c, k, representative),
+            )
+            .select_from(tables.metric.join(source, c.metric == k.metric))
+            .where(*conditions(c, month), *meant)
+            .group_by(c.metric, month, c.basis, c.stage, c.department, c.unit)
+        )
+
+    parts = union_all(
+        part(fine_rows, m, calendar.month_start, 1, m.grain == BUCKET_GRAIN),
+        part(tables.measure_month, f, f.month_start, 0),
+    ).subquery("parts")
+    c = parts.c
+    place = [c[name] for name in ("metric", "start", "stage", "department", "unit")]
+    moments = ("first", "second", "weighted_first", "weighted_second")
+    columns = [*(_sum(c[f"size_{name}"]).label(f"size_{name}") for name in _SUMS)]
+    columns += [func.sum(c[name]).label(name) for name in moments]
+    whole = select(*place, func.max(c.still_fine).label("still_fine"), *columns)
+    totals = by_window(whole, place, "totals", func.sum(c.size_n) > 0)
+    d = _with_margins(
+        select(totals, k.percentile).join_from(totals, tables.metric, k.metric == totals.c.metric).cte("distributions")
+    )
+    c = d.c
+
+    bases = ["as_reported", "restated"] if restated else ["as_reported"]
+
+    def of_place(source: FromClause, rows: Any, month: Expression, *meant: Expression) -> Select[Any]:
+        same = [month == c.start, *(rows[name] == c[name] for name in ("metric", "stage", "department", "unit"))]
+        bins = select(rows.bin, rows.n, rows.weight).select_from(source)
+        return bins.where(rows.basis.in_(bases), *same, *meant).correlate(d)
+
+    since = select(calendar.starts_at).where(calendar.date >= c.start).order_by(calendar.date).limit(1)
+    first = since.correlate(d).scalar_subquery()
+    within = and_(m.bucket_start >= first, m.bucket_start < first + _LONGEST_MONTH_US, c.still_fine == 1)
+    rows = union_all(
+        of_place(fine_rows, m, calendar.month_start, m.grain == BUCKET_GRAIN, within),
+        of_place(tables.measure_month, f, f.month_start),
+    ).subquery("rows")
+    order = [rows.c.bin, rows.c.n] if restated else [rows.c.bin]
+    reached = select(
+        *rows.c,
+        *(
+            func.sum(_real(rows.c[name])).over(order_by=order, rows=(None, 0)).label(f"reached_{name}")
+            for name in _SIDES.values()
+        ),
+    ).subquery("reached")
+    wanted = [(side, name, condition) for side in _SIDES for name, condition in _first_at(reached.c, c, side).items()]
+    bins = Listed(*(func.min(case((condition, reached.c.bin))) for _, _, condition in wanted))
+    found = select(bins).select_from(reached).where(_near(reached.c, c)).correlate(d).scalar_subquery()
+    names = [column.key for column in c if column.key not in ("share", "margin", "weighted_margin")]
+    # With a window function, so that SQLite looks once a place and not once a value.
+    once = func.row_number().over(partition_by=[c[name] for name in ("metric", "start", "stage", "department", "unit")])
+    listed = select(
+        *(c[name] for name in names), case((c.percentile.is_not(None), found)).label("bins"), once.label("once")
+    ).cte("percentiles")
+    c = listed.c
+
+    def end(number: int, name: str) -> Expression:
+        value = b[_VALUE_OF_BIN[name]]
+        at = func.json_extract(c.bins, f"$[{number}]")
+        return (
+            select(value if name == "at_percentile" else _real(value))
+            .where(b.bin == at)
+            .correlate(listed)
+            .scalar_subquery()
+        )
+
+    return (
+        select(
+            c.start,
+            c.start.label("day"),
+            *(c[name] for name in ("stage", "department", "metric", "unit")),
+            *(c[f"size_{name}"].label(name) for name in _SUMS),
+            *(c[name] for name in moments),
+            *(end(number, name).label(f"{side}{name}") for number, (side, name, _) in enumerate(wanted)),
+        )
+        .where(c.once == 1)
+        .subquery("sums")
+    )
+
+
+def _moments(cells: Any, k: Any, representative: Expression) -> list[Expression]:
+    """Sums of the scores and of their squares, in both readings; NULL where the metric has a percentile."""
+    score = case((k.percentile.is_(None), _real(score_of_bin(cells.bin, representative))))
+    return [
+        func.sum(score * cells.n).label("first"),
+        func.sum(score * score * cells.n).label("second"),
+        func.sum(score * cells.weight).label("weighted_first"),
+        func.sum(score * score * cells.weight).label("weighted_second"),
+    ]
 
 
 def _guarded(
     period: Period | Window, by: frozenset[Place], restated: bool, starting: Span | None, grouping: Grouping
 ) -> FromClause:
     """One row per period × place × metric × unit: its sums, and `suppressed`."""
-    sums = _sums(_reached(_cells(period, by, restated, starting, "bin", grouping=grouping)), grouping)
+    if grouping is by_window and period == "month" and by == BOTH:
+        sums = _sums_of_months(restated, starting)
+    else:
+        sums = _sums(_reached(_cells(period, by, restated, starting, "bin", grouping=grouping), restated), grouping)
     if by == BOTH:
         c = _protected(sums).c
         return select(*(c[column.key] for column in sums.c), c[FLAGS[by]].label("suppressed")).subquery("guarded")
@@ -766,32 +933,35 @@ def _score_distribution(grouping: Grouping) -> Select[Any]:
     m = months.c
     names = ("period_start", "stage", "department", "metric")
     place = (m.month_start, m.stage, m.department, m.metric)
-    scores = (
-        select(
-            *(column.label(name) for column, name in zip(place, names, strict=True)),
-            p.k,
-            m.bin.label("score"),
-            _sum(m.n).label("n"),
-            _sum(m.weight).label("weight"),
-        )
+    rows = (
+        select(*(column.label(name) for column, name in zip(place, names, strict=True)), p.k)
         .join_from(months, tables.metric, k.metric == m.metric)
         .join(tables.privacy, p.only == 1)
         .where(k.kind.in_(["nps", "share", "mean"]), m.basis == "as_reported")
     )
-    counts = grouping(scores, (*place, p.k, m.bin), "counts", func.sum(m.n) > 0)
+    some = func.sum(m.n) > 0
+    of_score = [m.bin.label("score"), *(_sum(m[name]).label(name) for name in ("n", "weight"))]
+    s = grouping(rows.add_columns(*of_score), (*place, p.k, m.bin), "scores", some).c
+    cells = grouping(rows.add_columns(_sum(m.n).label("n")), (*place, p.k), "cells", some)
     table = ("period_start", "metric")
-    protected = protect(with_sizes(counts, table, "score"), table)
-    c = protected.c
-    line = [c[name] for name in names]
-    bins = (
-        select(
-            *c,
-            func.min(c.n).over(partition_by=line).label("rarest"),
-            (_whole(func.sum(c.n).over(partition_by=line, order_by=[c.n, c.score])) - c.n).label("n_before"),
+    flags = protect(with_sizes(cells, table), table).c
+    # Cells have far fewer rows than scores. Stacked, not joined: so a filter on the period reaches both.
+    c = (
+        union_all(
+            select(*s, cast(null(), Integer).label("hides_cell")),
+            select(*(flags[name] for name in (*names, "k")), null(), null(), null(), flags.hides_cell),
         )
-        .subquery("bins")
+        .subquery("stacked")
         .c
     )
+    line = [c[name] for name in names]
+    ranked = select(
+        *(column for column in c if column.key != "hides_cell"),
+        func.max(c.hides_cell).over(partition_by=line).label("hides_cell"),
+        func.min(c.n).over(partition_by=line).label("rarest"),
+        (_whole(func.sum(c.n).over(partition_by=line, order_by=[c.n, c.score])) - c.n).label("n_before"),
+    ).subquery("ranked_scores")
+    bins = select(ranked).where(ranked.c.score.is_not(None)).subquery("bins").c
     # The pool takes further scores, the rarest first, until it is no small group itself.
     pooled = or_(bins.hides_cell == 1, bins.n < bins.k, and_(bins.rarest < bins.k, bins.n_before < bins.k))
     score = case((~pooled, bins.score))
