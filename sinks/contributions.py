@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vocbeam.schemas.contributions import Booked, Names, names_json
+from vocbeam.schemas.contributions import Booked, Names, Numbers, names_json
 from vocbeam.schemas.records import Contribution
 from vocbeam.schemas.timebase import BUCKET_US
 
@@ -20,6 +20,8 @@ AS_REPORTED: Basis = "as_reported"
 RESTATED: Basis = "restated"
 
 BUCKET_GRAIN = "bucket"
+
+_HALF_BITS, _LOW_HALF = 32, 2**32 - 1
 
 Cell = tuple[int, str, str, str, str, str, str, str, str, int]
 """The first ten fields of a Contribution: which cell of `measure` it goes to, at the finest grain."""
@@ -97,15 +99,19 @@ def add_booked(delta: Delta, parts: Sequence[Booked]) -> None:
     order = np.argsort(cell)
     starts = np.flatnonzero(np.diff(cell[order], prepend=-1))
     first = order[starts]
-    sums = [
-        np.add.reduceat(values[order], starts).tolist() for values in (np.ones_like(weight), weight, weight**2, total)
-    ]
+    sums = [_sums(values[order], starts) for values in (np.ones_like(weight), weight, weight**2, total)]
     names = list(numbers)
     cells = zip(bucket_start[first].tolist(), name[first].tolist(), bins[first].tolist(), strict=True)
     for (start, number, bin_), more in zip(cells, zip(*sums, strict=True), strict=True):
         key: Cell = (start, *names[number], bin_)  # type: ignore[assignment]
         known = delta.get(key)
         delta[key] = list(more) if known is None else [a + b for a, b in zip(known, more, strict=True)]
+
+
+def _sums(values: Numbers, starts: Numbers) -> list[int]:
+    """Exact sums of the stretches that begin at `starts`, also beyond 64 bits: the database is to refuse those."""
+    low, high = (np.add.reduceat(half, starts).tolist() for half in (values & _LOW_HALF, values >> _HALF_BITS))
+    return [(more << _HALF_BITS) + less for less, more in zip(low, high, strict=True)]
 
 
 def contributions_json(contributions: Sequence[Contribution]) -> str:
