@@ -103,7 +103,7 @@ def add_booked(delta: Delta, parts: Sequence[Booked]) -> None:
     names = list(numbers)
     cells = zip(bucket_start[first].tolist(), name[first].tolist(), bins[first].tolist(), strict=True)
     for (start, number, bin_), more in zip(cells, zip(*sums, strict=True), strict=True):
-        key: Cell = (start, *names[number], bin_)  # type: ignore[assignment]
+        key: Cell = (start, *names[number], bin_)
         known = delta.get(key)
         delta[key] = list(more) if known is None else [a + b for a, b in zip(known, more, strict=True)]
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, Table, bindparam, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from vocbeam.schemas.contributions import NOTHING_BOOKED, Booked
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
@@ -683,7 +684,7 @@ def _retired(stage: Table) -> Select[Any]:
     return select(c.subject_key).join(stage, stage.c.subject_key == c.subject_key)
 
 
-def _keys(connection: Connection, query: Select[Any]) -> set[bytes]:
+def _keys(connection: Connection, query: Select[Any] | ReturningInsert[Any]) -> set[bytes]:
     return {bytes(key) for key in connection.execute(query).scalars()}
 
 
@@ -702,7 +703,8 @@ def _columns_alone(rule: SubjectRule, versions: Mapping[bytes, Version]) -> tupl
         return {}, NOTHING_BOOKED
     values, contributions = rule.fold_alone(list(versions.values()))
     stored = stored_alone(list(versions.values()), contributions)
-    columns = {"subject_key": list(versions), **stored, **dict(zip(rule.columns, values, strict=True))}
+    columns: SubjectColumns = {"subject_key": list(versions), **stored}
+    columns |= zip(rule.columns, values, strict=True)
     return columns, contributions
 
 
