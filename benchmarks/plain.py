@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from io import BytesIO
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from vocbeam.schemas.governance import TEXT_FIELDS, parse_governance
 from vocbeam.schemas.records import EVENT_TYPES, Columns, EventType
 from vocbeam.schemas.secrets import pseudonym_key, pseudonym_source
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.contributions import AS_REPORTED
+from vocbeam.sinks.contributions import AS_REPORTED, Delta, add_booked
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.grains import cell_key
 from vocbeam.sinks.tables import metadata
@@ -75,7 +75,7 @@ class Loop:
         """One transaction: (event type, number of the topic-partition, first offset, decoded events) of each part."""
         now = time.time_ns() // 1_000
         seen: Counter[tuple[Any, ...]] = Counter()
-        cells: dict[tuple[Any, ...], list[int]] = {}
+        cells: Delta = {}
         touched: dict[str, set[bytes]] = defaultdict(set)
         for event_type, ledger_id, first_offset, records in batch:
             columns: Columns = {name: [r[name] for r in records] for name in contracts.fields(event_type)}
@@ -105,8 +105,7 @@ class Loop:
                     repeat(self._tagger.model_version), repeat(now),
                 ),
             )  # fmt: skip
-            for made in chain.from_iterable(self._measurer.contributions(event_type, columns)):
-                _book(cells, made, 1)
+            add_booked(cells, [self._measurer.contributions(event_type, columns)])
             day = self._calendar.day
             place = (columns[name] for name in ("event_time", "stage", "department", "customer_key"))
             seen.update((day(at), stage, owner, who) for at, stage, owner, who in zip(*place, strict=True) if who)
@@ -126,7 +125,7 @@ class Loop:
         self._add("measure", ("n", "weight", "weight_sq", "total"), rows)
         self._connection.commit()
 
-    def _fold(self, table: str, subjects: Iterable[bytes], cells: dict[tuple[Any, ...], list[int]]) -> None:
+    def _fold(self, table: str, subjects: Iterable[bytes], cells: Delta) -> None:
         rule, versions = self._rules[table], self._versions[table]
         rows = []
         for subject in sorted(subjects):
@@ -159,9 +158,9 @@ class Loop:
                 copy.write_row(row)
 
 
-def _book(cells: dict[tuple[Any, ...], list[int]], made: Sequence[Any], sign: int) -> None:
+def _book(cells: Delta, made: Sequence[Any], sign: int) -> None:
     weight = made[10]
-    sums = cells.setdefault(tuple(made[:10]), [0, 0, 0, 0])
+    sums = cells.setdefault(made[:10], [0, 0, 0, 0])
     for i, value in enumerate((1, weight, weight * weight, made[11])):
         sums[i] += sign * value
 

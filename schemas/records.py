@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+from vocbeam.schemas.contributions import Booked
+
 EventType = Literal["survey", "ticket", "telemetry", "flag", "outcome"]
 EVENT_TYPES: tuple[EventType, ...] = ("survey", "ticket", "telemetry", "flag", "outcome")
 
@@ -208,6 +210,16 @@ class Folded(NamedTuple):
     contributions: list[Contribution]
 
 
+class FoldedAlone(NamedTuple):
+    """States of subjects with one version each, which is what must be kept of them, aligned with one another.
+
+    `values` aligns with the rule's `columns`: each of them is one column.
+    """
+
+    values: Sequence[Sequence[Any]]
+    contributions: Booked
+
+
 class SubjectRule(Protocol):
     """How the rows of one subject table follow from the set of their versions, whatever order they arrived in.
 
@@ -224,6 +236,10 @@ class SubjectRule(Protocol):
 
     def fold(self, versions: list[Version]) -> Folded:
         """State of one subject from the union of kept and new versions, in any order, repetitions allowed."""
+        ...
+
+    def fold_alone(self, versions: Sequence[Version]) -> FoldedAlone:
+        """What `fold` gives for each of the versions alone, column by column. Raises ValueError for none."""
         ...
 
 
@@ -249,7 +265,7 @@ class TaggedChunk:
     columns: Columns
     event_keys: list[bytes]
     content_digests: list[bytes]
-    contributions: list[list[Contribution]]
+    contributions: Booked
     subjects: list[list[SubjectVersion]]
     dead: list[DeadLetter]
     dropped: list[int]
@@ -291,7 +307,7 @@ class TaggedChunk:
             columns={name: [values[i] for i in keep] for name, values in self.columns.items()},
             event_keys=[self.event_keys[i] for i in keep],
             content_digests=[self.content_digests[i] for i in keep],
-            contributions=[self.contributions[i] for i in keep],
+            contributions=self.contributions.of(keep),
             subjects=[self.subjects[i] for i in keep],
             raw=[self.raw[i] for i in keep],
         )

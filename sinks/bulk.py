@@ -177,12 +177,22 @@ def add_rows(
 
     `rows` hold the primary key in its order, then `sums`, then `fixed`, which only a new row takes; no key twice.
     """
+    if rows:
+        # The database would sort them by itself, for seven times what Python takes, whose order is that of the keys
+        # too: bytes, numbers, and text by code point.
+        values = zip(*sorted(rows), strict=True)
+        names = (*[column.name for column in table.primary_key], *sums, *fixed)
+        add_columns(connection, staging, table, sums, dict(zip(names, values, strict=True)))
+
+
+def add_columns(
+    connection: Connection, staging: Staging, table: Table, sums: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> None:
+    """The same with rows in key order, given as column → values."""
     key = [column.name for column in table.primary_key]
-    columns = (*key, *sums, *fixed)
     if connection.dialect.name == "postgresql":
-        # A staging table gives its rows in the order in which they came. The database would sort them by itself, for
-        # seven times what Python takes, whose order is that of the keys too: bytes, numbers, and text by code point.
-        stage = staging.fill(connection, table.name, columns, sorted(rows))
+        # A staging table gives its rows in the order in which they came.
+        stage = staging.fill_columns(connection, table.name, columns)
         source = select(*[stage.c[name] for name in columns])
         statement = postgresql.insert(table).from_select(list(columns), source)
         added = {name: table.c[name] + statement.excluded[name] for name in sums}
@@ -196,7 +206,7 @@ def add_rows(
         cursor.executemany(
             f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks}) "  # noqa: S608
             f"ON CONFLICT ({', '.join(map(quote, key))}) DO UPDATE SET {added_up}",
-            sorted(rows),
+            list(zip(*columns.values(), strict=True)),
         )
     finally:
         cursor.close()

@@ -11,7 +11,7 @@ from typing import Literal
 from sqlalchemy import Connection, select
 
 from vocbeam.schemas.records import Contribution, SubjectRule, TaggedChunk, Version
-from vocbeam.sinks.contributions import Delta, add_contributions, contributions_from_json
+from vocbeam.sinks.contributions import Delta, add_booked, add_contributions, contributions_from_json
 from vocbeam.sinks.markers import Markers, nameless_subjects
 from vocbeam.sinks.restate import (
     EventRow,
@@ -56,8 +56,7 @@ class Rehearsal:
         """What would become of each event of a chunk, aligned with its offsets."""
         outcomes = self.deduplicate(chunk)
         new = [outcome == "new" for outcome in outcomes]
-        for contributions in compress(chunk.contributions, new):
-            add_contributions(self.delta, contributions, 1)
+        add_booked(self.delta, [chunk.contributions.of([i for i, one in enumerate(new) if one])])
         arrived: dict[tuple[str, bytes], list[Version]] = defaultdict(list)
         for table, subject_key, version in chain.from_iterable(compress(chunk.subjects, new)):
             arrived[table, subject_key].append(version)

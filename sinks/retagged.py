@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from vocbeam.schemas.contributions import Booked
 from vocbeam.schemas.records import Contribution, SubjectRule, Version
 from vocbeam.sinks.contributions import contributions_json
 
@@ -51,6 +52,17 @@ def stored_columns(subjects: Sequence[Subject]) -> dict[str, list[str | None]]:
         "restated": [
             None if subject.restated is None else contributions_json(subject.restated) for subject in subjects
         ],
+    }
+
+
+def stored_alone(versions: Sequence[Version], contributions: Booked) -> dict[str, list[str | None]]:
+    """The same for subjects with one version each."""
+    nothing: list[str | None] = [None] * len(versions)
+    return {
+        "versions": _versions_json([[version] for version in versions]),
+        "contributions": [stored or contributions_json([]) for stored in contributions.stored],
+        "retagged": nothing,
+        "restated": nothing,
     }
 
 

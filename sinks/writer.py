@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, compress
+from itertools import chain, compress, count
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     LargeBinary,
+    Select,
     Table,
     any_,
     bindparam,
@@ -40,7 +41,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
+from vocbeam.schemas.contributions import NOTHING_BOOKED, Booked
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
@@ -55,18 +58,17 @@ from vocbeam.schemas.records import (
     Version,
 )
 from vocbeam.schemas.timebase import LocalCalendar
-from vocbeam.sinks.bulk import Staging, add_rows, insert_columns, insert_rows
+from vocbeam.sinks.bulk import Staging, add_columns, insert_columns, insert_rows
 from vocbeam.sinks.contributions import (
     MeasureChange,
-    add_contributions,
+    add_booked,
     contributions_from_json,
-    contributions_json,
 )
 from vocbeam.sinks.engine import driver_error, is_data_error
 from vocbeam.sinks.event_keys import add_event_keys
 from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
 from vocbeam.sinks.measures import add_to_measure
-from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json, stored_columns
+from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json, stored_alone, stored_columns
 from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.tables import (
     active_tagging,
@@ -159,9 +161,17 @@ class Loaded:
     chunk: TaggedChunk
     new: list[bool]
 
-    def new_of(self, values: Iterable[T]) -> Iterator[T]:
+    def new_of(self, values: Iterable[T]) -> Iterable[T]:
         """Those of the aligned values that belong to new events."""
-        return compress(values, self.new)
+        return values if self._all_new() else compress(values, self.new)
+
+    def booked(self) -> Booked:
+        """What the new events contribute themselves."""
+        contributions = self.chunk.contributions
+        return contributions if self._all_new() else contributions.of(list(compress(count(), self.new)))
+
+    def _all_new(self) -> bool:
+        return False not in self.new
 
 
 class LockedRow(NamedTuple):
@@ -172,6 +182,9 @@ class LockedRow(NamedTuple):
     next_offset: int
     run_epoch: int
 
+
+SubjectColumns = dict[str, Sequence[Any]]
+"""Rows of a subject table: column → values."""
 
 COUNTERS = ("loaded", "duplicates", "dead_lettered", "dropped", "lost", "without_record")
 
@@ -387,7 +400,7 @@ class ChunkWriter:
             return set()
         c = retired_subject.c
         erased = select(c.subject_key).where(self._among(connection, retired_subject, keys), c.reason == "erased")
-        return {bytes(key) for key in connection.execute(erased).scalars()}
+        return _keys(connection, erased)
 
     def _deduplicate(
         self, connection: Connection, chunks: Sequence[TaggedChunk], books: Mapping[PartitionKey, Books]
@@ -429,6 +442,7 @@ class ChunkWriter:
         books: Mapping[PartitionKey, Books],
         change: MeasureChange,
     ) -> None:
+        add_booked(change.reported, [part.booked() for part in loaded])
         now = self._now()
         for event_type in EVENT_TYPES:
             parts = [part for part in loaded if part.chunk.event_type == event_type]
@@ -440,18 +454,17 @@ class ChunkWriter:
             }
             columns: dict[str, list[Any]] = defaultdict(list)
             for part in parts:
-                chunk, count = part.chunk, len(part.new)
-                add_contributions(change.reported, chain.from_iterable(part.new_of(chunk.contributions)), 1)
+                chunk, events = part.chunk, len(part.new)
                 aligned: dict[str, Sequence[Any]] = {
                     "event_key": chunk.event_keys,
-                    "event_type": [event_type] * count,
+                    "event_type": [event_type] * events,
                     **{column: chunk.columns[name] for column, name in own.items()},
-                    "taxonomy_version": [chunk.taxonomy_version] * count,
-                    "model_version": [chunk.model_version] * count,
-                    "contributions": [contributions_json(made) if made else None for made in chunk.contributions],
-                    "ledger_id": [books[chunk.partition].ledger_id] * count,
+                    "taxonomy_version": [chunk.taxonomy_version] * events,
+                    "model_version": [chunk.model_version] * events,
+                    "contributions": chunk.contributions.stored,
+                    "ledger_id": [books[chunk.partition].ledger_id] * events,
                     "kafka_offset": chunk.offsets,
-                    "loaded_at": [now] * count,
+                    "loaded_at": [now] * events,
                 }
                 for column, values in aligned.items():
                     columns[column] += part.new_of(values)
@@ -527,9 +540,15 @@ class ChunkWriter:
         marks = select(retired_subject.c.subject_key, true()).where(self._among(connection, retired_subject, arrived))
         # Of one moment: a row is there, or has its mark, or is new.
         known: dict[bytes, bool] = {bytes(key): gone for key, gone in connection.execute(union_all(rows, marks))}
-        absent = {k: fold(rule, v, {}) for k, v in arrived.items() if k not in known}
+        absent = {key: versions for key, versions in arrived.items() if key not in known}
+        present = {key for key, gone in known.items() if not gone}
         if absent:
-            stage = self._staging.fill_columns(connection, table.name, _subject_columns(rule, absent))
+            # Of most subjects one event is known at first: these are folded column by column.
+            alone = {key: versions[0] for key, versions in absent.items() if len(versions) == 1}
+            several = {key: fold(rule, versions, {}) for key, versions in absent.items() if len(versions) > 1}
+            found, booked = _columns_alone(rule, alone)
+            new_rows = _joined(found, _subject_columns(rule, several))
+            stage = self._staging.fill_columns(connection, table.name, new_rows)
             source = select(*[stage.c[name] for name in columns]).where(true()).order_by(stage.c.subject_key)
             statement = (
                 self._insert(table)
@@ -537,10 +556,13 @@ class ChunkWriter:
                 .on_conflict_do_nothing()
                 .returning(table.c.subject_key)
             )
-            for key in connection.execute(statement).scalars():
-                change.add(absent.pop(bytes(key)).contributions, None, 1)
+            taken = absent.keys() - _keys(connection, statement)
+            present |= taken
+            add_booked(change.reported, [booked.of([i for i, key in enumerate(alone) if key not in taken])])
+            for key, subject in several.items():
+                if key not in taken:
+                    change.add(subject.contributions, None, 1)
 
-        present = absent.keys() | {key for key, gone in known.items() if not gone}
         if present:
             locked = connection.execute(
                 select(table.c.subject_key, *[table.c[name] for name in COLUMNS])
@@ -577,13 +599,17 @@ class ChunkWriter:
             places = zip(self._calendar.days(c["event_time"]), c["stage"], c["department"], strict=True)
             for place, customer in part.new_of(zip(places, c["customer_key"], strict=True)):
                 at[place].append(customer)
-        rows: list[tuple[Any, ...]] = []
+        columns: dict[str, list[Any]] = {name: [] for name in ("date", "stage", "department", "customer_key", "n")}
         for place in sorted(at):
             # Sorted place by place, in half the time that all rows take.
             seen = Counter(filter(None, at[place]))
-            rows += [(*place, customer, seen[customer]) for customer in sorted(seen)]
-        if rows:
-            add_rows(connection, self._staging, customer_day, ("n",), (), rows)
+            customers = sorted(seen)
+            for values, value in zip(columns.values(), place, strict=False):
+                values += [value] * len(customers)
+            columns["customer_key"] += customers
+            columns["n"] += [seen[customer] for customer in customers]
+        if columns["n"]:
+            add_columns(connection, self._staging, customer_day, ("n",), columns)
 
     def _advance(self, connection: Connection, books: Iterable[Books]) -> None:
         c = ingest_ledger.c
@@ -680,8 +706,32 @@ def _is_empty(values: Sequence[Any]) -> bool:
     return not values or (values[0] is None and values.count(None) == len(values))
 
 
-def _subject_columns(rule: SubjectRule, subjects: Mapping[bytes, Subject]) -> dict[str, Sequence[Any]]:
-    """Rows of a subject table as column → values."""
+def _keys(connection: Connection, query: Select[Any] | ReturningInsert[Any]) -> set[bytes]:
+    return {bytes(key) for key in connection.execute(query).scalars()}
+
+
+def _subject_columns(rule: SubjectRule, subjects: Mapping[bytes, Subject]) -> SubjectColumns:
+    """Rows of a subject table as column → values; no columns for none."""
+    if not subjects:
+        return {}
     values = zip(*[subject.values for subject in subjects.values()], strict=True)
     stored = stored_columns(list(subjects.values()))
-    return {"subject_key": list(subjects), **stored, **dict(zip(rule.columns, values, strict=False))}
+    return {"subject_key": list(subjects), **stored, **dict(zip(rule.columns, values, strict=True))}
+
+
+def _columns_alone(rule: SubjectRule, versions: Mapping[bytes, Version]) -> tuple[SubjectColumns, Booked]:
+    """The same for subjects with one version each, and what they contribute."""
+    if not versions:
+        return {}, NOTHING_BOOKED
+    values, contributions = rule.fold_alone(list(versions.values()))
+    stored = stored_alone(list(versions.values()), contributions)
+    columns: SubjectColumns = {"subject_key": list(versions), **stored}
+    columns |= zip(rule.columns, values, strict=True)
+    return columns, contributions
+
+
+def _joined(some: SubjectColumns, others: SubjectColumns) -> SubjectColumns:
+    """The rows of both."""
+    if not some or not others:
+        return some or others
+    return {name: [*values, *others[name]] for name, values in some.items()}

@@ -28,12 +28,15 @@ Columns of `survey_response`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, Folded, SubjectVersion, Version
+import numpy as np
+
+from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, Folded, FoldedAlone, SubjectVersion, Version
 from vocbeam.schemas.timebase import bucket_of
+from vocbeam.transforms.booking import Booking, buckets_of, places_of
 from vocbeam.transforms.subjects import greatest, subject_key
 
 ANSWER_TABLE = "survey_answer"
@@ -169,12 +172,12 @@ class AnswerMetric:
     touchpoints: frozenset[str] | None = None
     survey_ids: frozenset[str] | None = None
 
-    def takes(self, answer: AnswerVersion) -> bool:
-        """Whether the answer belongs to this metric."""
+    def takes(self, metric: str, touchpoint: str | None, survey_id: str) -> bool:
+        """Whether an answer with these values belongs to this metric."""
         return (
-            answer.metric == self.survey_metric
-            and (self.touchpoints is None or answer.touchpoint in self.touchpoints)
-            and (self.survey_ids is None or answer.survey_id in self.survey_ids)
+            metric == self.survey_metric
+            and (self.touchpoints is None or touchpoint in self.touchpoints)
+            and (self.survey_ids is None or survey_id in self.survey_ids)
         )
 
 
@@ -187,10 +190,10 @@ class FunnelMetric:
     touchpoints: frozenset[str] | None = None
     survey_ids: frozenset[str] | None = None
 
-    def takes(self, response: ResponseVersion) -> bool:
-        """Whether the response belongs to this metric, judged by its greatest version."""
-        return (self.touchpoints is None or response.touchpoint in self.touchpoints) and (
-            self.survey_ids is None or response.survey_id in self.survey_ids
+    def takes(self, touchpoint: str | None, survey_id: str) -> bool:
+        """Whether a response whose greatest version has these values belongs to this metric."""
+        return (self.touchpoints is None or touchpoint in self.touchpoints) and (
+            self.survey_ids is None or survey_id in self.survey_ids
         )
 
 
@@ -255,9 +258,34 @@ class AnswerRule:
                     total=score,
                 )
                 for metric in self.metrics
-                if metric.takes(answer)
+                if metric.takes(answer.metric, answer.touchpoint, answer.survey_id)
             ],
         )
+
+    def fold_alone(self, versions: Sequence[Version]) -> FoldedAlone:
+        """What `fold` gives for each of the versions alone. Raises ValueError for none."""
+        c: Columns = dict(zip(self.version_fields, map(list, zip(*versions, strict=True)), strict=True))
+        c["status"] = [_STATUS[rank] for rank in c["rank"]]
+        buckets = {
+            "event_time": buckets_of(c["event_time"]),
+            "sent_at": buckets_of([t if s is None else s for s, t in zip(c["sent_at"], c["event_time"], strict=True)]),
+        }
+        scores, weights = np.array(c["score"]).astype(np.int64), np.array(c["weight"], np.int64)
+        judged = list(zip(c["metric"], c["touchpoint"], c["survey_id"], strict=True))
+        booking = Booking(places_of(c))
+        for metric in self.metrics:
+            taken = {values for values in set(judged) if metric.takes(*values)}
+            rows = np.flatnonzero([values in taken for values in judged])
+            booking.add(
+                metric.metric,
+                metric.unit,
+                rows,
+                bucket_start=buckets[metric.clock][rows],
+                bins=scores[rows],
+                weight=weights[rows],
+                total=scores[rows],
+            )
+        return FoldedAlone([c[name] for name in self.columns], booking.booked())
 
 
 class ResponseRule:
@@ -324,9 +352,32 @@ class ResponseRule:
                     total=int(response.rank == STATUS_RANK["complete"]),
                 )
                 for metric in self.metrics
-                if metric.takes(response)
+                if metric.takes(response.touchpoint, response.survey_id)
             ],
         )
+
+    def fold_alone(self, versions: Sequence[Version]) -> FoldedAlone:
+        """What `fold` gives for each of the versions alone. Raises ValueError for none."""
+        c: Columns = dict(zip(self.version_fields, map(list, zip(*versions, strict=True)), strict=True))
+        c["status"] = [_STATUS[rank] for rank in c["rank"]]
+        earliest = zip(c["first_sent_at"], c["first_event_at"], strict=True)
+        c["sent_at"] = [event_at if sent_at is None else sent_at for sent_at, event_at in earliest]
+        buckets, ranks = buckets_of(c["sent_at"]), np.array(c["rank"], np.int64)
+        judged = list(zip(c["touchpoint"], c["survey_id"], strict=True))
+        booking = Booking(places_of(c))
+        for metric in self.metrics:
+            taken = {values for values in set(judged) if metric.takes(*values)}
+            rows = np.flatnonzero([values in taken for values in judged])
+            booking.add(
+                metric.metric,
+                metric.unit,
+                rows,
+                bucket_start=buckets[rows],
+                bins=ranks[rows],
+                weight=np.full(len(rows), WEIGHT_SCALE),
+                total=(ranks[rows] == STATUS_RANK["complete"]).astype(np.int64),
+            )
+        return FoldedAlone([c[name] for name in self.columns], booking.booked())
 
 
 def quantised_weight(weight: float) -> int:

@@ -7,13 +7,13 @@ events decide.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from vocbeam.schemas.contributions import Booked, Numbers
 from vocbeam.schemas.governance import (
     FlagSelector,
     Governance,
@@ -22,19 +22,14 @@ from vocbeam.schemas.governance import (
     OutcomeSelector,
     TelemetrySelector,
 )
-from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, EventType
-from vocbeam.schemas.timebase import bucket_of
+from vocbeam.schemas.records import WEIGHT_SCALE, Columns, EventType
 from vocbeam.transforms.bins import bins_of
+from vocbeam.transforms.booking import Booking, buckets_of, places_of
 
 _KEY_FIELD: dict[EventType, str] = {"telemetry": "name", "outcome": "outcome_kind", "flag": "flag_kind"}
 """The contract field by which a metric selects events of a type."""
 
 _MILLISECONDS = {"millisecond": 1, "second": 1_000}
-
-_contribution: Callable[[tuple[Any, ...]], Contribution] = partial(tuple.__new__, Contribution)
-"""As `Contribution._make`, in half its time."""
-
-_CELL_COLUMNS = ("stage", "department", "topic", "segment_1", "segment_2", "segment_3")
 
 
 class Measurer:
@@ -52,43 +47,47 @@ class Measurer:
             elif isinstance(selector, FlagSelector):
                 self._metrics["flag"].append((metric, _distinct(selector.flag_kind)))
 
-    def contributions(self, event_type: EventType, columns: Columns) -> list[list[Contribution]]:
-        """Contributions of each event itself, aligned with the columns; all are booked by `event_time`.
+    def contributions(self, event_type: EventType, columns: Columns) -> Booked:
+        """What each event contributes itself, aligned with the columns; all is booked by `event_time`.
 
         An event without the value that a metric measures (null duration, null amount) adds nothing to that metric.
         """
-        booked: list[list[Contribution]] = [[] for _ in columns["event_id"]]
+        booking = Booking(places_of(columns))
         metrics = self._metrics.get(event_type)
         if not metrics:
-            return booked
+            return booking.booked()
         positions: dict[str, list[int]] = defaultdict(list)
         for i, key in enumerate(columns[_KEY_FIELD[event_type]]):
             positions[key].append(i)
-        cells = list(
-            zip(map(bucket_of, columns["event_time"]), *[columns[name] for name in _CELL_COLUMNS], strict=True)
-        )
+        buckets = buckets_of(columns["event_time"])
         for metric, keys in metrics:
             selected = list(chain.from_iterable(positions.get(key, ()) for key in keys))
-            if selected:
-                kept, bins, totals = self._measured(metric, columns, selected)
-                units = self._units(metric, columns, kept)
-                for i, unit, bin_, total in zip(kept, units, bins, totals, strict=True):
-                    booked[i].append(_contribution((*cells[i], metric.id, unit, bin_, WEIGHT_SCALE, total)))
-        return booked
+            kept, bins, totals = self._measured(metric, columns, selected)
+            for unit, some in self._units(metric, columns, kept):
+                rows = kept[some]
+                booking.add(
+                    metric.id,
+                    unit,
+                    rows,
+                    bucket_start=buckets[rows],
+                    bins=bins[some],
+                    weight=np.full(len(rows), WEIGHT_SCALE),
+                    total=totals[some],
+                )
+        return booking.booked()
 
-    def _measured(
-        self, metric: Metric, columns: Columns, selected: Sequence[int]
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    def _measured(self, metric: Metric, columns: Columns, selected: list[int]) -> tuple[Numbers, Numbers, Numbers]:
         """(positions of the events that have the value, their bins, their totals)."""
+        rows = np.array(selected, np.int64)
         if metric.kind == "count":
-            return selected, [0] * len(selected), [1] * len(selected)
+            return rows, np.zeros_like(rows), np.ones_like(rows)
         selector = metric.from_
         assert isinstance(selector, TelemetrySelector | OutcomeSelector)
         if metric.kind == "rate":
             assert selector.hit is not None
             test, values = _test(selector.hit), columns[selector.hit.field]
-            hits = [int(test(values[i])) for i in selected]
-            return selected, hits, hits
+            hits = np.array([test(values[i]) for i in selected], np.int64)
+            return rows, hits, hits
         assert selector.value is not None
         values = columns[selector.value]
         kept = [i for i in selected if values[i] is not None]
@@ -96,13 +95,19 @@ class Measurer:
         if selector.value == "duration_ms":
             totals = totals / _MILLISECONDS[metric.unit]
         whole = np.floor(totals).astype(np.int64)
-        return kept, bins_of(whole).tolist(), whole.tolist()
+        return np.array(kept, np.int64), bins_of(whole), whole
 
-    def _units(self, metric: Metric, columns: Columns, kept: Sequence[int]) -> list[str]:
+    def _units(self, metric: Metric, columns: Columns, kept: Numbers) -> Iterator[tuple[str, Numbers]]:
+        """Each unit that events have, and which of those kept have it."""
         if metric.unit != "currency":
-            return [metric.unit] * len(kept)
+            yield metric.unit, np.arange(len(kept))
+            return
         currencies = columns["currency"]
-        return [currencies[i] or self._currency for i in kept]
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, i in enumerate(kept.tolist()):
+            places[currencies[i] or self._currency].append(place)
+        for unit, some in places.items():
+            yield unit, np.array(some)
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:

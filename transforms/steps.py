@@ -19,7 +19,6 @@ from vocbeam.schemas.errors import WrongKey
 from vocbeam.schemas.governance import TEXT_FIELDS, Governance, parse_governance
 from vocbeam.schemas.records import (
     Columns,
-    Contribution,
     DecodedChunk,
     DecodedGroup,
     EventType,
@@ -132,7 +131,6 @@ class ChunkTagger:
         tags, ignored_hints = self._tagger.tag(event_type, columns)
         # What the source named is kept beside the tag: tagged again, the event is read by other rules.
         columns |= {"hint_stage": columns["journey_stage"], "hint_department": columns["department"]} | tags
-        contributions: list[list[Contribution]] = self._measurer.contributions(event_type, columns)
         versions = SUBJECT_VERSIONS.get(event_type)
         tagged = TaggedChunk(
             partition=chunk.partition,
@@ -146,7 +144,7 @@ class ChunkTagger:
             columns=columns,
             event_keys=event_keys,
             content_digests=content_digests,
-            contributions=contributions,
+            contributions=self._measurer.contributions(event_type, columns),
             subjects=[[] for _ in chunk.offsets] if versions is None else versions(columns),
             dead=chunk.dead,
             dropped=chunk.dropped,

@@ -44,6 +44,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+from vocbeam.schemas.contributions import Booked
 from vocbeam.schemas.records import (
     NO_TOPIC,
     UNASSIGNED,
@@ -51,11 +54,13 @@ from vocbeam.schemas.records import (
     Columns,
     Contribution,
     Folded,
+    FoldedAlone,
     SubjectVersion,
     Version,
 )
 from vocbeam.schemas.timebase import SECOND_US, bucket_of
 from vocbeam.transforms.bins import bin_of
+from vocbeam.transforms.booking import Booking, buckets_of, places_of
 from vocbeam.transforms.business_time import BusinessCalendar
 from vocbeam.transforms.subjects import order_key, subject_key
 
@@ -214,16 +219,61 @@ class TicketRule:
         row = self._row(timeline, life)
         return Folded([list(event) for event in timeline], tuple(row), self._contributions(row, life))
 
+    def fold_alone(self, versions: Sequence[Version]) -> FoldedAlone:
+        """What `fold` gives for each of the versions alone. Raises ValueError for none.
+
+        One event decides little: whether the ticket was opened, its tag, and when it is due.
+        """
+        count = len(versions)
+        c: Columns = dict.fromkeys(self.columns, [None] * count)
+        c |= zip(self.version_fields, map(list, zip(*versions, strict=True)), strict=True)
+        c["opened_at"] = [at if was == "opened" else None for was, at in zip(c["status"], c["event_time"], strict=True)]
+        c["is_open"] = [None if at is None else 1 for at in c["opened_at"]]
+        topics = zip(c["stage"], c["topic"], strict=True)
+        c["topic"] = [NO_TOPIC if stage == UNASSIGNED else topic for stage, topic in topics]
+        for name in ("customer_key", "priority", "queue"):
+            c[name] = [None if value in _NOTHING_KNOWN else value for value in c[name]]
+        promised = list(zip(c["department"], c["priority"], strict=True))
+        promises = {values: self._promise(*values) for values in set(promised)}
+        for name, which in (("first_response_due_at", "first_response_us"), ("resolution_due_at", "resolution_us")):
+            c[name] = [
+                _due(at, getattr(promises[values][0], which), promises[values][0].clock, promises[values][1])
+                for at, values in zip(c["opened_at"], promised, strict=True)
+            ]
+        c["reopen_count"] = c["reassign_count"] = [0] * count
+        c["last_event_at"], c["events"] = c["event_time"], [1] * count
+        return FoldedAlone([c[name] for name in self.columns], self._contributions_alone(c))
+
+    def _contributions_alone(self, c: Columns) -> Booked:
+        booking = Booking(places_of(c))
+        rows = np.flatnonzero([at is not None for at in c["opened_at"]])
+        buckets = buckets_of(c["event_time"])[rows]
+        for metric in self.policy.metrics:
+            # All else is decided by a later event.
+            if metric.value in ("opened", "reopened"):
+                booking.add(
+                    metric.metric,
+                    metric.unit,
+                    rows,
+                    bucket_start=buckets,
+                    bins=np.zeros_like(rows),
+                    weight=np.full(len(rows), WEIGHT_SCALE),
+                    total=np.full(len(rows), int(metric.value == "opened")),
+                )
+        return booking.booked()
+
+    def _promise(self, department: str, priority: str | None) -> tuple[ServiceLevel, BusinessCalendar | None]:
+        """The service level, and the calendar, of tickets of a department and priority."""
+        levels = (level for level in self.policy.service_levels if level.matches(department, priority))
+        return next(levels, ServiceLevel()), self.policy.calendar(department)
+
     def _row(self, timeline: Sequence[TicketVersion], life: _Life) -> TicketRow:
         last = timeline[-1]
         staged = next((event for event in reversed(timeline) if event.stage != UNASSIGNED), last)
         owned = next((event for event in reversed(timeline) if event.department != UNASSIGNED), last)
         department = owned.department
         priority = _last_known(timeline, "priority")
-        calendar = self.policy.calendar(department)
-        level = next(
-            (level for level in self.policy.service_levels if level.matches(department, priority)), ServiceLevel()
-        )
+        level, calendar = self._promise(department, priority)
         response_due = _due(life.opened_at, level.first_response_us, level.clock, calendar)
         resolution_due = _due(life.opened_at, level.resolution_us, level.clock, calendar)
         return TicketRow(

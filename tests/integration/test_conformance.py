@@ -15,6 +15,7 @@ from vocbeam.schemas.timebase import LocalCalendar
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import ticket
 from vocbeam.sinks.writer import ChunkWriter
+from vocbeam.transforms.booking import Booking
 from vocbeam.transforms.subjects import subject_key
 from vocbeam.transforms.tickets import TicketRule, TicketVersion
 
@@ -48,7 +49,7 @@ def as_chunk(arrivals: Sequence[Arrival], first_offset: int) -> TaggedChunk:
         columns=columns,
         event_keys=[subject_key("event", name) for name in columns["event_id"]],
         content_digests=[subject_key("content", name) for name in columns["event_id"]],
-        contributions=[[] for _ in named],
+        contributions=Booking([()] * len(named)).booked(),
         subjects=[
             [SubjectVersion("ticket", subject_key("ticket", SOURCE, vector.id), version)]
             for vector, version in arrivals

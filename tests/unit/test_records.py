@@ -17,7 +17,9 @@ def test_dropping__events_leave_every_column_and_join_the_dropped() -> None:
     assert (rest.offsets, rest.dropped, rest.dead) == ([5, 8], [6, 7, 9], whole.dead)
     assert rest.columns["event_id"] == ["e0", "e2"]
     assert {len(values) for values in rest.columns.values()} == {2}
-    assert (len(rest.event_keys), len(rest.content_digests), len(rest.contributions), len(rest.subjects)) == (2,) * 4
+    assert (len(rest.event_keys), len(rest.content_digests), len(rest.contributions.stored), len(rest.subjects)) == (
+        2,
+    ) * 4
     assert rest.raw == [whole.raw[0], whole.raw[2]]
     assert (rest.first_offset, rest.next_offset) == (whole.first_offset, whole.next_offset)
     assert (whole.offsets, whole.dropped) == ([5, 6, 8, 9], [7])
