@@ -57,7 +57,7 @@ def records_in(bootstrap: str, topics: list[str]) -> tuple[int, int]:
 
 
 def test_run__aborted_transactions_and_compacted_topics(
-    loaded: Loaded, topics: Topics, vocbeam: Vocbeam, sent: list[Sent], figures: Figures
+    loaded: Loaded, topics: Topics, vocbeam: Vocbeam, client: str, sent: list[Sent], figures: Figures
 ) -> None:
     for event_type in EVENT_TYPES:
         topics.create(event_type, partitions=3, settings=COMPACT_AT_ONCE if event_type in COMPACTED else None)
@@ -95,7 +95,7 @@ def test_run__aborted_transactions_and_compacted_topics(
     assert removed > 0.8 * len(twice)
     figures.add(
         "aborted transactions, compacted topics",
-        f"{aborted:,} offsets aborted or markers, {removed:,} compacted away",
+        f"{aborted:,} offsets aborted or markers, {removed:,} compacted away ({client})",
         database="PostgreSQL",
         records=loaded.records,
     )
@@ -105,6 +105,7 @@ def test_run__log_deleted_under_it(
     frail: FrailBroker,
     filled: Topics,
     vocbeam: Vocbeam,
+    client: str,
     sent: list[Sent],
     small_fetches: tuple[str, str],
     sqlite_url: str,
@@ -158,7 +159,7 @@ def test_run__log_deleted_under_it(
         assert rows[table] == expected, table
     figures.add(
         "log deleted under the run",
-        f"{sum(lost.values()):,} offsets counted as lost, the rest as undisturbed",
+        f"{sum(lost.values()):,} offsets counted as lost, the rest as undisturbed ({client})",
         database="PostgreSQL",
         records=len(survivors),
     )
