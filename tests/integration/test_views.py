@@ -591,6 +591,20 @@ def test_views_by_month__sqlite_reads_only_the_metric_that_is_asked_for(tmp_path
     assert all("USING PRIMARY KEY (metric=?" in step for step in read), read
 
 
+def test_metric_by_month__sqlite_looks_for_percentiles_by_the_whole_key_of_a_place(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'warehouse.db'}", write=True)
+    with engine.begin() as connection:
+        tables.metadata.create_all(connection)
+        views.create_views(connection)
+        asked = "EXPLAIN QUERY PLAN SELECT * FROM metric_by_month WHERE metric = 'resolution'"
+        plan = [row[3] for row in connection.exec_driver_sql(asked)]
+    engine.dispose()
+    keys = [re.findall(r"(\w+)=\?", step) for step in plan if step.startswith("SEARCH measure_month ")]
+    # Once to add up, in the order of the key, and once for each place.
+    assert keys == [["metric"], ["metric", "month_start", "basis", "stage", "department", "unit"]]
+    assert plan.count("USE TEMP B-TREE FOR GROUP BY") == 1, "only what was not folded is sorted"
+
+
 def test_metric_by_month__a_year_of_hours_is_quick(warehouse: Engine) -> None:
     base = random_measures(random.Random(1), 1)[0] | {"metric": "nps", "grain": "hour", "unit": "unit"}
     facts = []
