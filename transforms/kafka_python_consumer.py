@@ -14,6 +14,9 @@ from vocbeam.transforms.kafka_settings import REQUEST_TIMEOUT_MS, SourceConfig, 
 
 log = logging.getLogger(__name__)
 
+FRESH_WAIT_MS = 10
+"""Longest wait for what came since the poll before: a broker answers a fetch at once where there is something."""
+
 
 class KafkaPythonConsumer:
     """Satisfies `consumers.ShardConsumer`."""
@@ -43,7 +46,8 @@ class KafkaPythonConsumer:
                 batch = self._consumer.poll(timeout_ms=wait_ms, max_records=bounds.group_records - records)
                 if not batch:
                     break
-                wait_ms = 0
+                # The first answer is to a request of the poll before, as old as that.
+                wait_ms = 0 if records else FRESH_WAIT_MS
                 for tp, more in batch.items():
                     polled = fetched.polled.setdefault(tp, Polled([], [], [], 0))
                     values = [record.value for record in more]

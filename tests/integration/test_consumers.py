@@ -14,6 +14,7 @@ from kafka import KafkaProducer, TopicPartition
 from tests.support.kafka import Topics
 from vocbeam.deploy.broker import Broker
 from vocbeam.schemas.errors import SourceError
+from vocbeam.transforms import kafka_python_consumer
 from vocbeam.transforms.chunking import Bounds
 from vocbeam.transforms.consumers import ShardConsumer, open_consumer
 from vocbeam.transforms.kafka_settings import ClientName, SourceConfig
@@ -87,6 +88,30 @@ def test_poll__brings_each_record_once_wherever_reading_is_sent_back_to(
         assert time.monotonic() < deadline, positions
         poll()
     assert got == sent
+
+
+def test_poll__kafka_python_also_brings_what_came_after_its_last_request(
+    kafka_topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_python_consumer, "FRESH_WAIT_MS", WITHIN_S * 1_000)
+    topic = kafka_topics.create("survey", partitions=1)
+    config = SourceConfig(topics=(topic,), bootstrap=kafka_topics.bootstrap, client="kafka-python")
+    consumer = open_consumer(config)
+    consumer.assign({TopicPartition(topic, 0): 0})
+    with KafkaProducer(bootstrap_servers=kafka_topics.bootstrap) as producer:
+
+        def send(records: int) -> None:
+            for sent in [producer.send(topic, b"x", partition=0) for _ in range(records)]:
+                sent.get(WITHIN_S)
+
+        send(2)
+        assert consumer.poll(Bounds(), WITHIN_S).polled
+        send(1)
+        time.sleep(0.5)  # Meanwhile the broker answers the request that the poll has left behind.
+        send(50)
+        (polled,) = consumer.poll(Bounds(), WITHIN_S).polled.values()
+    consumer.close()
+    assert len(polled.offsets) >= 51
 
 
 def test_poll__damaged_record_is_not_passed_over(
