@@ -564,14 +564,16 @@ def _sums_of_months(restated: bool, starting: Span | None) -> Subquery:
                 *(_sum(c[name]).label(f"size_{name}") for name in _SUMS),
                 *_moments(c, k, representative),
             )
-            .select_from(tables.metric.join(source, c.metric == k.metric))
+            .select_from(source)
             .where(*conditions(c, month), *meant)
             .group_by(c.metric, month, c.basis, c.stage, c.department, c.unit)
         )
 
+    # Joined one after the other: renaming a table, SQLite doesn't find the columns of a join in parentheses.
+    fine = tables.metric.join(tables.measure, m.metric == k.metric).join(tables.calendar_date, calendar.date == m.date)
+    folded = tables.metric.join(tables.measure_month, f.metric == k.metric)
     parts = union_all(
-        part(fine_rows, m, calendar.month_start, 1, m.grain == BUCKET_GRAIN),
-        part(tables.measure_month, f, f.month_start, 0),
+        part(fine, m, calendar.month_start, 1, m.grain == BUCKET_GRAIN), part(folded, f, f.month_start, 0)
     ).subquery("parts")
     c = parts.c
     place = [c[name] for name in ("metric", "start", "stage", "department", "unit")]

@@ -538,10 +538,10 @@ class ChunkWriter:
         columns = ("subject_key", *COLUMNS, *rule.columns)
         rows = select(table.c.subject_key, false()).where(self._among(connection, table, arrived))
         marks = select(retired_subject.c.subject_key, true()).where(self._among(connection, retired_subject, arrived))
-        # Of one moment: a row is there, or has its mark, or is new.
-        known: dict[bytes, bool] = {bytes(key): gone for key, gone in connection.execute(union_all(rows, marks))}
-        absent = {key: versions for key, versions in arrived.items() if key not in known}
-        present = {key for key, gone in known.items() if not gone}
+        # Of one moment: a row is there, or has its mark (an erasure's before it goes), or is new.
+        known = [(bytes(key), marked) for key, marked in connection.execute(union_all(rows, marks))]
+        present = {key for key, marked in known if not marked}
+        absent = {key: arrived[key] for key in arrived.keys() - {key for key, _ in known}}
         if absent:
             # Of most subjects one event is known at first: these are folded column by column.
             alone = {key: versions[0] for key, versions in absent.items() if len(versions) == 1}

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -273,7 +274,9 @@ def send_events(place: Place, kafka: SecuredKafka, registry: str, password: str)
     environment = {"KAFKA_USERNAME": PRODUCER, "KAFKA_PASSWORD": password, "VOCBEAM_REGISTRY": registry}
     environment["SSL_CERT_FILE"] = authority
     vocbeam = Vocbeam(place.folder / "sender", kafka.sasl, "voc", "", environment=environment)
-    vocbeam.call("simulate", "--out", vocbeam.home, "--customers", "60")
+    # Of the last two months, so that `retain` keeps them.
+    start = (datetime.now(UTC) - timedelta(days=61)).date().isoformat()
+    vocbeam.call("simulate", "--out", vocbeam.home, "--customers", "60", "--days", "60", "--start", start)
     events = vocbeam.home / "events.jsonl"
     sent: int = vocbeam.call_json("produce", "--events", events, "--producer-config", settings)["events"]
     return sent
