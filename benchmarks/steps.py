@@ -33,7 +33,7 @@ from vocbeam.sinks.writer import ChunkWriter
 from vocbeam.transforms.chunking import Bounds, Polled, cut_chunks, pack_groups
 from vocbeam.transforms.decode import Limits, Schemas, decode_chunk
 from vocbeam.transforms.measures import Measurer
-from vocbeam.transforms.progress import report_committed, report_model_changed
+from vocbeam.transforms.progress import records_behind, report_committed, report_model_changed
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.redact import Redactor, phone_regions
 from vocbeam.transforms.steps import SUBJECT_VERSIONS, ChunkTagger
@@ -136,6 +136,7 @@ def open_writer(url: str, governance_text: str, home: Path, model: bytes) -> Chu
         rules=partial(rules_of, governance_text),
         now=now_us,
         committed=report_committed,
+        behind=records_behind,
         model_changed=report_model_changed,
     ).open_writer()
 

@@ -21,7 +21,7 @@ from vocbeam.sinks.retries import RETRY_LIMIT_S, with_retries
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.sinks.worker_metric import Command, count_step
 from vocbeam.transforms.decode import SchemaById
-from vocbeam.transforms.progress import records_read, report_committed, report_model_changed
+from vocbeam.transforms.progress import records_behind, records_read, report_committed, report_model_changed
 from vocbeam.transforms.steps import DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
 from vocbeam.transforms.subject_rules import subject_rules
 
@@ -130,6 +130,7 @@ class JobSteps:
             rules=partial(rules_of, self.governance_text),
             now=now_us,
             committed=report_committed,
+            behind=records_behind,
             model_changed=report_model_changed,
             retry_limit_s=self.retry_seconds,
             command=self.command,

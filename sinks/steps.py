@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
@@ -33,6 +33,8 @@ class WriterConfig:
     now: Callable[[], int]
     committed: Callable[[PartitionKey, int], None]
     """Told, after each transaction, where the ledger stands: the reader of the same process seeks there."""
+    behind: Callable[[], int]
+    """Records that the readers of the same process still have before them."""
     model_changed: Callable[[], None]
     """Told that a group was refused because another model is published: the tagger of the same process loads it."""
     retry_limit_s: float = RETRY_LIMIT_S
@@ -65,9 +67,9 @@ class WriterConfig:
 class WriteChunks(beam.DoFn):
     """TaggedGroup → Committed, one for each topic-partition of the group, after its transaction.
 
-    With `ahead` a thread writes a group while the steps before this one prepare the next. What becomes of it is told,
-    and its failure raised, when the next group comes, an empty one included, or the bundle ends: no bundle ends before
-    all its groups are committed.
+    With `ahead` a thread writes a group while the steps before this one prepare the next, if as much as the group holds
+    waits for them: else events would only wait longer. What becomes of it is told, and its failure raised, when the
+    next group comes, an empty one included, or the bundle ends: no bundle ends before all its groups are committed.
     """
 
     def __init__(self, config: WriterConfig, *, ahead: bool = False) -> None:
@@ -95,6 +97,8 @@ class WriteChunks(beam.DoFn):
             return
         if self._thread is not None:
             self._writing = self._thread.submit(self._write, element)
+            if self._config.behind() < sum(len(chunk.offsets) for chunk in element):
+                wait([self._writing])
         else:
             yield from self._told(self._write(element))
 

@@ -137,6 +137,11 @@ def records_read() -> dict[str, float]:
     return {"records_read": PROGRESS.snapshot().records}
 
 
+def records_behind() -> int:
+    """Offsets between the readers of the process that this is called in and the ends of their logs."""
+    return PROGRESS.snapshot().lag
+
+
 def model_changes() -> int:
     """`Progress.model_changes` of the process that this is called in."""
     return PROGRESS.model_changes()

@@ -93,7 +93,6 @@ def test_poll__brings_each_record_once_wherever_reading_is_sent_back_to(
 def test_poll__kafka_python_also_brings_what_came_after_its_last_request(
     kafka_topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_python_consumer, "FRESH_WAIT_MS", WITHIN_S * 1_000)
     topic = kafka_topics.create("survey", partitions=1)
     config = SourceConfig(topics=(topic,), bootstrap=kafka_topics.bootstrap, client="kafka-python")
     consumer = open_consumer(config)
@@ -109,6 +108,7 @@ def test_poll__kafka_python_also_brings_what_came_after_its_last_request(
         send(1)
         time.sleep(0.5)  # Meanwhile the broker answers the request that the poll has left behind.
         send(50)
+        monkeypatch.setattr(kafka_python_consumer, "FRESH_WAIT_MS", WITHIN_S * 1_000)
         (polled,) = consumer.poll(Bounds(), WITHIN_S).polled.values()
     consumer.close()
     assert len(polled.offsets) >= 51

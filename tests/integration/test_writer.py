@@ -452,25 +452,32 @@ def test_counters__nothing_written_without_the_ledger(warehouse_url: str) -> Non
             assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0
 
 
-@pytest.fixture
-def ahead(warehouse_url: str, tmp_path: Path) -> Iterator[tuple[Engine, WriteChunks, list[tuple[int, int]]]]:
-    """A warehouse, the step that writes into it ahead, and what it told: (thread, position)."""
-    engine = new_warehouse(warehouse_url, GOVERNANCE)
-    secret = dead_letter_source(tmp_path)
+def step_ahead(url: str, folder: Path, *, behind: int) -> tuple[WriteChunks, list[tuple[int, int]]]:
+    """A step that writes ahead, and what it tells: (thread, position)."""
+    secret = dead_letter_source(folder)
     secret.ensure()
     told: list[tuple[int, int]] = []
     config = WriterConfig(
-        warehouse_url=warehouse_url,
+        warehouse_url=url,
         timezone=GOVERNANCE.timezone,
         run_epoch=1,
         dead_letter_key=secret,
         rules=lambda: subject_rules(GOVERNANCE),
         now=lambda: NOW,
         committed=lambda _partition, position: told.append((threading.get_ident(), position)),
+        behind=lambda: behind,
         model_changed=lambda: None,
     )
     step = WriteChunks(config, ahead=True)
     step.setup()
+    return step, told
+
+
+@pytest.fixture
+def ahead(warehouse_url: str, tmp_path: Path) -> Iterator[tuple[Engine, WriteChunks, list[tuple[int, int]]]]:
+    """A warehouse, the step that writes into it ahead, with more to be read, and what it told: (thread, position)."""
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    step, told = step_ahead(warehouse_url, tmp_path, behind=1_000)
     yield engine, step, told
     step.teardown()
 
@@ -490,6 +497,18 @@ def test_write_chunks__ahead_tells_of_a_group_with_the_next_one_or_at_the_end_of
     assert (third.value.next_offset, told) == (15, [(here, 5), (here, 10), (here, 15)])
     assert len(contents(engine)["event"]) == 15
     assert list(step.finish_bundle()) == []
+
+
+def test_write_chunks__ahead_waits_for_its_group_where_nothing_else_is_to_be_read(
+    warehouse_url: str, tmp_path: Path
+) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    step, told = step_ahead(warehouse_url, tmp_path, behind=4)
+    assert list(step.process((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))) == []
+    assert (len(contents(engine)["event"]), told) == (5, [])
+    (first,) = step.process(())
+    assert first.next_offset == 5
+    step.teardown()
 
 
 @pytest.mark.parametrize("where", ["next group", "empty group", "end of the bundle"])
