@@ -171,7 +171,7 @@ def _open_sqlite(url: str, write: bool, kept: int) -> Engine:
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("PRAGMA cache_size=-65536")
         # A group of 20,000 events fills about 5,000 pages. Some groups go into the log before it is copied, since in a
-        # large warehouse their keys change the same pages; but whoever commits last waits for it, 0.3 s for 32,000
+        # large warehouse their keys change the same pages; but whoever commits last waits for it, some 0.2 s for 32,000
         # pages. The log takes some 60 MiB, more while somebody reads on.
         connection.execute("PRAGMA wal_autocheckpoint=12000")
 

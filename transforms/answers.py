@@ -28,12 +28,13 @@ Columns of `survey_response`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vocbeam.schemas.contributions import Numbers
 from vocbeam.schemas.records import WEIGHT_SCALE, Columns, Contribution, Folded, FoldedAlone, SubjectVersion, Version
 from vocbeam.schemas.timebase import bucket_of
 from vocbeam.transforms.booking import Booking, buckets_of, places_of
@@ -274,8 +275,7 @@ class AnswerRule:
         judged = list(zip(c["metric"], c["touchpoint"], c["survey_id"], strict=True))
         booking = Booking(places_of(c))
         for metric in self.metrics:
-            taken = {values for values in set(judged) if metric.takes(*values)}
-            rows = np.flatnonzero([values in taken for values in judged])
+            rows = _rows_taken(metric.takes, judged)
             booking.add(
                 metric.metric,
                 metric.unit,
@@ -366,8 +366,7 @@ class ResponseRule:
         judged = list(zip(c["touchpoint"], c["survey_id"], strict=True))
         booking = Booking(places_of(c))
         for metric in self.metrics:
-            taken = {values for values in set(judged) if metric.takes(*values)}
-            rows = np.flatnonzero([values in taken for values in judged])
+            rows = _rows_taken(metric.takes, judged)
             booking.add(
                 metric.metric,
                 metric.unit,
@@ -378,6 +377,12 @@ class ResponseRule:
                 total=(ranks[rows] == STATUS_RANK["complete"]).astype(np.int64),
             )
         return FoldedAlone([c[name] for name in self.columns], booking.booked())
+
+
+def _rows_taken(takes: Callable[..., bool], judged: Sequence[tuple[Any, ...]]) -> Numbers:
+    """Positions of what a metric takes, which is asked once for equal values."""
+    taken = {values for values in set(judged) if takes(*values)}
+    return np.flatnonzero([values in taken for values in judged])
 
 
 def quantised_weight(weight: float) -> int:
