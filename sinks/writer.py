@@ -33,6 +33,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     false,
+    func,
     literal,
     select,
     true,
@@ -47,6 +48,7 @@ from vocbeam.schemas.contributions import NOTHING_BOOKED, Booked
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
+    SUBJECT_KEY_BYTES,
     Columns,
     Committed,
     DeadLetter,
@@ -585,10 +587,13 @@ class ChunkWriter:
     def _among(self, connection: Connection, table: Table, keys: Collection[bytes]) -> ColumnElement[bool]:
         """Whether a row has one of the subject keys.
 
-        For PostgreSQL they are one value: it knows nothing of a staging table's size, and would read all of `table`.
+        For PostgreSQL they are an array: it knows nothing of a staging table's size, and would read all of `table`.
+        They are sent as one value, because the driver writes arrays item by item.
         """
         if connection.dialect.name == "postgresql":
-            return table.c.subject_key == any_(literal(list(keys), ARRAY(LargeBinary)))
+            start = func.generate_series(1, SUBJECT_KEY_BYTES * len(keys), SUBJECT_KEY_BYTES).column_valued("start")
+            every = select(func.substr(literal(b"".join(keys), LargeBinary), start, SUBJECT_KEY_BYTES))
+            return table.c.subject_key == any_(func.array(every.scalar_subquery(), type_=ARRAY(LargeBinary)))
         stage = self._staging.fill_columns(connection, table.name, {"subject_key": list(keys)})
         return table.c.subject_key.in_(select(stage.c.subject_key))
 
