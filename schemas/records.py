@@ -269,7 +269,7 @@ class TaggedChunk:
     event_keys: list[bytes]
     content_digests: list[bytes]
     contributions: Booked
-    subjects: list[list[SubjectVersion]]
+    subjects: Sequence[Sequence[SubjectVersion]]
     dead: list[DeadLetter]
     dropped: list[int]
     raw: list[bytes]

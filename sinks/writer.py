@@ -162,18 +162,16 @@ class Loaded:
 
     chunk: TaggedChunk
     new: list[bool]
+    all_new: bool
 
     def new_of(self, values: Iterable[T]) -> Iterable[T]:
         """Those of the aligned values that belong to new events."""
-        return values if self._all_new() else compress(values, self.new)
+        return values if self.all_new else compress(values, self.new)
 
     def booked(self) -> Booked:
         """What the new events contribute themselves."""
         contributions = self.chunk.contributions
-        return contributions if self._all_new() else contributions.of(list(compress(count(), self.new)))
-
-    def _all_new(self) -> bool:
-        return False not in self.new
+        return contributions if self.all_new else contributions.of(list(compress(count(), self.new)))
 
 
 class LockedRow(NamedTuple):
@@ -416,7 +414,7 @@ class ChunkWriter:
         if not known and len(first) == sum(len(chunk.event_keys) for chunk in chunks):
             for chunk in chunks:
                 books[chunk.partition].counts["loaded"] += len(chunk.event_keys)
-            return [Loaded(chunk, [True] * len(chunk.event_keys)) for chunk in chunks], []
+            return [Loaded(chunk, [True] * len(chunk.event_keys), True) for chunk in chunks], []
 
         inserted, stored = first.keys() - known.keys(), first | known
         loaded: list[Loaded] = []
@@ -434,7 +432,7 @@ class ChunkWriter:
                     conflicts.append((chunk, _conflict(chunk, i)))
                     counts["dead_lettered"] += 1
             counts["loaded"] += sum(new)
-            loaded.append(Loaded(chunk, new))
+            loaded.append(Loaded(chunk, new, all(new)))
         return loaded, conflicts
 
     def _insert_events(

@@ -24,18 +24,21 @@ class Pseudonyms:
         self._customer = blake2b(digest_size=16, key=key, person=b"vocbeam-customer")
         self._event = blake2b(digest_size=16, key=key, person=b"vocbeam-event")
         self._content = blake2b(digest_size=16, key=key, person=b"vocbeam-content")
-        self.customer_key = lru_cache(maxsize=_CACHED_CUSTOMERS)(self._customer_key)
+        self._known: dict[str | None, str | None] = {}
 
-    def _customer_key(self, customer_id: str) -> str:
+    def customer_key(self, customer_id: str) -> str:
         """32 hex characters that stand for a customer id."""
         state = self._customer.copy()
         state.update(customer_id.encode())
         return state.hexdigest()
 
-    def customer_keys(self, customer_ids: Iterable[str | None]) -> list[str | None]:
+    def customer_keys(self, customer_ids: Sequence[str | None]) -> list[str | None]:
         """`customer_key` of each id; an absent or empty id stands for nobody and has None."""
-        key = self.customer_key
-        return [key(customer_id) if customer_id else None for customer_id in customer_ids]
+        if len(self._known) > _CACHED_CUSTOMERS:
+            self._known.clear()
+        for customer_id in set(customer_ids).difference(self._known):
+            self._known[customer_id] = self.customer_key(customer_id) if customer_id else None
+        return list(map(self._known.__getitem__, customer_ids))
 
     def event_keys(self, event_type: EventType, columns: Columns) -> list[bytes]:
         """16-byte digest of (event type, `source`, `event_id`) of each event, every part preceded by its length."""

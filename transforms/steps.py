@@ -145,7 +145,7 @@ class ChunkTagger:
             event_keys=event_keys,
             content_digests=content_digests,
             contributions=self._measurer.contributions(event_type, columns),
-            subjects=[[] for _ in chunk.offsets] if versions is None else versions(columns),
+            subjects=[()] * len(chunk.offsets) if versions is None else versions(columns),
             dead=chunk.dead,
             dropped=chunk.dropped,
             raw=chunk.raw,
