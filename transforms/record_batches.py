@@ -1,7 +1,7 @@
 """Kafka's record batches taken apart at one go, in the place of kafka-python's record by record.
 
 kafka-python fetches, checks and decompresses batches, and leaves out aborted ones and markers. Only its own loop over
-the records of a batch is replaced, which takes longer than all that is done with a record afterwards until it is tagged.
+the records of a batch is replaced: it takes longer than all that is done with a record until it is tagged.
 A batch that is not regular is left to that loop, which knows what is wrong with it.
 """
 
@@ -33,7 +33,7 @@ def take_batches_apart(consumer: KafkaConsumer) -> None:
 
 
 def read_records(batch: DefaultRecordBatch) -> list[Record] | None:
-    """The records of a batch that is decompressed; None for an irregular one. Headers and keys are passed over.
+    """The records of a batch that is decompressed; None for an irregular one. Keys and headers are passed over.
 
     The format: https://kafka.apache.org/documentation/#recordbatch
     """
@@ -45,13 +45,15 @@ def read_records(batch: DefaultRecordBatch) -> list[Record] | None:
         for _ in range(batch.records_count):
             length, at = _number(data, end)
             end = at + length
+            if data[at]:
+                # An attribute; none is known yet.
+                return None
             later, at = _number(data, at + 1)
             delta, at = _number(data, at)
             size, at = _number(data, at)
             size, at = _number(data, at + max(size, 0))
             value, at = (data[at : at + size], at + size) if size >= 0 else (None, at)
-            # No headers, or bytes that can hold them.
-            if at + 1 != end if data[at] == 0 else at + 1 >= end:
+            if (at + 1 if data[at] == 0 else _past_headers(data, at)) != end:
                 return None
             timestamp = first_timestamp + later if appended_at is None else appended_at
             records.append(Record(base_offset + delta, timestamp, value))
@@ -71,6 +73,21 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
         number += (more << 7) - 0x80
         at += 1
     return (number >> 1) ^ -(number & 1), at + 1
+
+
+def _past_headers(data: bytes, at: int) -> int:
+    """Where a record with headers, whose number stands at `at`, ends."""
+    count, at = _number(data, at)
+    if count < 0:
+        raise ValueError("a record has no negative number of headers")
+    for _ in range(count):
+        size, at = _number(data, at)
+        if size < 0:
+            raise ValueError("the name of a header is no text")
+        data[at : at + size].decode()
+        size, at = _number(data, at + size)
+        at += max(size, 0)
+    return at
 
 
 class _Whole(NamedTuple):
@@ -99,8 +116,8 @@ class _Batch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
-    def __iter__(self) -> Iterator[Any]:
-        decompressed = iter(self._batch)
+    def __iter__(self) -> Any:
+        decompressed: Any = iter(self._batch)
         records = read_records(decompressed)
         if records is None:
             return decompressed
@@ -124,7 +141,7 @@ class _Batches:
         return _Batch(batch)
 
 
-class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+class PartitionRecords(Fetcher.PartitionRecords):
     """What was fetched of one partition."""
 
     def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
