@@ -40,7 +40,9 @@ def read_records(batch: DefaultRecordBatch) -> list[Record] | None:
     data = bytes(batch._buffer)
     end, base_offset, first_timestamp = batch._pos, batch.base_offset, batch.first_timestamp
     appended_at = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else None
-    records = []
+    records: list[Record] = []
+    # Half the time of Record's own.
+    new = tuple.__new__
     try:
         for _ in range(batch.records_count):
             length, at = _number(data, end)
@@ -56,7 +58,7 @@ def read_records(batch: DefaultRecordBatch) -> list[Record] | None:
             if (at + 1 if data[at] == 0 else _past_headers(data, at)) != end:
                 return None
             timestamp = first_timestamp + later if appended_at is None else appended_at
-            records.append(Record(base_offset + delta, timestamp, value))
+            records.append(new(Record, (base_offset + delta, timestamp, value)))
     except (IndexError, ValueError):
         return None
     return records if end == len(data) else None
