@@ -34,7 +34,7 @@ from vocbeam.transforms.chunking import Bounds, Polled, cut_chunks, pack_groups
 from vocbeam.transforms.decode import Limits, Schemas, decode_chunk
 from vocbeam.transforms.measures import Measurer
 from vocbeam.transforms.progress import records_behind, report_committed, report_model_changed
-from vocbeam.transforms.pseudonym import Pseudonyms
+from vocbeam.transforms.pseudonym import NO_DEFAULT, Pseudonyms
 from vocbeam.transforms.redact import Redactor, phone_regions
 from vocbeam.transforms.steps import SUBJECT_VERSIONS, ChunkTagger
 from vocbeam.transforms.tag import Predicted, Tagger
@@ -84,8 +84,7 @@ class TagParts:
     def tag(self, chunk: DecodedChunk, stopwatch: Stopwatch) -> None:
         """Does the work and forgets the result."""
         event_type, columns = chunk.event_type, dict(chunk.columns)
-        no_default = object()
-        defaults = {name: contracts.defaults(event_type).get(name, no_default) for name in contracts.fields(event_type)}
+        defaults = {name: contracts.defaults(event_type).get(name, NO_DEFAULT) for name in contracts.fields(event_type)}
         with stopwatch.time("event keys"):
             self._pseudonyms.event_keys(event_type, columns)
         with stopwatch.time("content digests"):

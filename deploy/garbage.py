@@ -16,8 +16,10 @@ def collect_seldom() -> None:
     """Sets this process up for chunks: tens of thousands of objects that live until their commit, which frequent
     collections would only count. What it holds already is counted no more, unless `gc.unfreeze` gives it back.
     """
-    # What has failed before may have left something in cycles, which would be kept for good.
-    _collect()
+    if gc.get_threshold()[0] == GC_THRESHOLD:
+        # What has failed since may have left something in cycles, which would be kept for good. The first time there is
+        # nothing to gain: half a second for what imports left.
+        _collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
 

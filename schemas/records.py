@@ -189,6 +189,9 @@ class Contribution(NamedTuple):
 Version = list[Any]
 """One event's say about a subject (a ticket, a survey answer, a survey response), JSON-able, ordered by its rule."""
 
+SUBJECT_KEY_BYTES = 16
+"""Length of a subject key: at 10^9 subjects the chance of any two sharing a key is below 10^-20."""
+
 
 class SubjectVersion(NamedTuple):
     """An event's contribution to the state of a subject: which table, which subject, and the version itself."""
@@ -266,7 +269,7 @@ class TaggedChunk:
     event_keys: list[bytes]
     content_digests: list[bytes]
     contributions: Booked
-    subjects: list[list[SubjectVersion]]
+    subjects: Sequence[Sequence[SubjectVersion]]
     dead: list[DeadLetter]
     dropped: list[int]
     raw: list[bytes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from vocbeam.schemas.contributions import Booked
@@ -68,9 +68,17 @@ def stored_alone(versions: Sequence[Version], contributions: Booked) -> dict[str
 
 def _versions_json(timelines: Sequence[Sequence[Version]]) -> list[str | None]:
     """Each list of versions as a JSON array of arrays; field by field, in a third of the time of one by one."""
-    fields = zip(*[version for versions in timelines for version in versions], strict=True)
-    texts = [_ONE_COLUMN.encode(values)[1:-1].split("\n") for values in fields]
-    arrays = iter([f"[{','.join(version)}]" for version in zip(*texts, strict=True)])
+    every = list(chain.from_iterable(timelines))
+    # What all have in common is written once, into the form of a version.
+    form, varied = [], []
+    for values in zip(*every, strict=True):
+        alike = values[0] == values[-1] and values.count(values[0]) == len(values)
+        form.append(_ONE_COLUMN.encode(values[:1])[1:-1].replace("%", "%%") if alike else "%s")
+        if not alike:
+            varied.append(_ONE_COLUMN.encode(values)[1:-1].split("\n"))
+    arrays = map(f"[{','.join(form)}]".__mod__, zip(*varied, strict=True) if varied else [()] * len(every))
+    if len(every) == len(timelines):
+        return [f"[{array}]" for array in arrays]
     return [f"[{','.join(islice(arrays, len(versions)))}]" for versions in timelines]
 
 

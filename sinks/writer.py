@@ -33,6 +33,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     false,
+    func,
     literal,
     select,
     true,
@@ -47,6 +48,7 @@ from vocbeam.schemas.contributions import NOTHING_BOOKED, Booked
 from vocbeam.schemas.errors import Fenced, ModelChanged, TaxonomyChanged
 from vocbeam.schemas.records import (
     EVENT_TYPES,
+    SUBJECT_KEY_BYTES,
     Columns,
     Committed,
     DeadLetter,
@@ -160,18 +162,16 @@ class Loaded:
 
     chunk: TaggedChunk
     new: list[bool]
+    all_new: bool
 
     def new_of(self, values: Iterable[T]) -> Iterable[T]:
         """Those of the aligned values that belong to new events."""
-        return values if self._all_new() else compress(values, self.new)
+        return values if self.all_new else compress(values, self.new)
 
     def booked(self) -> Booked:
         """What the new events contribute themselves."""
         contributions = self.chunk.contributions
-        return contributions if self._all_new() else contributions.of(list(compress(count(), self.new)))
-
-    def _all_new(self) -> bool:
-        return False not in self.new
+        return contributions if self.all_new else contributions.of(list(compress(count(), self.new)))
 
 
 class LockedRow(NamedTuple):
@@ -414,7 +414,7 @@ class ChunkWriter:
         if not known and len(first) == sum(len(chunk.event_keys) for chunk in chunks):
             for chunk in chunks:
                 books[chunk.partition].counts["loaded"] += len(chunk.event_keys)
-            return [Loaded(chunk, [True] * len(chunk.event_keys)) for chunk in chunks], []
+            return [Loaded(chunk, [True] * len(chunk.event_keys), True) for chunk in chunks], []
 
         inserted, stored = first.keys() - known.keys(), first | known
         loaded: list[Loaded] = []
@@ -432,7 +432,7 @@ class ChunkWriter:
                     conflicts.append((chunk, _conflict(chunk, i)))
                     counts["dead_lettered"] += 1
             counts["loaded"] += sum(new)
-            loaded.append(Loaded(chunk, new))
+            loaded.append(Loaded(chunk, new, all(new)))
         return loaded, conflicts
 
     def _insert_events(
@@ -585,10 +585,13 @@ class ChunkWriter:
     def _among(self, connection: Connection, table: Table, keys: Collection[bytes]) -> ColumnElement[bool]:
         """Whether a row has one of the subject keys.
 
-        For PostgreSQL they are one value: it knows nothing of a staging table's size, and would read all of `table`.
+        For PostgreSQL they are an array: it knows nothing of a staging table's size, and would read all of `table`.
+        They are sent as one value, because the driver writes arrays item by item.
         """
         if connection.dialect.name == "postgresql":
-            return table.c.subject_key == any_(literal(list(keys), ARRAY(LargeBinary)))
+            start = func.generate_series(1, SUBJECT_KEY_BYTES * len(keys), SUBJECT_KEY_BYTES).column_valued("start")
+            every = select(func.substr(literal(b"".join(keys), LargeBinary), start, SUBJECT_KEY_BYTES))
+            return table.c.subject_key == any_(func.array(every.scalar_subquery(), type_=ARRAY(LargeBinary)))
         stage = self._staging.fill_columns(connection, table.name, {"subject_key": list(keys)})
         return table.c.subject_key.in_(select(stage.c.subject_key))
 

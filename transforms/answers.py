@@ -50,27 +50,6 @@ _STATUS = {rank: status for status, rank in STATUS_RANK.items()}
 
 Clock = Literal["event_time", "sent_at"]
 
-_EVENT_COLUMNS = (
-    "event_id",
-    "event_time",
-    "source",
-    "survey_id",
-    "response_id",
-    "metric",
-    "score",
-    "weight",
-    "touchpoint",
-    "sent_at",
-    "status",
-    "stage",
-    "department",
-    "topic",
-    "segment_1",
-    "segment_2",
-    "segment_3",
-    "customer_key",
-)
-
 
 class AnswerVersion(NamedTuple):
     """One event's answer; stored in this order as a JSON list. The greatest list, position by position, counts."""
@@ -396,51 +375,21 @@ def survey_versions(columns: Columns) -> list[list[SubjectVersion]]:
     Takes the contract's columns with `customer_key`, `stage`, `department`, `topic` and `segment_1..3` added. Raises
     KeyError where one of them is missing, or for a status that validation should have refused.
     """
-    return [_versions_of_event(*event) for event in zip(*(columns[name] for name in _EVENT_COLUMNS), strict=True)]
-
-
-def _versions_of_event(
-    event_id: str,
-    event_time: int,
-    source: str,
-    survey_id: str,
-    response_id: str,
-    metric: str | None,
-    score: float | None,
-    weight: float,
-    touchpoint: str | None,
-    sent_at: int | None,
-    status: str,
-    stage: str,
-    department: str,
-    topic: str,
-    segment_1: str,
-    segment_2: str,
-    segment_3: str,
-    customer_key: str | None,
-) -> list[SubjectVersion]:
-    rank = STATUS_RANK[status]
-    tag = (stage, department, topic, segment_1, segment_2, segment_3)
-    identity = (source, survey_id, response_id)
-    response = ResponseVersion(
-        rank, event_time, event_id, *identity, touchpoint, *tag, customer_key, sent_at, event_time
-    )
-    versions = [SubjectVersion(RESPONSE_TABLE, _response_key(identity), list(response))]
-    if metric is not None and score is not None:
-        answer = AnswerVersion(
-            rank,
-            event_time,
-            event_id,
-            score,
-            quantised_weight(weight),
-            *identity,
-            metric,
-            touchpoint,
-            *tag,
-            sent_at,
-            customer_key,
-        )
-        versions.append(SubjectVersion(ANSWER_TABLE, _answer_key(identity, metric, touchpoint), list(answer)))
+    c = dict(columns)
+    c["rank"] = [STATUS_RANK[status] for status in c["status"]]
+    c["first_sent_at"], c["first_event_at"] = c["sent_at"], c["event_time"]
+    identities = list(zip(c["source"], c["survey_id"], c["response_id"], strict=True))
+    responses = zip(*[c[name] for name in ResponseVersion._fields], strict=True)
+    versions = [
+        [SubjectVersion(RESPONSE_TABLE, _response_key(identity), list(response))]
+        for identity, response in zip(identities, responses, strict=True)
+    ]
+    c["weight"] = [quantised_weight(weight) for weight in c["weight"]]
+    answers = zip(*[c[name] for name in AnswerVersion._fields], strict=True)
+    for i, (metric, score, answer) in enumerate(zip(c["metric"], c["score"], answers, strict=True)):
+        if metric is not None and score is not None:
+            key = _answer_key(identities[i], metric, c["touchpoint"][i])
+            versions[i].append(SubjectVersion(ANSWER_TABLE, key, list(answer)))
     return versions
 
 

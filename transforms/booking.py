@@ -33,7 +33,7 @@ class Booking:
         self._places = list(numbers)
         self._texts = [names_json(place) for place in numbers]
         self._names: list[Names] = []
-        self._made: list[list[str]] = [[] for _ in places]
+        self._made = [""] * len(places)
         self._columns: list[tuple[Numbers, ...]] = []
 
     def add(
@@ -53,14 +53,14 @@ class Booking:
         self._columns.append((rows, number + len(self._names), bucket_start, bins, weight, total))
         self._names += [(*place, metric, unit) for place in self._places]
         # One form for all takes half the time of an f-string each.
-        form = f"[%d,%s,{names_json((metric, unit)).replace('%', '%%')},%d,%d,%d]"
+        form = f",[%d,%s,{names_json((metric, unit)).replace('%', '%%')},%d,%d,%d]"
         texts = [self._texts[place] for place in number.tolist()]
         fields = zip(bucket_start.tolist(), texts, bins.tolist(), weight.tolist(), total.tolist(), strict=True)
         for row, text in zip(rows.tolist(), map(form.__mod__, fields), strict=True):
-            self._made[row].append(text)
+            self._made[row] += text
 
     def booked(self) -> Booked:
         """All that was booked."""
-        stored = [f"[{','.join(texts)}]" if texts else None for texts in self._made]
+        stored = [f"[{texts[1:]}]" if texts else None for texts in self._made]
         columns = [np.concatenate(parts) for parts in zip(*self._columns, strict=True)]
         return Booked(stored, self._names, *(columns or [np.zeros(0, np.int64)] * 6))

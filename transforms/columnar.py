@@ -26,6 +26,9 @@ _PADDING = bytes(16)
 _VARINT_BITS = 63
 """Read from a number; one that needs more is irregular."""
 
+_LOOKED_AT = 64
+"""Texts of a field, the first of a chunk, that tell whether they are ids, of which none repeats."""
+
 _MAP_ENTRIES = 16
 """Most entries of a map; one with more is irregular, so that no message can make the rest wait."""
 
@@ -116,6 +119,8 @@ class _Reader:
                         found[i] = one.encode("latin-1").decode()
                     except UnicodeDecodeError:
                         self.irregular[rows[i]] = True
+        if len(set(found[:_LOOKED_AT])) == _LOOKED_AT:
+            return found
         # What repeats is held once.
         known: dict[str, str] = {}
         return [known.setdefault(one, one) for one in found]

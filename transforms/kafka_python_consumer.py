@@ -11,6 +11,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, 
 from vocbeam.transforms.chunking import Bounds, Polled
 from vocbeam.transforms.consumers import Fetched, LogTruncated
 from vocbeam.transforms.kafka_settings import REQUEST_TIMEOUT_MS, SourceConfig, cannot_read, connect_consumer
+from vocbeam.transforms.record_batches import take_batches_apart
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class KafkaPythonConsumer:
         """Raises as `connect_consumer` does."""
         self._bootstrap = config.bootstrap
         self._consumer = connect_consumer(config)
+        take_batches_apart(self._consumer)
         self._positions: dict[TopicPartition, int] = {}
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:

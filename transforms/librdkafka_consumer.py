@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -147,26 +147,23 @@ class LibrdkafkaConsumer:
             messages += self._consumer.consume(most - 1, 0)
         fetched = Fetched()
         ends: dict[TopicPartition, int] = {}
-        found: dict[tuple[str, int], tuple[list[int], list[bytes | None], list[int]]] = {}
+        found: dict[tuple[str, int], list[Any]] = defaultdict(list)
         message: Any
         for message in messages:
             error = message.error()
-            if error is not None:
+            if error is None:
+                found[message.topic(), message.partition()].append(message)
+            else:
                 self._heed(error, message, fetched, ends)
-                continue
-            key = (message.topic(), message.partition())
-            columns = found.get(key)
-            if columns is None:
-                columns = found[key] = ([], [], [])
-            columns[0].append(message.offset())
-            columns[1].append(message.value())
-            columns[2].append(message.timestamp()[1])
         for tp, before in self._positions.items():
-            offsets, values, timestamps = found.get(tp, ([], [], []))
+            records = found.get(tp, [])
+            offsets = [record.offset() for record in records]
             position = max(before, offsets[-1] + 1 if offsets else 0, ends.get(tp, 0))
             if position > before:
                 known = bisect_left(offsets, before)
-                fetched.polled[tp] = Polled(offsets[known:], values[known:], timestamps[known:], position)
+                values = [record.value() for record in records[known:]]
+                timestamps = [record.timestamp()[1] for record in records[known:]]
+                fetched.polled[tp] = Polled(offsets[known:], values, timestamps, position)
                 self._positions[tp] = position
         for tp in fetched.gone:
             self._positions.pop(tp, None)

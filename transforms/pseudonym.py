@@ -13,6 +13,9 @@ _CACHED_CUSTOMERS = 1 << 16
 _CACHED_MAPS = 1 << 12
 """Combinations of segments are few."""
 
+NO_DEFAULT = object()
+"""Stands for the default of a required field: equal to no value, so the field always enters the digest."""
+
 
 class Pseudonyms:
     """Keyed hashes under one 32-byte `key`; the three uses are kept apart by BLAKE2b's personalisation.
@@ -24,18 +27,21 @@ class Pseudonyms:
         self._customer = blake2b(digest_size=16, key=key, person=b"vocbeam-customer")
         self._event = blake2b(digest_size=16, key=key, person=b"vocbeam-event")
         self._content = blake2b(digest_size=16, key=key, person=b"vocbeam-content")
-        self.customer_key = lru_cache(maxsize=_CACHED_CUSTOMERS)(self._customer_key)
+        self._known: dict[str | None, str | None] = {}
 
-    def _customer_key(self, customer_id: str) -> str:
+    def customer_key(self, customer_id: str) -> str:
         """32 hex characters that stand for a customer id."""
         state = self._customer.copy()
         state.update(customer_id.encode())
         return state.hexdigest()
 
-    def customer_keys(self, customer_ids: Iterable[str | None]) -> list[str | None]:
+    def customer_keys(self, customer_ids: Sequence[str | None]) -> list[str | None]:
         """`customer_key` of each id; an absent or empty id stands for nobody and has None."""
-        key = self.customer_key
-        return [key(customer_id) if customer_id else None for customer_id in customer_ids]
+        if len(self._known) > _CACHED_CUSTOMERS:
+            self._known.clear()
+        for customer_id in set(customer_ids).difference(self._known):
+            self._known[customer_id] = self.customer_key(customer_id) if customer_id else None
+        return list(map(self._known.__getitem__, customer_ids))
 
     def event_keys(self, event_type: EventType, columns: Columns) -> list[bytes]:
         """16-byte digest of (event type, `source`, `event_id`) of each event, every part preceded by its length."""
@@ -47,15 +53,16 @@ class Pseudonyms:
     def content_digests(self, columns: Columns, defaults: Mapping[str, Any]) -> list[bytes]:
         """16-byte digest of each event's decoded content.
 
-        `defaults` maps every field of the contract, in contract order, to its default (a field without one to a value
-        that never occurs). A field at its default is left out, so a digest changes neither when the contract gains a
-        field with a default nor when the event is encoded again under another writer schema.
+        `defaults` maps every field of the contract, in contract order, to its default, or to NO_DEFAULT. A field at its
+        default is left out, so a digest changes neither when the contract gains a field with a default nor when the
+        event is encoded again under another writer schema.
         """
         count = len(columns["event_id"])
         fields = [
             _canonical(name, columns[name], default)
             for name, default in defaults.items()
-            if columns[name].count(default) < count
+            # A look at the first spares most fields a comparison of all.
+            if count and (columns[name][0] != default or columns[name].count(default) < count)
         ]
         template = "".join([form for form, _ in fields])
         return _digests(self._content, map(template.__mod__, zip(*[values for _, values in fields], strict=True)))
@@ -70,7 +77,7 @@ def _canonical(name: str, values: Sequence[Any], default: Any) -> tuple[str, Seq
     kind = next(value.__class__ for value in values if value != default)
     if kind is dict:
         kind, values, default = str, _map_texts(values), ""
-    if default not in values:
+    if default is NO_DEFAULT or default not in values:
         # One form for all fields takes half the time of joining them.
         return (start + "%s" if kind is str else start + "%r"), values
     if kind is str:

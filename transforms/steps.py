@@ -33,7 +33,7 @@ from vocbeam.transforms.decode import Limits, SchemaById, Schemas, decode_chunk
 from vocbeam.transforms.group_coder import emits_groups
 from vocbeam.transforms.measures import Measurer
 from vocbeam.transforms.progress import model_changes
-from vocbeam.transforms.pseudonym import Pseudonyms
+from vocbeam.transforms.pseudonym import NO_DEFAULT, Pseudonyms
 from vocbeam.transforms.redact import Redactor, phone_regions
 from vocbeam.transforms.tag import Tagger, TextModel
 from vocbeam.transforms.tickets import ticket_versions
@@ -55,10 +55,6 @@ Took = Callable[[str, float], None]
 
 def _nobody_counts(_step: str, _seconds: float) -> None:
     """What a step takes is not counted."""
-
-
-_NO_DEFAULT = object()
-"""Stands for the default of a required field: equal to no value, so the field always enters the digest."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class ChunkTagger:
         event_keys = self._pseudonyms.event_keys(event_type, columns)
         defaults = contracts.defaults(event_type)
         content_digests = self._pseudonyms.content_digests(
-            columns, {name: defaults.get(name, _NO_DEFAULT) for name in contracts.fields(event_type)}
+            columns, {name: defaults.get(name, NO_DEFAULT) for name in contracts.fields(event_type)}
         )
         columns["customer_key"] = self._pseudonyms.customer_keys(columns.pop("customer_id"))
         for name in TEXT_FIELDS.get(event_type, ()):
@@ -145,7 +141,7 @@ class ChunkTagger:
             event_keys=event_keys,
             content_digests=content_digests,
             contributions=self._measurer.contributions(event_type, columns),
-            subjects=[[] for _ in chunk.offsets] if versions is None else versions(columns),
+            subjects=[()] * len(chunk.offsets) if versions is None else versions(columns),
             dead=chunk.dead,
             dropped=chunk.dropped,
             raw=chunk.raw,

@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-V = TypeVar("V", bound=tuple[Any, ...])
+from vocbeam.schemas.records import SUBJECT_KEY_BYTES
 
-KEY_BYTES = 16
-"""Length of a subject key: at 10^9 subjects the chance of any two sharing a key is below 10^-20."""
+V = TypeVar("V", bound=tuple[Any, ...])
 
 ALL_POSITIONS = slice(None)
 
@@ -29,7 +28,7 @@ def subject_key(table: str, *parts: str | None) -> bytes:
         else:
             encoded = part.encode("utf-8")
             content += (len(encoded).to_bytes(8, "big"), encoded)
-    return hashlib.blake2b(b"".join(content), digest_size=KEY_BYTES).digest()
+    return hashlib.blake2b(b"".join(content), digest_size=SUBJECT_KEY_BYTES).digest()
 
 
 def greatest(versions: Sequence[V], positions: slice = ALL_POSITIONS) -> V:

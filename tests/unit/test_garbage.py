@@ -49,6 +49,7 @@ def test_collect_seldom__keeps_no_garbage_where_another_thread_collects(monkeypa
     other = threading.Thread(target=collect)
     other.start()
     assert collecting.wait(WITHIN_S)
+    gc.set_threshold(garbage.GC_THRESHOLD)
     left = weakref.ref(Cycle())
     garbage.collect_seldom()
     other.join()
