@@ -261,16 +261,16 @@ def table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
         columns = [[of(run) for run in runs] for runs in results.values()]
         return [heading, *(spread([figure for figure in figures if figure is not None]) for figures in columns)]
 
+    def each(heading: str, of: Callable[[Measured], object]) -> list[str]:
+        return [heading, *(", ".join(str(of(run)) for run in runs) for runs in results.values())]
+
     rows = [
         row("events/s, first to last transaction", lambda run: run.rate),
         row("seconds to the first transaction", lambda run: run.first_after_s),
         row("load average before", lambda run: run.load),
-        row("restarts", lambda run: run.restarts),
-        row("checkpoints completed", lambda run: run.checkpoints),
-        [
-            "limited by",
-            *(", ".join(sorted({limit_of(run, psutil.cpu_count() or 1) for run in runs})) for runs in results.values()),
-        ],
+        each("restarts", lambda run: run.restarts),
+        each("checkpoints completed", lambda run: run.checkpoints),
+        each("limited by", lambda run: limit_of(run, psutil.cpu_count() or 1)),
         row("cores in use meanwhile", lambda run: sum(run.cores.values()) if run.cores else None),
         row(f"of these cores: {OURS}", lambda run: run.cores.get(OURS)),
         row("CPU-s per million events", partial(_cpu_of, GROUPS)),

@@ -39,7 +39,8 @@ def test_table__tells_cpu_an_event_and_leaves_out_what_was_too_short_to_be_sampl
     assert rows["title"] == ["one", "short"]
     assert rows[f"of these: {OURS}"] == ["37.5 (25.0–50.0)", "–"]
     assert rows["of these: PostgreSQL"] == ["18.8 (12.5–25.0)", "–"]
-    assert rows["limited by"] == ["waiting", "–"]
+    assert rows["checkpoints completed"] == ["3, 3", "3"]
+    assert rows["limited by"] == ["waiting, waiting", "–"]
 
 
 def test_cores__counts_between_two_times() -> None:
