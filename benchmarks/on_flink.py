@@ -194,7 +194,7 @@ def measure(
 
 
 @click.command()
-@click.option("--events", default=200_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--events", default=150_000, show_default=True, type=click.IntRange(1_000))
 @click.option("--runs", default=2, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
 @click.option("--runner", "runners", multiple=True, type=click.Choice(RUNNERS), help="[default: all]")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
