@@ -228,7 +228,7 @@ GROWTH = (
     Setting(workers=16, worker_cores=16, database_cores=8, group=1_000),
     Setting(workers=16, worker_cores=16, database_cores=8, group=160),
     Setting(workers=64, worker_cores=64, database_cores=8, databases=8),
-    Setting(workers=256, worker_cores=256, database_cores=8, databases=32),
+    Setting(workers=128, worker_cores=128, database_cores=8, databases=16),
 )
 
 
