@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.scaling import (
+    BUNDLE_US,
     CHECKS,
     GROWTH,
     MEASURED,
@@ -18,6 +19,8 @@ from benchmarks.scaling import (
     simulate,
 )
 from tests.support.fixtures import PROJECT
+from vocbeam.pipelines.ingest import BUNDLE_SECONDS
+from vocbeam.transforms.chunking import Bounds
 
 FREE = Costs(read_us=100, write_us=50, session_us=25, held_us=0)
 ALONE = Setting(workers=1, worker_cores=2, database_cores=1)
@@ -66,6 +69,11 @@ def test_simulate__stays_below_every_bound(setting: Setting) -> None:
 @pytest.mark.parametrize("workers", CHECKS)
 def test_simulate__near_what_was_measured(workers: int) -> None:
     assert simulate(MEASURED, Setting(workers=workers, worker_cores=2)) == pytest.approx(CHECKS[workers], rel=0.15)
+
+
+def test_model__cuts_bundles_and_groups_as_a_run_does() -> None:
+    assert BUNDLE_US == BUNDLE_SECONDS * 1e6
+    assert ALONE.group == Bounds().group_records
 
 
 def test_tables__stand_in_the_documentation_as_they_are_printed() -> None:
