@@ -36,6 +36,8 @@ from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.tables import event, ingest_ledger, run_epoch
 
 SAMPLE_S = 0.5
+USED_UP = 0.9
+"""Part of the cores from which on they are the limit: start and end of the sampled time are less busy."""
 SHARDS_A_WORKER = 3
 OURS = "Python workers"
 COMMAND = "command that follows the job"
@@ -50,17 +52,29 @@ Roots = Callable[[], Mapping[int, str]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: events/s between the first and the last transaction, cores in use meanwhile by group of processes (none
-    where two samples did not fall into it), seconds from the command's start to its first transaction, load average
-    before it, restarts of the pipeline, checkpoints completed.
+    """One run: its workers, events/s between the first and the last transaction, cores in use meanwhile by group of
+    processes (none where two samples did not fall into it), seconds from the command's start to its first transaction,
+    load average before it, restarts of the pipeline, checkpoints completed.
     """
 
+    workers: int
     rate: float
     cores: Mapping[str, float]
     first_after_s: float
     load: float
     restarts: int
     checkpoints: int
+
+
+def limit_of(run: Measured, machine_cores: int) -> str:
+    """What was used up between the first and the last transaction; a worker has one core at most."""
+    if not run.cores:
+        return "–"
+    if sum(run.cores.values()) >= USED_UP * machine_cores:
+        return "the machine's cores"
+    if run.cores[OURS] >= USED_UP * run.workers:
+        return "a core a worker"
+    return "waiting"
 
 
 def is_run(process: psutil.Process) -> bool:
@@ -143,15 +157,16 @@ def restarts_of(cluster: FlinkCluster) -> int:
     return sum(len(rest.failures(str(job["jid"]))) for job in rest.jobs())
 
 
-def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: FlinkCluster | None) -> Measured:
+def measure(
+    bench: Bench, workers: int, arguments: Sequence[str], roots: Roots, cluster: FlinkCluster | None
+) -> Measured:
     """Loads all events into a fresh warehouse, which must then balance and hold each of them."""
     with bench.warehouse("postgresql") as url:
         sampler, load = Sampler(roots), os.getloadavg()[0]
         with sampler.running():
             # Attribution is a step of its own; here it would count as loading.
-            ended = bench.vocbeam(
-                "run", "--until-caught-up", "--settle-seconds", "0", "--json", *arguments, warehouse=url
-            )
+            run = ["run", "--until-caught-up", "--settle-seconds", "0", "--json", "--workers", str(workers)]
+            ended = bench.vocbeam(*run, *arguments, warehouse=url)
         engine = open_engine(url)
         with engine.connect() as connection:
             at = event.c.loaded_at
@@ -168,6 +183,7 @@ def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: Flink
     # All events of a transaction bear the time at which it inserted them.
     steady = bench.events - (first + last) / 2
     return Measured(
+        workers=workers,
         rate=steady / ((last_at - first_at) / 1e6),
         cores=sampler.cores(first_at / 1e6, last_at / 1e6),
         first_after_s=(first_at - began_at) / 1e6,
@@ -178,7 +194,7 @@ def measure(bench: Bench, arguments: Sequence[str], roots: Roots, cluster: Flink
 
 
 @click.command()
-@click.option("--events", default=300_000, show_default=True, type=click.IntRange(1_000))
+@click.option("--events", default=150_000, show_default=True, type=click.IntRange(1_000))
 @click.option("--runs", default=2, show_default=True, type=click.IntRange(1), help="Of everything, one after another.")
 @click.option("--runner", "runners", multiple=True, type=click.Choice(RUNNERS), help="[default: all]")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1), help="Of each topic.")
@@ -202,7 +218,7 @@ def main(events: int, runs: int, runners: tuple[str, ...], partitions: int, seed
         home = folder / "home" / "flink"
         stack.callback(stop_flink, home)
 
-        def record(name: str, arguments: Sequence[str], cluster: FlinkCluster | None) -> None:
+        def record(name: str, workers: int, arguments: Sequence[str], cluster: FlinkCluster | None) -> None:
             def roots() -> dict[int, str]:
                 own = [child.pid for child in psutil.Process().children() if is_run(child)]
                 found = {server.process.pid: "PostgreSQL", broker.pid: "Kafka"}
@@ -213,7 +229,7 @@ def main(events: int, runs: int, runners: tuple[str, ...], partitions: int, seed
                     found[pid] = OURS if name == WORKER_POOL else java
                 return found
 
-            measured = measure(bench, arguments, roots, cluster)
+            measured = measure(bench, workers, arguments, roots, cluster)
             results.setdefault(name, []).append(measured)
             log.print(
                 f"{name}: {measured.rate:,.0f} events/s, {sum(measured.cores.values()):.2f} cores, "
@@ -223,14 +239,14 @@ def main(events: int, runs: int, runners: tuple[str, ...], partitions: int, seed
         chosen = runners or RUNNERS
         for _ in range(runs):
             for workers in (1, 2) if "inprocess" in chosen else ():
-                record(f"in process, {workers}", ["--workers", str(workers)], None)
+                record(f"in process, {workers}", workers, [], None)
             if "prism" in chosen:
-                record("Prism", ["--runner", "prism"], None)
+                record("Prism", 1, ["--runner", "prism"], None)
             for task_managers in (1, 2) if "flink" in chosen else ():
                 # What a task manager more brings: each run has the cluster of its size.
                 cluster = start_flink(FlinkOptions(home, task_managers, timeout_s=240))
-                on_flink = ["--runner", "flink", "--workers", str(task_managers), "--shards", str(SHARDS_A_WORKER)]
-                record(f"Flink, {task_managers}", on_flink, cluster)
+                on_flink = ["--runner", "flink", "--shards", str(SHARDS_A_WORKER)]
+                record(f"Flink, {task_managers}", task_managers, on_flink, cluster)
                 stop_flink(home)
 
     about["load average after"] = f"{os.getloadavg()[0]:.2f}"
@@ -245,12 +261,16 @@ def table(results: Mapping[str, Sequence[Measured]], title: str) -> str:
         columns = [[of(run) for run in runs] for runs in results.values()]
         return [heading, *(spread([figure for figure in figures if figure is not None]) for figures in columns)]
 
+    def each(heading: str, of: Callable[[Measured], object]) -> list[str]:
+        return [heading, *(", ".join(str(of(run)) for run in runs) for runs in results.values())]
+
     rows = [
         row("events/s, first to last transaction", lambda run: run.rate),
         row("seconds to the first transaction", lambda run: run.first_after_s),
         row("load average before", lambda run: run.load),
-        row("restarts", lambda run: run.restarts),
-        row("checkpoints completed", lambda run: run.checkpoints),
+        each("restarts", lambda run: run.restarts),
+        each("checkpoints completed", lambda run: run.checkpoints),
+        each("limited by", lambda run: limit_of(run, psutil.cpu_count() or 1)),
         row("cores in use meanwhile", lambda run: sum(run.cores.values()) if run.cores else None),
         row(f"of these cores: {OURS}", lambda run: run.cores.get(OURS)),
         row("CPU-s per million events", partial(_cpu_of, GROUPS)),

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from tests.support.figures import Figures
 from tests.support.kafka import Topics
 from tests.support.loaded import MANY_TRANSACTIONS, RECORDS_A_TRANSACTION, Loaded
 from vocbeam.schemas.errors import Fenced
+from vocbeam.transforms.kafka_settings import ClientName
 
 STARTS_IN_S = 8.0
 """Until a run loads on a slow machine; a kill within it falls on imports, migration, connecting or the first groups."""
@@ -37,12 +39,14 @@ def kills(number: int, chance: random.Random) -> list[Ending]:
     return endings
 
 
-def live_and_die(vocbeam: Vocbeam, books: Books, ending: Ending, goal: int, chance: random.Random) -> None:
+def live_and_die(
+    vocbeam: Vocbeam, books: Books, client: ClientName, ending: Ending, goal: int, chance: random.Random
+) -> None:
     """One life of `vocbeam run`: SIGKILL while it starts, near `goal` records, or at a failpoint before them."""
     if ending in MOMENTS:
         ahead = max(1, (goal - books.records()) // RECORDS_A_TRANSACTION)
         vocbeam = vocbeam.crashing(ending, chance.randint(1, ahead))
-    with vocbeam.started("run", *MANY_TRANSACTIONS) as running:
+    with vocbeam.started("run", "--consumer", client, *MANY_TRANSACTIONS) as running:
         if ending == "starting":
             due = time.monotonic() + chance.uniform(0, STARTS_IN_S)
             while time.monotonic() < due and books.records() < goal:
@@ -61,13 +65,15 @@ def test_run__killed_at_random_moments(
     chance = random.Random()
     vocbeam, books = loaded.vocbeam.into(warehouse_url), Books(warehouse_url)
     endings = kills(25 if long_form else 5, chance)
+    # One client goes on where the other was killed.
+    clients = chance.sample(get_args(ClientName), k=2)
     killed_at = []
-    for life, ending in enumerate(endings):
+    for life, (ending, client) in enumerate(zip(endings, cycle(clients), strict=False)):
         # The last life must have something left to load, so every goal leaves room for those to come.
         goal = books.records() + int((loaded.records - books.records()) / (len(endings) - life + 1))
-        live_and_die(vocbeam, books, ending, goal, chance)
-        killed_at.append((ending, books.records()))
-    positions = [records for _, records in killed_at]
+        live_and_die(vocbeam, books, client, ending, goal, chance)
+        killed_at.append((ending, client, books.records()))
+    positions = [records for _, _, records in killed_at]
     assert positions == sorted(positions)
     assert positions[-1] < loaded.records
 
@@ -80,7 +86,8 @@ def test_run__killed_at_random_moments(
     with capsys.disabled():
         print(f"\n{books.engine.dialect.name}: killed at {killed_at} of {loaded.records} records")
     figures.add(
-        "kill -9", f"{len(endings)} kills: {ways}", database=books.engine.dialect.name, records=loaded.records,
+        "kill -9", f"{len(endings)} kills: {ways}; {' and '.join(clients)} in turn",
+        database=books.engine.dialect.name, records=loaded.records,
         restarts=len(endings),
     )  # fmt: skip
 

@@ -37,9 +37,10 @@ def test_report__has_every_figure_of_its_short_form(postgres_server: PostgresSer
         assert runs[0]["reading_s"] < runs[0]["process_s"]
     tag_parts = {"event keys", "content digests", "customer keys", "redaction", "tags", "measures", "subjects"}
     steps = {"poll", "decode", *tag_parts, "of these: text model", "tag", "write sqlite", "write postgresql"}
-    assert set(report["steps"]) == steps
+    assert set(report["steps"]) == {*steps, "of these: shared cells held"}
     assert all(len(times["wall_us"]) == len(times["cpu_us"]) == 1 for times in report["steps"].values())
     assert report["steps"]["of these: text model"]["wall_us"] < report["steps"]["tags"]["wall_us"]
+    assert report["steps"]["of these: shared cells held"]["wall_us"] < report["steps"]["write postgresql"]["wall_us"]
     assert "the books balance" in ended.stderr
 
 
