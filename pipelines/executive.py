@@ -51,7 +51,7 @@ ONE_OF_MANY = "one of several figures looked at, so it may be chance"
 
 RUN_VALUE = "vocbeam value"
 RUN_DRIVERS = "vocbeam drivers"
-RUN_MARK = "vocbeam experiment mark, then vocbeam experiment estimate"
+RUN_MARK = "vocbeam experiment mark"
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ def render_executive(found: Executive) -> str:
     cases = [_case(found, row) for row in rows["cases"]]
     edges = [_edge(row) for row in rows["drivers"]]
     comparisons, too_few = _comparisons(found)
+    known = [edge for edge in edges if edge["verdict"] != "not enough data"]
     sections: dict[str, dict[str, Any]] = {
         row.department: {
             "row": row,
@@ -244,8 +245,10 @@ def render_executive(found: Executive) -> str:
         priced=bool(rows["issues"]),
         comparisons=comparisons,
         too_few=too_few,
-        edges=edges[:TOP_DRIVERS],
-        unproven=[edge for edge in edges if edge["verdict"] != "proven"],
+        unrecorded=[words for quantity, words in QUANTITY_WORDS.items() if quantity not in _recorded(found)],
+        edges=known[:TOP_DRIVERS],
+        unproven=[edge for edge in known if edge["verdict"] == "not proven"],
+        untold=[edge for edge in edges if edge["verdict"] == "not enough data"],
         all_edges=len(edges),
         done=done,
         cases=cases,
@@ -469,6 +472,20 @@ CLASS_COLOURS = {
 }
 
 
+QUANTITY_WORDS = {
+    "churn": "a customer who left",
+    "revenue": "revenue",
+    "repeat_contacts": "a customer who asked again",
+    "cost_to_serve": "a cost to serve",
+}
+"""What is told of classes, in words for what the data don't hold."""
+
+
+def _recorded(found: Executive) -> set[str]:
+    """Quantities of which any class has some: where none has, it may be that nobody writes them down."""
+    return {row["quantity"] for row in found.rows["classes"] if row["value"]}
+
+
 def _comparisons(found: Executive) -> tuple[list[dict[str, Any]], list[str]]:
     """For each survey metric the classes of customers with what became of them, and the curve of who stays.
 
@@ -478,6 +495,7 @@ def _comparisons(found: Executive) -> tuple[list[dict[str, Any]], list[str]]:
     for row in found.rows["classes"]:
         by_metric.setdefault(row["metric"], {}).setdefault(row["customer_class"], {})[row["quantity"]] = row
     comparisons, too_few = [], []
+    recorded = _recorded(found)
     order = {entry.id: place for place, entry in enumerate(found.governance.metrics)}
     for metric in sorted(by_metric, key=lambda metric: order.get(metric, len(order))):
         classes = by_metric[metric]
@@ -485,19 +503,20 @@ def _comparisons(found: Executive) -> tuple[list[dict[str, Any]], list[str]]:
         if len(classes.keys() - {NO_ANSWER}) < MIN_CLASSES:
             too_few.append(any_row["name"] or metric)
             continue
-        curve = [row for row in found.rows["retention"] if row["metric"] == metric]
+        curve = [row for row in found.rows["retention"] if row["metric"] == metric and "churn" in recorded]
         lines = []
         for name in CLASS_WORDS:
             if name not in classes:
                 continue
-            figures = classes[name]
+            counted = classes[name].get("churn")
+            figures = {quantity: row for quantity, row in classes[name].items() if quantity in recorded}
             churn, revenue = figures.get("churn"), figures.get("revenue")
             contacts, cost = figures.get("repeat_contacts"), figures.get("cost_to_serve")
             lines.append(
                 {
                     "name": CLASS_WORDS[name],
                     "colour": CLASS_COLOURS[name],
-                    "n": f"{churn['n']:,}" if churn else NOTHING,
+                    "n": f"{counted['n']:,}" if counted else NOTHING,
                     "left": _with_interval(churn, lambda row, at: f"{100 * row[at]:.1f} %"),
                     "revenue": _with_interval(revenue, lambda row, at: money(row["unit"], row[at])),
                     "contacts": _with_interval(contacts, lambda row, at: f"{row[at]:.2f}"),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import now_us
+from vocbeam.pipelines.lineage import with_lineage
 from vocbeam.pipelines.report import rule_of
 from vocbeam.pipelines.series import WEEK_DAYS, values_of
 from vocbeam.pipelines.settings import Home, home_option, warehouse_option
@@ -289,6 +291,7 @@ def list_(home: Home, warehouse: str | None, as_json: bool) -> None:
 @click.argument("number", type=click.IntRange(1))
 @click.option("--metric", "metrics", multiple=True, help="Metric to look at.  [default: what it is to move, parents]")
 @click.option("--json", "as_json", is_flag=True, help="Print the estimates as JSON.")
+@partial(with_lineage, "experiment estimate")
 def estimate_command(home: Home, warehouse: str | None, number: int, metrics: tuple[str, ...], as_json: bool) -> None:
     """Estimate what intervention NUMBER changed: treated groups against the others, before and after its date.
 

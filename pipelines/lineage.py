@@ -10,16 +10,34 @@ import functools
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from vocbeam.schemas.contracts import topic
+from vocbeam.schemas.records import EVENT_TYPES
+
 log = logging.getLogger(__name__)
 
-JOBS = frozenset(
-    {"backfill", "compact", "drivers", "erase", "replay", "retag", "retain", "run", "settle", "train", "value"}
-)
-"""Commands that change the warehouse."""
+Tables = tuple[str, ...]
+
+_FACTS = ("event", "ticket", "survey_answer", "measure")
+
+JOBS: Mapping[str, tuple[Tables, Tables]] = {
+    "backfill": ((), (*_FACTS, "dead_letter")),
+    "compact": (("measure",), ("measure", "measure_month")),
+    "drivers": ((*_FACTS, "intervention_effect"), ("metric_edge",)),
+    "erase": ((), (*_FACTS, "dead_letter")),
+    "experiment estimate": (("measure", "intervention"), ("intervention_effect",)),
+    "replay": (("dead_letter",), (*_FACTS, "dead_letter")),
+    "retag": (_FACTS[:-1], _FACTS),
+    "retain": ((), (*_FACTS, "dead_letter")),
+    "run": ((), (*_FACTS, "dead_letter")),
+    "settle": (_FACTS[:-1], _FACTS),
+    "train": (("event",), ("text_model",)),
+    "value": (_FACTS[:-1], ("value_segment", "value_issue")),
+}
+"""Commands that change the warehouse, and the tables of facts and results that each reads and writes."""
 
 _SETTINGS = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG")
 
@@ -60,7 +78,9 @@ def _tell(state: str, name: str, run_id: str, options: Mapping[str, Any]) -> Non
     # Whatever a collector, a setting or a missing package does: lineage is no reason for a job to fail.
     try:
         from openlineage.client import OpenLineageClient
-        from openlineage.client.event_v2 import Job, OutputDataset, Run, RunEvent, RunState
+        from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+
+        read, written = JOBS[name]
 
         client = OpenLineageClient()
         client.emit(
@@ -70,7 +90,8 @@ def _tell(state: str, name: str, run_id: str, options: Mapping[str, Any]) -> Non
                 run=Run(runId=run_id),
                 job=Job(namespace=NAMESPACE, name=name),
                 producer=PRODUCER,
-                outputs=[OutputDataset(*place) for place in [_warehouse(options)] if place is not None],
+                inputs=[InputDataset(*place) for place in (*_topics(name, options), *_tables(options, read))],
+                outputs=[OutputDataset(*place) for place in _tables(options, written)],
             )
         )
         client.close()
@@ -78,15 +99,24 @@ def _tell(state: str, name: str, run_id: str, options: Mapping[str, Any]) -> Non
         log.warning("no lineage event (%s of %s) was sent: %s; the job goes on", state, name, type(error).__name__)
 
 
-def _warehouse(options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Namespace and name of the warehouse, without account and password."""
+def _topics(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Namespace and name of each topic that `run` reads."""
+    if name == "run" and "bootstrap" in options:
+        for event_type in EVENT_TYPES:
+            yield f"kafka://{options['bootstrap'].split(',')[0]}", topic(event_type, options["topic_prefix"])
+
+
+def _tables(options: Mapping[str, Any], names: Tables) -> Iterator[tuple[str, str]]:
+    """Namespace and name of tables of the warehouse, without account and password."""
     from sqlalchemy.engine import make_url
 
     home = options.get("home")
     address = options.get("warehouse") or (None if home is None else home.warehouse_url)
     if address is None:
-        return None
+        return
     url = make_url(address)
-    if url.get_backend_name() == "sqlite":
-        return "file", f"{url.database}"
-    return f"postgres://{url.host}:{url.port or 5432}", f"{url.database}.measure"
+    for name in names:
+        if url.get_backend_name() == "sqlite":
+            yield f"sqlite://{url.database}", name
+        else:
+            yield f"postgres://{url.host}:{url.port or 5432}", f"{url.database}.public.{name}"

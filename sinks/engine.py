@@ -168,6 +168,9 @@ def _open_sqlite(url: str, write: bool, kept: int) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # Only migrations rename tables. SQLite would read all views for it, which takes 14 s, and refuse where views of
+        # others are built on ours, which are dropped meanwhile.
+        connection.execute("PRAGMA legacy_alter_table=ON")
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("PRAGMA cache_size=-65536")
         # A group of 20,000 events fills about 5,000 pages. Some groups go into the log before it is copied, since in a

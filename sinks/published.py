@@ -12,7 +12,7 @@ from vocbeam.sinks.roles import TABLE_ACCESS, rights
 from vocbeam.sinks.tables import metadata
 from vocbeam.sinks.views import view_comments, view_types
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 """Version of what is published, by the policy in docs/bi.md."""
 
 ColumnType = Literal["text", "integer", "number", "date", "moment"]

@@ -60,6 +60,7 @@ from vocbeam.schemas.timebase import BUCKET_US, DAY_US, SECOND_US
 from vocbeam.sinks import evidence_views, tables, value_views
 from vocbeam.sinks.contributions import BUCKET_GRAIN
 from vocbeam.sinks.flags import ACKNOWLEDGED, RED_FLAG, RESOLVED, TOPICS_OF_FLAGS, flag_event
+from vocbeam.sinks.partitions import LATER
 from vocbeam.sinks.small_groups import FLAGS, Place, protect, suppressed, with_sizes
 
 Period = Literal["bucket", "hour", "day", "week", "month"]
@@ -121,6 +122,25 @@ def _now_us_sqlite(element: NowUs, compiler: Any, **options: Any) -> str:
 @compiles(NowUs, "postgresql")
 def _now_us_postgresql(element: NowUs, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM now()) * 1000000 AS BIGINT)"
+
+
+class WithoutPartition(FunctionElement[int]):
+    """How many events of a topic lie in no month's partition; SQLite has no partitions."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(WithoutPartition, "sqlite")
+def _without_partition_sqlite(element: WithoutPartition, compiler: Any, **options: Any) -> str:
+    return "0"
+
+
+@compiles(WithoutPartition, "postgresql")
+def _without_partition_postgresql(element: WithoutPartition, compiler: Any, **options: Any) -> str:
+    topic = compiler.process(element.clauses, **options)
+    lying = f"SELECT count(*) FROM {LATER} AS e JOIN ingest_ledger AS l ON l.ledger_id = e.ledger_id"  # noqa: S608 (our own words)
+    return f"({lying} WHERE l.topic = {topic})"
 
 
 class Listed(FunctionElement[Any]):
@@ -1672,7 +1692,9 @@ def _data_quality() -> Select[Any]:
     c = union_all(*parts).subquery("outcomes").c
     offsets = _sum(c.offsets)
     share = _real(offsets) / _positive(func.sum(func.sum(c.offsets)).over(partition_by=c.topic))
-    return select(c.topic, c.outcome, offsets.label("offsets"), share.label("share")).group_by(c.topic, c.outcome)
+    lying = case((c.outcome == "loaded", WithoutPartition(c.topic)), else_=0)
+    columns = (offsets.label("offsets"), share.label("share"), lying.label("without_partition"))
+    return select(c.topic, c.outcome, *columns).group_by(c.topic, c.outcome)
 
 
 def _dead_letters() -> Select[Any]:
@@ -1893,6 +1915,8 @@ _COLUMNS: dict[str, str] = {
     "outcome": "loaded, duplicates, dead_lettered, dropped, lost or without_record.",
     "offsets": "Offsets with this outcome.",
     "share": "Their share of the topic's offsets.",
+    "without_partition": "Events of the topic in no month's partition (event_later on PostgreSQL), told beside loaded: "
+    "the source's clock is wrong, or `vocbeam retain` has not run for months.",
     "event_type": "survey, ticket, telemetry, flag or outcome.",
     "step": "Step that refused the record.",
     "error_class": "Cause, as a short name.",

@@ -42,6 +42,7 @@ SCREENSHOT = PROJECT / "docs" / "img" / "superset.png"
 READY_TIMEOUT_S = 600
 PASSWORD = "admin"
 CHARTS = 3
+SIGN_INS = 5
 
 PACKAGES = {
     "odcs": ["open-data-contract-standard==3.2.0"],
@@ -200,11 +201,17 @@ def _screenshot(address: str, chromium: Path) -> None:
     with browser(chromium) as started:
         page = started.new_page(viewport={"width": 1500, "height": 1010})
         page.set_default_timeout(1000 * READY_TIMEOUT_S)
-        page.goto(f"{address}/login/")
-        page.fill("#username", "admin")
-        page.fill("#password", PASSWORD)
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/superset/welcome/**")
+        # On a busy machine the form may be drawn anew while it is filled in; then Superset shows it again.
+        for _ in range(SIGN_INS):
+            page.goto(f"{address}/login/")
+            page.fill("#username", "admin")
+            page.fill("#password", PASSWORD)
+            page.keyboard.press("Enter")
+            page.wait_for_url(lambda url: url != f"{address}/login/")
+            if "/superset/welcome/" in page.url and "/login/" not in page.url:
+                break
+        else:
+            raise SystemExit(f"Superset took no sign-in, {SIGN_INS} times")
         page.goto(f"{address}/superset/dashboard/voice-of-the-customer/?standalone=1")
         page.wait_for_function(
             "n => document.querySelectorAll('[data-test=\"chart-container\"] canvas, table tbody tr').length > n",

@@ -192,13 +192,14 @@ def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, t
         "proven: experiment",
         "Late deliveries",
         "break-before: page",
+        "<h3>Too little data</h3>",
         "The van broke down",
     ):
         assert words in content
     assert "Of another month" not in content
 
 
-def fit(url: str, landmark: date, affected: int, payout_low: float = 50_000.0) -> None:
+def fit(url: str, landmark: date, affected: int, payout_low: float = 50_000.0, left: float = 0.5) -> None:
     """A fit of one issue and the classes of two questions, of which one has too few answers to compare."""
     issue = {
         "payout_by": "leaving", "stage": "deliver", "department": "logistics", "topic": "parcel",
@@ -212,7 +213,7 @@ def fit(url: str, landmark: date, affected: int, payout_low: float = 50_000.0) -
     classes = [
         {
             "metric": metric, "customer_class": name, "quantity": quantity, "unit": "share", "day": day,
-            "n": None if hidden else 100 + day, "value": None if hidden else 0.5, "interval_low": None,
+            "n": None if hidden else 100 + day, "value": None if hidden else left, "interval_low": None,
             "interval_high": None, "p_value": 0.2, "suppressed": hidden,
         }
         for metric, name, hidden in shown
@@ -248,6 +249,17 @@ def test_executive__leaving_that_costs_nothing_is_not_said_to_cost_money(url: st
     assert "makes customers leave" in content
     assert "costs money" not in content
     assert "none is proven to cost money in this way" in content
+
+
+def test_executive__what_nobody_writes_down_is_not_told_as_none(url: str, tmp_path: Path) -> None:
+    fit(url, date(2018, 7, 10), 207, left=0.0)
+    board = tmp_path / "board.html"
+    call(url, "report", "--month", "2018-07", "--executive", str(board))
+    content = board.read_text()
+    assert "hold not one case of: a customer who left, revenue, a customer who asked again" in content
+    assert "Share of customers who stay</figcaption>" not in content
+    assert ">0.0 %<" not in content
+    assert ">128</a>" in content
 
 
 def test_signed__as_many_decimals_as_the_interval_is_wide() -> None:

@@ -228,6 +228,11 @@ def test_add_months__moves_what_waits_for_them(
     told = CliRunner().invoke(reconcile, ["--warehouse", url], catch_exceptions=False)
     assert told.exit_code == 0
     assert told.stderr.startswith("3 events are of months without a partition")
+    with engine.connect() as connection:
+        lying_there = connection.execute(
+            text("SELECT outcome, offsets, without_partition FROM data_quality WHERE without_partition > 0")
+        )
+        assert lying_there.all() == [("loaded", 3, 3)]
     with engine.begin() as connection:
         made = add_months(connection, SEPTEMBER)
     assert made == ["event_201712"]

@@ -12,7 +12,7 @@ import pytest
 from scipy.optimize import linprog
 from sqlalchemy import Connection, Engine, delete, insert, update
 
-from tests.integration.test_views import Row, date_rows, metric_rows, read_view, ticket
+from tests.integration.test_views import Row, create_tables, date_rows, metric_rows, read_view, ticket
 from vocbeam.schemas.timebase import HOUR_US, to_micros
 from vocbeam.sinks import tables, views
 from vocbeam.sinks.engine import open_engine
@@ -42,7 +42,7 @@ def prepared(url: str) -> Iterator[Engine]:
     """The warehouse at a URL, as long as its tests run."""
     engine = open_engine(url, write=True)
     with engine.begin() as connection:
-        tables.metadata.create_all(connection)
+        create_tables(connection)
         connection.execute(insert(tables.metric), list(metric_rows()))
         connection.execute(insert(tables.calendar_date), list(date_rows(FIRST, LAST)))
         connection.execute(insert(tables.measure_bin), [entry._asdict() for entry in all_bins()])

@@ -189,6 +189,19 @@ def test_replace_fit__two_at_once_take_turns(warehouse_url: str) -> None:
     assert stored(engine) == (1, 0)
 
 
+def test_migration__views_of_others_stay_on_sqlite(sqlite_url: str) -> None:
+    engine = new_warehouse(sqlite_url, mini())
+    config = catalog._alembic()
+    with engine.begin() as connection:
+        drop_views(connection)
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0022")
+        connection.execute(text("CREATE VIEW of_others AS SELECT * FROM metric_by_month"))
+    catalog.migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT * FROM of_others")).all() == []
+
+
 def test_migration__what_was_found_before_was_by_leaving(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, mini())
     row = {

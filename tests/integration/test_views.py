@@ -17,6 +17,7 @@ from vocbeam.schemas.timebase import BUCKET_US, DAY_US, HOUR_US, LocalCalendar, 
 from vocbeam.sinks import tables, views
 from vocbeam.sinks.engine import open_engine
 from vocbeam.sinks.measures import SUMS
+from vocbeam.sinks.partitions import LATER
 from vocbeam.transforms.bins import all_bins, bin_of
 from vocbeam.transforms.statistics import Cell, MetricRule, estimate, kaplan_meier, status, wilson_interval
 
@@ -88,6 +89,13 @@ def date_rows(first: date, last: date) -> Iterator[Row]:
         day += timedelta(days=1)
 
 
+def create_tables(connection: Connection) -> None:
+    """All tables without their migrations, and of the partitions the one that a view reads."""
+    tables.metadata.create_all(connection)
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"CREATE TABLE {LATER} (LIKE event)"))
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def empty_warehouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A warehouse with dimensions and views, without facts, for all tests of this module."""
@@ -102,7 +110,7 @@ def empty_warehouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     engine = open_engine(url, write=True)
     today = datetime.now(UTC).date()
     with engine.begin() as connection:
-        tables.metadata.create_all(connection)
+        create_tables(connection)
         connection.execute(insert(tables.metric), list(metric_rows()))
         # Nothing is hidden; test_small_groups.py has what is.
         connection.execute(insert(tables.privacy).values(only=1, k=1))

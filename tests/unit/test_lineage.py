@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from vocbeam.pipelines.cli import vocbeam
-from vocbeam.pipelines.lineage import is_wanted, with_lineage
+from vocbeam.pipelines.lineage import JOBS, is_wanted, with_lineage
 from vocbeam.pipelines.settings import EXAMPLE_GOVERNANCE
 from vocbeam.schemas.errors import SinkError
+from vocbeam.schemas.records import EVENT_TYPES
+from vocbeam.sinks.tables import metadata
 
 URL = "postgresql+psycopg://me:secret@db.example/shop"
 
@@ -44,14 +46,29 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]
     server.server_close()
 
 
+def places(datasets: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(dataset["namespace"], dataset["name"]) for dataset in datasets]
+
+
 def test_lineage__start_and_end_reach_a_collector(collector: list[dict[str, Any]]) -> None:
     assert with_lineage("compact", lambda **_: 0)(warehouse=URL) == 0
     assert [event["eventType"] for event in collector] == ["START", "COMPLETE"]
     assert len({event["run"]["runId"] for event in collector}) == 1
     assert {event["job"]["name"] for event in collector} == {"compact"}
-    (output,) = collector[1]["outputs"]
-    assert (output["namespace"], output["name"]) == ("postgres://db.example:5432", "shop.measure")
+    assert places(collector[1]["inputs"]) == [("postgres://db.example:5432", "shop.public.measure")]
+    assert [name for _, name in places(collector[1]["outputs"])] == ["shop.public.measure", "shop.public.measure_month"]
     assert "secret" not in json.dumps(collector)
+
+
+def test_lineage__run_reads_topics(collector: list[dict[str, Any]]) -> None:
+    with_lineage("run", lambda **_: 0)(warehouse="sqlite:////shop.db", bootstrap="k1:9092,k2:9092", topic_prefix="voc")
+    assert {namespace for namespace, _ in places(collector[0]["inputs"])} == {"kafka://k1:9092"}
+    assert ("sqlite:///shop.db", "measure") in places(collector[0]["outputs"])
+    assert [name for _, name in places(collector[0]["inputs"])] == [f"voc.{event_type}" for event_type in EVENT_TYPES]
+
+
+def test_jobs__tables_are_there() -> None:
+    assert {name for tables in JOBS.values() for names in tables for name in names} <= metadata.tables.keys()
 
 
 def test_lineage__failures_are_told(collector: list[dict[str, Any]]) -> None:
@@ -64,13 +81,14 @@ def test_lineage__failures_are_told(collector: list[dict[str, Any]]) -> None:
     assert [event["eventType"] for event in collector] == ["START", "FAIL", "START", "FAIL"]
 
 
-@pytest.mark.parametrize("command", ["drivers", "value"])
+@pytest.mark.parametrize("command", ["drivers", "experiment estimate", "value"])
 def test_lineage__jobs_over_the_warehouse_tell_too(
     collector: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("VOCBEAM_GOVERNANCE", str(EXAMPLE_GOVERNANCE))
     monkeypatch.setenv("VOCBEAM_HOME", str(tmp_path))
-    assert CliRunner().invoke(vocbeam, [command]).exit_code == 1
+    arguments = [*command.split(), *(["1"] if command == "experiment estimate" else [])]
+    assert CliRunner().invoke(vocbeam, arguments).exit_code == 1
     assert [event["eventType"] for event in collector] == ["START", "FAIL"]
     assert {event["job"]["name"] for event in collector} == {command}
 
