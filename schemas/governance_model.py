@@ -385,11 +385,15 @@ class Attribution(_Model):
     touchpoints: Annotated[tuple[When, ...], Field(min_length=1)]
 
 
+Score = Annotated[Integer, Field(ge=-1_000_000, le=1_000_000)]
+"""A bin is stored in 32 bits, and a cell is told apart by one number of 64 (`sinks/contributions.py`)."""
+
+
 class Scale(_Model):
     """Lowest and highest score, both whole numbers."""
 
-    min: Integer
-    max: Integer
+    min: Score
+    max: Score
 
 
 class Hit(_Model):

@@ -93,7 +93,8 @@ def add_booked(delta: Delta, parts: Sequence[Booked]) -> None:
         np.concatenate(columns)
         for columns in zip(*[(part.bucket_start, part.bin, part.weight, part.total) for part in parts], strict=True)
     )
-    # One number stands for each cell. Buckets of ten thousand years, 4,200 bins and 10^6 names stay below 2^63.
+    # One number stands for each cell. Buckets of ten thousand years, 4,200 bins and 10^6 names stay below 2^63; so do
+    # those of 40 years with scores of the widest scale.
     cell = name * (np.ptp(bucket_start) // BUCKET_US + 1) + (bucket_start - bucket_start.min()) // BUCKET_US
     cell = cell * (np.ptp(bins) + 1) + bins - bins.min()
     order = np.argsort(cell)

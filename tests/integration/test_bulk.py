@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, Table, Text, select, text
+from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, Table, Text, event, select, text
 
 from vocbeam.sinks.bulk import Staging, insert_columns, insert_rows
 from vocbeam.sinks.engine import open_engine
@@ -89,6 +89,26 @@ def test_staging__holds_what_it_was_filled_with_last(warehouse_url: str) -> None
                 assert filled_with() == []
                 assert filled_with("d") == ["d"]
                 end()
+    engine.dispose()
+
+
+def test_staging__is_emptied_only_where_it_is_filled_again(postgres_url: str) -> None:
+    engine = open_engine(postgres_url, write=True)
+    staging = Staging([THINGS], "postgresql")
+    emptied: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        emptied.extend([statement] if statement.startswith("DELETE") else [])
+
+    with engine.connect() as connection:
+        for _ in range(2):
+            staging.create(connection)
+            with connection.begin():
+                staging.fill_columns(connection, "things", {"name": ["a"]})
+                assert emptied == []
+                staging.fill_columns(connection, "things", {"name": ["b"]})
+            assert emptied.pop() == "DELETE FROM stage_things"
     engine.dispose()
 
 

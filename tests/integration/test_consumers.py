@@ -6,10 +6,10 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from tests.support.kafka import Topics
 from vocbeam.deploy.broker import Broker
@@ -97,6 +97,13 @@ def test_poll__kafka_python_also_brings_what_came_after_its_last_request(
     config = SourceConfig(topics=(topic,), bootstrap=kafka_topics.bootstrap, client="kafka-python")
     consumer = open_consumer(config)
     consumer.assign({TopicPartition(topic, 0): 0})
+    waited: list[int] = []
+    theirs = KafkaConsumer.poll
+
+    def poll(self: KafkaConsumer, timeout_ms: int, max_records: int) -> Any:
+        waited.append(timeout_ms)
+        return theirs(self, timeout_ms=timeout_ms, max_records=max_records)
+
     with KafkaProducer(bootstrap_servers=kafka_topics.bootstrap) as producer:
 
         def send(records: int) -> None:
@@ -108,10 +115,13 @@ def test_poll__kafka_python_also_brings_what_came_after_its_last_request(
         send(1)
         time.sleep(0.5)  # Meanwhile the broker answers the request that the poll has left behind.
         send(50)
-        monkeypatch.setattr(kafka_python_consumer, "FRESH_WAIT_MS", WITHIN_S * 1_000)
+        monkeypatch.setattr(kafka_python_consumer, "FRESH_WAIT_MS", WITHIN_S * 1_000 - 1)
+        monkeypatch.setattr(KafkaConsumer, "poll", poll)
         (polled,) = consumer.poll(Bounds(), WITHIN_S).polled.values()
     consumer.close()
     assert len(polled.offsets) >= 51
+    assert waited[:2] == [WITHIN_S * 1_000, WITHIN_S * 1_000 - 1]
+    assert set(waited[2:]) == {0}
 
 
 def test_poll__damaged_record_is_not_passed_over(

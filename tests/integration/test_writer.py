@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from vocbeam.schemas.secrets import dead_letter_source
 from vocbeam.sinks.catalog import apply_governance
 from vocbeam.sinks.engine import is_contention, is_transient, open_engine
 from vocbeam.sinks.ledger import WarehouseLedger, draw_run_epoch
+from vocbeam.sinks.markers import close_fence
 from vocbeam.sinks.steps import WriteChunks, WriterConfig
 from vocbeam.sinks.tables import dead_letter, event, ingest_ledger, measure, ticket
 from vocbeam.transforms.subject_rules import subject_rules
@@ -43,6 +46,7 @@ GOVERNANCE = mini()
 T0 = 1_500_000_000_000_000
 """2017-07-14 02:40 UTC, 13 July 23:40 in São Paulo."""
 HOUR = 3_600_000_000
+WAIT_S = 30
 
 
 def deliveries(first: int, n: int) -> list[dict[str, Any]]:
@@ -278,6 +282,54 @@ def test_write__later_events_correct_a_ticket_and_leave_no_empty_cells(warehouse
     assert books_that_fail(engine) == []
 
 
+def test_write__new_tickets_with_one_event_beside_some_with_several(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    events = [update(1, name, "opened", T0) for name in ("t0", "t1", "t2")]
+    events.insert(1, update(2, "t1", "resolved", T0 + HOUR))
+    writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "ticket", events),))
+
+    found = rows(engine, "SELECT ticket_id, status, events FROM ticket ORDER BY ticket_id")
+    assert found == [("t0", "opened", 1), ("t1", "resolved", 2), ("t2", "opened", 1)]
+    assert rows(engine, "SELECT metric, sum(n) FROM measure GROUP BY metric ORDER BY metric") == [
+        ("first_response", 1), ("opened", 3), ("reopened", 3), ("resolution", 1),
+    ]  # fmt: skip
+    assert books_that_fail(engine) == []
+
+
+def test_write__tickets_that_another_writer_is_about_to_create(postgres_url: str) -> None:
+    engine = new_warehouse(postgres_url, GOVERNANCE)
+    in_flight, go_on = threading.Event(), threading.Event()
+
+    def hold(reached: str) -> None:
+        if reached == "before_commit":
+            in_flight.set()
+            assert go_on.wait(WAIT_S)
+
+    theirs = [update(2, name, "responded", T0 + HOUR) for name in ("alone", "several")]
+    ours = [update(1, name, "opened", T0) for name in ("alone", "new", "several")]
+    ours.append(update(3, "several", "resolved", T0 + 2 * HOUR))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(
+            writer(postgres_url, GOVERNANCE, reach=hold).write, (chunk(GOVERNANCE, "ticket", theirs),)
+        )
+        assert in_flight.wait(WAIT_S)
+        second = threads.submit(writer(postgres_url, GOVERNANCE).write, (chunk(GOVERNANCE, "ticket", ours, number=1),))
+        blocked = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        deadline = time.monotonic() + WAIT_S
+        while not rows(engine, blocked):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        go_on.set()
+        assert [committed.loaded for work in (first, second) for committed in work.result()] == [2, 4]
+
+    found = rows(engine, "SELECT ticket_id, status, events FROM ticket ORDER BY ticket_id")
+    assert found == [("alone", "responded", 2), ("new", "opened", 1), ("several", "resolved", 3)]
+    assert rows(engine, "SELECT metric, sum(n) FROM measure GROUP BY metric ORDER BY metric") == [
+        ("first_response", 2), ("opened", 3), ("reopened", 3), ("resolution", 1),
+    ]  # fmt: skip
+    assert books_that_fail(engine) == []
+
+
 def test_write__two_writers_share_tickets_in_opposite_order(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     tickets = [f"t{i}" for i in range(40)]
@@ -445,6 +497,12 @@ def test_tables__each_table_and_column_is_commented(warehouse_url: str) -> None:
     assert [name for name, comment in objects if not comment] == []
 
 
+def test_tables__leave_room_for_updates_in_pages_of_postgresql(postgres_url: str) -> None:
+    engine = new_warehouse(postgres_url, GOVERNANCE)
+    options = rows(engine, "SELECT reloptions FROM pg_class WHERE relname IN ('customer_day', 'measure')")
+    assert options == [(["fillfactor=50"],)] * 2
+
+
 def test_counters__nothing_written_without_the_ledger(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     with engine.connect() as connection:
@@ -475,9 +533,9 @@ def step_ahead(url: str, folder: Path, *, behind: int) -> tuple[WriteChunks, lis
 
 @pytest.fixture
 def ahead(warehouse_url: str, tmp_path: Path) -> Iterator[tuple[Engine, WriteChunks, list[tuple[int, int]]]]:
-    """A warehouse, the step that writes into it ahead, with more to be read, and what it told: (thread, position)."""
+    """A warehouse, the step that writes into it ahead, five records left to read, what it told: (thread, position)."""
     engine = new_warehouse(warehouse_url, GOVERNANCE)
-    step, told = step_ahead(warehouse_url, tmp_path, behind=1_000)
+    step, told = step_ahead(warehouse_url, tmp_path, behind=5)
     yield engine, step, told
     step.teardown()
 
@@ -497,6 +555,17 @@ def test_write_chunks__ahead_tells_of_a_group_with_the_next_one_or_at_the_end_of
     assert (third.value.next_offset, told) == (15, [(here, 5), (here, 10), (here, 15)])
     assert len(contents(engine)["event"]) == 15
     assert list(step.finish_bundle()) == []
+
+
+def test_write_chunks__ahead_goes_on_while_as_much_waits_to_be_read(
+    ahead: tuple[Engine, WriteChunks, list[tuple[int, int]]],
+) -> None:
+    engine, step, _ = ahead
+    with engine.begin() as connection:
+        # Nobody else can write: on SQLite because of the transaction itself.
+        close_fence(connection)
+        assert list(step.process((chunk(GOVERNANCE, "telemetry", deliveries(0, 5)),))) == []
+    assert [committed.value.next_offset for committed in step.finish_bundle()] == [5]
 
 
 def test_write_chunks__ahead_waits_for_its_group_where_nothing_else_is_to_be_read(

@@ -20,7 +20,7 @@ TICKETS = TicketRule(
     TicketPolicy(
         calendars={"support": OFFICE},
         service_levels=(
-            ServiceLevel("support", "high", HOUR_US, 2 * HOUR_US, "business"),
+            ServiceLevel("support", "high", HOUR_US, 8 * HOUR_US, "business"),
             ServiceLevel(None, None, 3 * HOUR_US, None, "calendar"),
         ),
         metrics=tuple(
@@ -52,8 +52,9 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "metric": st.sampled_from(["nps", "csat"]),
     "survey_id": st.sampled_from(["s1", "s2"]),
     "touchpoint": st.sampled_from([None, "shop"]),
-    "priority": st.none() | st.sampled_from(["high", "unknown"]),
-    "status": st.sampled_from(["opened", "responded", "reassigned", "resolved", "reopened", "closed"]),
+    "department": st.sampled_from(["support", "unassigned"]),
+    "priority": st.sampled_from(["high", "unknown", None]),
+    "status": st.sampled_from(["opened", "opened", "responded", "reassigned", "resolved", "reopened", "closed"]),
     "actor": st.sampled_from(["agent", "bot", "customer"]),
     **dict.fromkeys(("queue", "customer_key", "tag_method"), _optional),
     **dict.fromkeys(("sent_at", "first_sent_at"), st.none() | st.integers(MONDAY_10, MONDAY_10 + 2 * HOUR_US)),

@@ -57,3 +57,9 @@ def test_collect_seldom__keeps_no_garbage_where_another_thread_collects(monkeypa
     gc.collect()
     assert left() is None
     assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.usefixtures("thresholds")
+def test_collect_seldom__looks_after_so_many_new_objects() -> None:
+    garbage.collect_seldom()
+    assert gc.get_threshold()[0] == garbage.GC_THRESHOLD

@@ -409,6 +409,14 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
         "{min: 1, max: 5}", "{min: 5, max: 1}", "{min: 5, max: 1}",
         "metrics[1].scale: found min 5 and max 1; min must be the smaller",
     ),
+    "scale beyond what a cell can tell": (
+        "{min: 1, max: 5}", "{min: 1, max: 1000001}", "1000001",
+        "metrics[1].scale.max: found 1000001; Input should be less than or equal to 1000000",
+    ),
+    "scale below what a cell can tell": (
+        "{min: 1, max: 5}", "{min: -1000001, max: 5}", "1000001",
+        "metrics[1].scale.min: found -1000001; Input should be greater than or equal to -1000000",
+    ),
     "share without bound": (
         "    satisfied_from: 4\n", "", "id: csat",
         "metrics[1].satisfied_from: a share needs exactly one of satisfied_from and satisfied_to",
