@@ -154,7 +154,9 @@ def _copy(table: Table, number: int, postgresql: bool) -> str:
 
 def _copy_keys(connection: Connection, event_keys: EventKeys, number: int) -> None:
     """Adds one copy of all keys of SQLite group by group, as the writer does, so that they come into spans."""
-    base = connection.exec_driver_sql("SELECT substr(event_key, 5), content_digest, loaded_at FROM base_event_key").all()
+    base = connection.exec_driver_sql(
+        "SELECT substr(event_key, 5), content_digest, loaded_at FROM base_event_key"
+    ).all()
     for start in range(0, len(base), GROUP_KEYS):
         group = base[start : start + GROUP_KEYS]
         contents = {_varied(key, number): content for key, content, _ in group}

@@ -13,9 +13,9 @@ span; its filter stays as it was, and a span without keys goes when the next one
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import length_hint
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ BITS_A_KEY = 12
 PROBES = 6
 """Bits that one key sets in its filter: of 250 keys that are not there, one seems to be."""
 
-LARGEST = 2**29 - 1
-"""Bytes of a filter: 32 bits tell its bits apart."""
-
 KEYS_AT_ONCE = 50_000
 """Keys that are read at once when a span is closed: some MiB."""
 
@@ -39,6 +36,13 @@ NUMBER_BYTES = 4
 _INSERT = "INSERT INTO event_key (event_key, content_digest, loaded_at) VALUES (?, ?, ?)"
 _CONTENT = "SELECT content_digest FROM event_key WHERE event_key = ?"
 _WITHIN = "FROM event_key WHERE event_key >= ? AND event_key < ?"
+
+
+class Probe(NamedTuple):
+    """One look at a filter for each key: at which byte, in 1/2^32 of its length, and for which bit."""
+
+    place: NDArray[np.int64]
+    bit: NDArray[np.uint8]
 
 
 class KeySpans:
@@ -96,9 +100,9 @@ class KeySpans:
     def _find_closed(self, cursor: Any, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         known: dict[bytes, bytes] = {}
         if self._filters:
-            hashes = _hashes(keys)
+            probes = _probes(keys)
             for span, key_filter in self._filters.items():
-                known |= _contents(cursor, span, [keys[i] for i in key_filter.maybe(hashes)])
+                known |= _contents(cursor, span, [keys[i] for i in key_filter.maybe(probes)])
         return known
 
 
@@ -110,37 +114,27 @@ class KeyFilter:
         self._bits = np.frombuffer(bits, np.uint8)
 
     @staticmethod
-    def made(batches: Iterator[Sequence[bytes]], held: int) -> bytes:
+    def made(batches: Iterable[Sequence[bytes]], held: int) -> bytes:
         """The bits for keys of 16 random bytes, of which there are about `held`."""
-        bits = np.zeros(min(-(-held * BITS_A_KEY // 8), LARGEST), np.uint8)
+        bits = np.zeros(-(-held * BITS_A_KEY // 8), np.uint8)
         for keys in batches:
-            for hashed in _hashes(keys):
-                at = _places(hashed, len(bits))
-                np.bitwise_or.at(bits, at >> 3, _bit(at))
+            for place, bit in _probes(keys):
+                np.bitwise_or.at(bits, place * len(bits) >> 32, bit)
         return bits.tobytes()
 
-    def maybe(self, hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.intp]:
+    def maybe(self, probes: Sequence[Probe]) -> NDArray[np.int64]:
         """Indexes of keys that may be in the set."""
-        left = np.arange(len(hashes[0]))
-        for hashed in hashes:
-            at = _places(hashed[left], len(self._bits))
-            left = left[self._bits[at >> 3] & _bit(at) != 0]
+        left = np.arange(len(probes[0].place))
+        for place, bit in probes:
+            left = left[self._bits[place[left] * len(self._bits) >> 32] & bit[left] != 0]
         return left
 
 
-def _hashes(keys: Sequence[bytes]) -> list[NDArray[np.uint64]]:
-    """32 bits for each probe: the keys are random, so sums of their halves do."""
+def _probes(keys: Sequence[bytes]) -> list[Probe]:
+    """Where to look for each key, several times: the keys are random, so sums of their halves are."""
     halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
-    return [(halves[:, 0] + np.uint64(i) * halves[:, 1]) >> np.uint64(32) for i in range(PROBES)]
-
-
-def _places(hashed: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
-    """Which bits of so many bytes belong to hashes."""
-    return (hashed * np.uint64(8 * size) >> np.uint64(32)).astype(np.int64)
-
-
-def _bit(at: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return np.left_shift(1, at & 7).astype(np.uint8)
+    hashes = [(halves[:, 0] + np.uint64(i) * halves[:, 1] >> np.uint64(32)).astype(np.int64) for i in range(PROBES)]
+    return [Probe(hashed, np.left_shift(1, hashed & 7).astype(np.uint8)) for hashed in hashes]
 
 
 def _contents(cursor: Any, span: int, keys: Sequence[bytes]) -> dict[bytes, bytes]:
