@@ -2,8 +2,8 @@
 
 Keys are random, and SQLite writes each page that a transaction changes twice, so in one large order each new key would
 have to read and write a page of its own. Here a key lies behind the number of the span that was open when it came, and
-new keys touch pages of that span alone. When enough came, the span is closed for good: in the same transaction it gets a
-Bloom filter, and the next span opens. A key is looked for in the open span by inserting it, and in a closed one only
+new keys touch pages of that span alone. When enough came, the span is closed for good: in the same transaction it gets
+a Bloom filter, and the next span opens. A key is looked for in the open span by inserting it, and in a closed one only
 where the filter says that it may be there.
 
 That no key is in two spans depends on writers of a SQLite file shutting each other out. Keys that expire leave their

@@ -5,7 +5,8 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`. Results of `vocbeam value`: `value_segment`,
 `value_issue`. Evidence: `metric_edge`, `intervention`, `intervention_effect`. What was folded: `measure_grain`,
 `measure_month`.
-Books: `ingest_ledger`, `event_key`, `key_span`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
+Books: `ingest_ledger`, `event_key`, `key_span`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`,
+`run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
 `erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`,
 `audit_trail`.
@@ -199,7 +200,7 @@ event_key = Table(
         "event_key",
         LargeBinary(16),
         primary_key=True,
-        comment="Keyed digest of event type, source and event id; on SQLite behind the number of its `key_span`, 4 bytes.",
+        comment="Keyed digest of event type, source and event id; on SQLite after the 4 bytes of its `key_span`.",
     ),
     Column("content_digest", LargeBinary(16), nullable=False, comment="Keyed digest of the content first loaded."),
     _big("loaded_at", "When it was loaded; the deduplication horizon counts from here."),

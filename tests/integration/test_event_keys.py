@@ -14,8 +14,6 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -35,6 +33,9 @@ from vocbeam.transforms.subject_rules import subject_rules
 SPAN = 5
 CONTENTS = (b"a" * 16, b"b" * 16)
 UNIVERSE = [Random(number).randbytes(16) for number in range(38)] + [bytes(16), b"\xff" * 16]
+
+
+EXPIRE = text("DELETE FROM event_key WHERE substr(event_key, 5) = :key")
 
 
 @pytest.fixture(autouse=True)
@@ -57,42 +58,29 @@ def added(engine: Engine, keys: EventKeys, contents: Mapping[bytes, bytes], *, k
     return known
 
 
-GROUPS = st.dictionaries(st.sampled_from(UNIVERSE), st.sampled_from(CONTENTS), max_size=9)
-STEPS = st.lists(
-    st.tuples(GROUPS, st.sampled_from(["keep", "keep", "roll back", "expire"]), st.booleans()), max_size=25
-)
-
-
-@settings(
-    max_examples=60,
-    deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(steps=STEPS)
-def test_add__like_a_dictionary(steps: list[tuple[dict[bytes, bytes], str, bool]], sqlite_url: str) -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_add__like_a_dictionary(seed: int, sqlite_url: str) -> None:
     engine = new_warehouse(sqlite_url, GOVERNANCE)
-    with engine.begin() as connection:
-        for statement in ("DELETE FROM event_key", "DELETE FROM key_span", "INSERT INTO key_span VALUES (0, 0, NULL)"):
-            connection.exec_driver_sql(statement)
+    chance = Random(seed)
     model: dict[bytes, bytes] = {}
     processes = EventKeys(), EventKeys()
-    for contents, kind, which in steps:
-        if kind == "expire":
+    for _ in range(40):
+        some = chance.sample(UNIVERSE, chance.randrange(10))
+        if chance.random() < 0.3:
             with engine.begin() as connection:
-                for key in contents:
-                    connection.execute(text("DELETE FROM event_key WHERE substr(event_key, 5) = :key"), {"key": key})
-            model = {key: content for key, content in model.items() if key not in contents}
+                connection.execute(EXPIRE, [{"key": key} for key in [*some, b""]])
+            model = {key: content for key, content in model.items() if key not in some}
             continue
-        known = added(engine, processes[which], contents, keep=kind == "keep")
-        assert known == {key: model[key] for key in contents if key in model}
-        if kind == "keep":
-            model = contents | model
+        keep = chance.random() < 0.7
+        contents = {key: chance.choice(CONTENTS) for key in some}
+        known = added(engine, chance.choice(processes), contents, keep=keep)
+        assert known == {key: model[key] for key in some if key in model}
+        model = contents | model if keep else model
+    assert spans(engine)[-1][0] > 3
     with engine.connect() as connection:
         for keys in (*processes, EventKeys()):
             assert keys.find(connection, UNIVERSE) == model
         assert connection.execute(text("SELECT count(*) FROM event_key")).scalar_one() == len(model)
-    engine.dispose()
 
 
 def test_add__closes_spans_and_forgets_those_that_expired(sqlite_url: str) -> None:

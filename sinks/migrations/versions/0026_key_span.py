@@ -42,8 +42,7 @@ def upgrade() -> None:
             "event_key",
             existing_type=sa.LargeBinary(16),
             existing_nullable=False,
-            comment="Keyed digest of event type, source and event id; on SQLite behind the number of its `key_span`, "
-            "4 bytes.",
+            comment="Keyed digest of event type, source and event id; on SQLite after the 4 bytes of its `key_span`.",
         )
         return
     _rebuild("CAST(x'00000000' || event_key AS BLOB)", "event_key", _has_span())
@@ -72,6 +71,9 @@ def _rebuild(key: str, order: str, *constraints: sa.CheckConstraint) -> None:
         *constraints,
         sqlite_with_rowid=False,
     )
-    op.execute(f"INSERT INTO event_key_anew SELECT {key}, content_digest, loaded_at FROM event_key ORDER BY {order}")
+    op.execute(
+        f"INSERT INTO event_key_anew SELECT {key}, content_digest, loaded_at "  # noqa: S608
+        f"FROM event_key ORDER BY {order}"
+    )
     op.drop_table("event_key")
     op.rename_table("event_key_anew", "event_key")
