@@ -59,7 +59,7 @@ class EventKeys:
         try:
             if connection.dialect.name == "postgresql":
                 cursor.execute(_POSTGRESQL_FIND, (list(keys),))
-                return {bytes(key): bytes(content) for key, content in cursor}
+                return {bytes(key): bytes(content) for key, content in cursor.fetchall()}
             return self._spans.find(cursor, keys)
         finally:
             cursor.close()
@@ -74,4 +74,4 @@ def _add_to_postgresql(cursor: Any, contents: Mapping[bytes, bytes], now: int) -
     if cursor.rowcount == len(keys):
         return {}
     cursor.execute(_POSTGRESQL_KNOWN, (keys, values, now))
-    return {bytes(key): bytes(content) for key, content in cursor}
+    return {bytes(key): bytes(content) for key, content in cursor.fetchall()}
