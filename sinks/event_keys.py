@@ -74,4 +74,4 @@ def _add_to_postgresql(cursor: Any, contents: Mapping[bytes, bytes], now: int) -
     if cursor.rowcount == len(keys):
         return {}
     cursor.execute(_POSTGRESQL_KNOWN, (keys, values, now))
-    return {bytes(key): bytes(content) for key, content in cursor.fetchall()}
+    return {bytes(key): bytes(content) for key, content in cursor}
