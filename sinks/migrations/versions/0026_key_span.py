@@ -13,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Applies the change: on SQLite all keys become one span, which the next transaction that is written closes if it
-    is large. The table is written anew in its order, some 2 µs a key.
+    is large. The table is written anew in its order, some 1 µs a key.
     """
     op.create_table(
         "key_span",
