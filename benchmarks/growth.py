@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,6 +39,7 @@ from benchmarks.throughput import (
     server_cpu_s,
 )
 from vocbeam.sinks.engine import open_engine
+from vocbeam.sinks.event_keys import EventKeys
 from vocbeam.sinks.tables import (
     customer_day,
     event,
@@ -65,6 +66,7 @@ TIMES = {
 }  # fmt: skip
 KEYS = {"event_key", "subject_key"}
 NAMES = {"event_id", "ticket_id", "response_id", "topic_id"}
+GROUP_KEYS = 20_000
 LEDGER_STEP = 1_000_000
 """Between the numbers of a copy's topic-partitions and those of the next: beyond what the database counts by itself."""
 
@@ -103,9 +105,13 @@ def fill(url: str, copies: int) -> None:
         for table in FILLED:
             connection.exec_driver_sql(f"CREATE TEMPORARY TABLE base_{table.name} AS SELECT * FROM {table.name}")
         connection.commit()
+        event_keys = EventKeys()
         for number in range(1, copies + 1):
             for table in FILLED:
-                connection.exec_driver_sql(_copy(table, number, postgresql))
+                if table is event_key and not postgresql:
+                    _copy_keys(connection, event_keys, number)
+                else:
+                    connection.exec_driver_sql(_copy(table, number, postgresql))
             connection.commit()
         # What a database that is left alone for a while does by itself.
         if postgresql:
@@ -144,6 +150,18 @@ def _copy(table: Table, number: int, postgresql: bool) -> str:
     order = ", ".join(str(names.index(column.name) + 1) for column in table.primary_key)
     selected = ", ".join(map(expression, names))
     return f"INSERT INTO {table.name} ({columns}) SELECT {selected} FROM base_{table.name} ORDER BY {order}"
+
+
+def _copy_keys(connection: Connection, event_keys: EventKeys, number: int) -> None:
+    """Adds one copy of all keys of SQLite group by group, as the writer does, so that they come into spans."""
+    base = connection.exec_driver_sql(
+        "SELECT substr(event_key, 5), content_digest, loaded_at FROM base_event_key"
+    ).all()
+    for start in range(0, len(base), GROUP_KEYS):
+        group = base[start : start + GROUP_KEYS]
+        contents = {_varied(key, number): content for key, content, _ in group}
+        event_keys.add(connection, contents, group[0].loaded_at)
+        connection.commit()
 
 
 def later(corpus: Iterable[MappedEvent], number: int) -> Iterator[dict[str, Any]]:

@@ -1,15 +1,15 @@
-"""Durable deduplication: the keys of events that are new go into `event_key`, in key order."""
+"""Durable deduplication: the keys of events that are new go into `event_key`, in key order; on SQLite by spans of
+loading (`sinks/key_spans.py`).
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping
-from operator import length_hint
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
-_SQLITE_INSERT = "INSERT INTO event_key (event_key, content_digest, loaded_at) VALUES (?, ?, ?)"
+from vocbeam.sinks.key_spans import KeySpans
 
 _POSTGRESQL_INSERT = """
     INSERT INTO event_key (event_key, content_digest, loaded_at)
@@ -29,44 +29,49 @@ _POSTGRESQL_KNOWN = """
 """
 """Those that this transaction has not written. LATERAL keeps it at one look into the index for each key."""
 
-
-def add_event_keys(connection: Connection, contents: Mapping[bytes, bytes], now: int) -> dict[bytes, bytes]:
-    """Inserts keys with the digests of their contents, 16 bytes each, those that are absent; `now` in UTC microseconds.
-
-    Returns, of those that were there, the digest of the content that was loaded first; one that was removed meanwhile
-    counts as there, with the content that came. Driver errors come through unwrapped.
-    """
-    cursor = connection.connection.cursor()
-    try:
-        add = _add_to_postgresql if connection.dialect.name == "postgresql" else _add_to_sqlite
-        keys = sorted(contents)
-        return add(cursor, keys, [contents[key] for key in keys], now)
-    finally:
-        cursor.close()
+_POSTGRESQL_FIND = "SELECT event_key, content_digest FROM event_key WHERE event_key = ANY (%b::bytea[])"
 
 
-def _add_to_postgresql(cursor: Any, keys: list[bytes], contents: list[bytes], now: int) -> dict[bytes, bytes]:
+class EventKeys:
+    """The keys of one warehouse's events, as a process sees them."""
+
+    def __init__(self) -> None:
+        self._spans = KeySpans()
+
+    def add(self, connection: Connection, contents: Mapping[bytes, bytes], now: int) -> dict[bytes, bytes]:
+        """Inserts keys with the digests of their contents, 16 bytes each, those that are absent; `now` in UTC
+        microseconds. At most once in a transaction.
+
+        Returns, of those that were there, the digest of the content that was loaded first; one that was removed
+        meanwhile counts as there, with the content that came. Driver errors come through unwrapped.
+        """
+        cursor = connection.connection.cursor()
+        try:
+            if connection.dialect.name == "postgresql":
+                return _add_to_postgresql(cursor, contents, now)
+            return self._spans.add(cursor, contents, now)
+        finally:
+            cursor.close()
+
+    def find(self, connection: Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the keys that are there, with the digests of their contents."""
+        cursor = connection.connection.cursor()
+        try:
+            if connection.dialect.name == "postgresql":
+                cursor.execute(_POSTGRESQL_FIND, (list(keys),))
+                return {bytes(key): bytes(content) for key, content in cursor.fetchall()}
+            return self._spans.find(cursor, keys)
+        finally:
+            cursor.close()
+
+
+def _add_to_postgresql(cursor: Any, contents: Mapping[bytes, bytes], now: int) -> dict[bytes, bytes]:
+    keys = sorted(contents)
+    values = [contents[key] for key in keys]
     all_keys = b"".join(keys)
     # Nearly always all are new, so the database does not list them.
-    cursor.execute(_POSTGRESQL_INSERT, (all_keys, b"".join(contents), now, len(all_keys)))
+    cursor.execute(_POSTGRESQL_INSERT, (all_keys, b"".join(values), now, len(all_keys)))
     if cursor.rowcount == len(keys):
         return {}
-    cursor.execute(_POSTGRESQL_KNOWN, (keys, contents, now))
+    cursor.execute(_POSTGRESQL_KNOWN, (keys, values, now))
     return {bytes(key): bytes(content) for key, content in cursor}
-
-
-def _add_to_sqlite(cursor: Any, keys: list[bytes], contents: list[bytes], now: int) -> dict[bytes, bytes]:
-    known: dict[bytes, bytes] = {}
-    rows = iter([(key, content, now) for key, content in zip(keys, contents, strict=True)])
-    while True:
-        try:
-            cursor.executemany(_SQLITE_INSERT, rows)
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-                raise
-            # Those before it are in; it is the last that was taken from the iterator, and the others follow.
-            key = keys[-1 - length_hint(rows)]
-            cursor.execute("SELECT content_digest FROM event_key WHERE event_key = ?", (key,))
-            known[key] = bytes(cursor.fetchone()[0])
-        else:
-            return known

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 
 from vocbeam.schemas.records import Contribution, SubjectRule, TaggedChunk, Version
 from vocbeam.sinks.contributions import Delta, add_booked, add_contributions, contributions_from_json
+from vocbeam.sinks.event_keys import EventKeys
 from vocbeam.sinks.markers import Markers, nameless_subjects
 from vocbeam.sinks.restate import (
     EventRow,
@@ -24,7 +25,7 @@ from vocbeam.sinks.restate import (
     tags_of_subjects,
 )
 from vocbeam.sinks.retagged import COLUMNS, Retagged
-from vocbeam.sinks.tables import event_key, metadata, retired_subject, ticket
+from vocbeam.sinks.tables import metadata, retired_subject, ticket
 
 Outcome = Literal["new", "known", "conflict", "erased"]
 """An event that would be loaded, one that is in the warehouse already, one whose id is there with other content, or one
@@ -47,6 +48,7 @@ class Rehearsal:
         self._rules = {rule.table: rule for rule in rules}
         self._markers = Markers()
         self._markers.refresh(connection)
+        self._event_keys = EventKeys()
         self._contents: dict[bytes, bytes] = {}
         self._subjects: dict[tuple[str, bytes], tuple[list[Version], list[Contribution]] | None] = {}
         """Versions and contributions of subjects that are there, or would be; None for one whose row was retired."""
@@ -89,10 +91,8 @@ class Rehearsal:
         return outcomes
 
     def _read_contents(self, keys: Iterable[bytes]) -> None:
-        c = event_key.c
-        for some in _batches([key for key in keys if key not in self._contents]):
-            query = select(c.event_key, c.content_digest).where(c.event_key.in_(some))
-            self._contents.update((bytes(key), bytes(content)) for key, content in self._connection.execute(query))
+        wanted = [key for key in keys if key not in self._contents]
+        self._contents.update(self._event_keys.find(self._connection, wanted))
 
     def _read_subjects(self, subjects: Iterable[tuple[str, bytes]]) -> None:
         wanted: dict[str, list[bytes]] = defaultdict(list)

@@ -73,6 +73,7 @@ TABLE_ACCESS: Mapping[str, Access] = {
     "worker_metric": Access(writer={**_KEEP, "DELETE": ()}, auditor=_READ),
     "ingest_ledger": Access(writer=_KEEP, auditor=_READ, web={"SELECT": ("ledger_id", "topic")}),
     "event_key": Access(writer={"SELECT": (), "INSERT": ()}, auditor={"SELECT": ("loaded_at",)}),
+    "key_span": Access(),
     # Attribution by touchpoint changes tags; it has no need of what customers wrote.
     "event": Access(
         writer={

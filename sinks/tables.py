@@ -5,7 +5,8 @@ Facts: `measure` (one additive histogram for every metric), `event`, `ticket`, `
 `journey_stage`, `metric`, `target`, `calendar_date`, `measure_bin`. Results of `vocbeam value`: `value_segment`,
 `value_issue`. Evidence: `metric_edge`, `intervention`, `intervention_effect`. What was folded: `measure_grain`,
 `measure_month`.
-Books: `ingest_ledger`, `event_key`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`, `run_epoch`.
+Books: `ingest_ledger`, `event_key`, `key_span`, `dead_letter`, `replay_attempt`, `retired_row`, `measure_retired`,
+`run_epoch`.
 State: `warehouse_setting`, `taxonomy_version`, `active_tagging`, `privacy`, `text_model`, `model_stage`,
 `erasure_marker`, `retired_subject`, `settle_position`, `settle_again`, `settle_event`, `worker_metric`,
 `audit_trail`.
@@ -195,11 +196,28 @@ ingest_ledger = Table(
 event_key = Table(
     "event_key",
     metadata,
-    Column("event_key", LargeBinary(16), primary_key=True, comment="Keyed digest of event type, source and event id."),
+    Column(
+        "event_key",
+        LargeBinary(16),
+        primary_key=True,
+        comment="Keyed digest of event type, source and event id; on SQLite after the 4 bytes of its `key_span`.",
+    ),
     Column("content_digest", LargeBinary(16), nullable=False, comment="Keyed digest of the content first loaded."),
     _big("loaded_at", "When it was loaded; the deduplication horizon counts from here."),
+    # A release that knows no spans is refused by an error that ends it; as a mere violation it would be taken for bad
+    # data, and its events for dead letters.
+    CheckConstraint("length(event_key) = 20 OR json('no span')", name="has_span").ddl_if(dialect="sqlite"),
     sqlite_with_rowid=False,
     comment="Every event ever loaded, for durable deduplication.",
+)
+
+key_span = Table(
+    "key_span",
+    metadata,
+    Column("span", Integer, primary_key=True, autoincrement=False, comment="Its number, counted up; the last is open."),
+    _big("keys", "Keys that came into it, those that expired since too."),
+    Column("bits", LargeBinary, comment="Bloom filter of its keys (`sinks/key_spans.py`); NULL while it is open."),
+    comment="On SQLite, parts of `event_key` by time of loading, so that a key is looked for in few; else empty.",
 )
 
 event = Table(

@@ -67,7 +67,7 @@ from vocbeam.sinks.contributions import (
     contributions_from_json,
 )
 from vocbeam.sinks.engine import driver_error, is_data_error
-from vocbeam.sinks.event_keys import add_event_keys
+from vocbeam.sinks.event_keys import EventKeys
 from vocbeam.sinks.markers import Markers, nameless_subjects, share_fence
 from vocbeam.sinks.measures import add_to_measure
 from vocbeam.sinks.retagged import COLUMNS, Subject, fold, retagged_from_json, stored_alone, stored_columns
@@ -223,6 +223,7 @@ class ChunkWriter:
         tables = [customer_day, measure, retired_subject, *subjects]
         self._staging = Staging(tables, engine.dialect.name, by_index=True)
         self._markers = Markers()
+        self._event_keys = EventKeys()
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     def write(self, group: TaggedGroup) -> list[Committed]:
@@ -410,7 +411,7 @@ class ChunkWriter:
         for chunk in chunks:
             for key, content in zip(chunk.event_keys, chunk.content_digests, strict=True):
                 first.setdefault(key, content)
-        known = add_event_keys(connection, first, self._now())
+        known = self._event_keys.add(connection, first, self._now())
         if not known and len(first) == sum(len(chunk.event_keys) for chunk in chunks):
             for chunk in chunks:
                 books[chunk.partition].counts["loaded"] += len(chunk.event_keys)

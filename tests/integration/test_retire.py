@@ -11,6 +11,7 @@ from tests.support.restating import giving, places_of, restater
 from tests.support.warehouse import books_that_fail, chunk, mini, new_warehouse, writer
 from vocbeam.schemas.records import DeadLetter, Tag
 from vocbeam.sinks.contributions import MeasureChange, contributions_from_json
+from vocbeam.sinks.event_keys import EventKeys
 from vocbeam.sinks.retire import ALL_TOPICS, Retired, retire_contributions, retire_rows, take_back_contributions
 from vocbeam.sinks.tables import dead_letter, event, event_key, measure, measure_retired, retired_row
 
@@ -81,7 +82,7 @@ def test_retire__healed_letter_and_expired_key_are_accounted_for(warehouse_url: 
         healed = {"ledger_id": 1, "kafka_offset": 3, "event_key": b"k" * 16, "event_id": "healed"}
         columns = connection.execute(select(event).where(event.c.kafka_offset == 0)).one()._asdict()
         connection.execute(event.insert(), {**columns, **healed, "contributions": None})
-        connection.execute(event_key.insert(), {"event_key": b"k" * 16, "content_digest": b"c" * 16, "loaded_at": 0})
+        EventKeys().add(connection, {b"k" * 16: b"c" * 16}, 0)
         retire_rows(connection, {Retired(1, "dead_letter", "healed"): 1})
     assert books_that_fail(engine) == []
 
