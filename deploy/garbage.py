@@ -17,8 +17,8 @@ def collect_seldom() -> None:
     collections would only count. What it holds already is counted no more, unless `gc.unfreeze` gives it back.
     """
     if gc.get_threshold()[0] == GC_THRESHOLD:
-        # What has failed since may have left something in cycles, which would be kept for good. The first time there is
-        # nothing to gain: half a second for what imports left.
+        # What has failed since may have left something in cycles, which would be kept for good. The first time it would
+        # take half a second, for nothing that is large.
         _collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)

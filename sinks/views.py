@@ -11,6 +11,7 @@ Only the functions under "Dialects" differ between the databases.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -1829,6 +1830,8 @@ def _views(grouping: Grouping) -> tuple[tuple[str, str, Select[Any]], ...]:
 def forget_views() -> None:
     """Lets go of the queries of all views, some 45 MiB, in a process that goes on for long without them."""
     _views.cache_clear()
+    # They are full of cycles, and a worker freezes what it holds at its start.
+    gc.collect()
 
 
 _COLUMNS: dict[str, str] = {
