@@ -71,19 +71,15 @@ class KafkaPythonConsumer:
 
     def _move_on(self, fetched: Fetched) -> None:
         """Notes the positions behind what was polled, which may pass offsets without a record."""
-        if self._positions:
+        for tp, before in self._positions.items():
             try:
-                # Whichever partition it is asked for, it looks at all of them, which is too much for each one.
-                self._consumer.position(next(iter(self._positions)), timeout_ms=0)
+                position = self._consumer.position(tp, timeout_ms=0)
             except LogTruncationError as error:
                 raise LogTruncated(set(error.divergent_offsets)) from error
-        assigned = self._consumer._subscription.assignment
-        for tp, before in self._positions.items():
-            reached = assigned[tp].position
-            if reached is not None and reached.offset != before:
+            if position != before:
                 polled = fetched.polled.get(tp, Polled([], [], [], 0))
-                fetched.polled[tp] = polled._replace(next_offset=reached.offset)
-                self._positions[tp] = reached.offset
+                fetched.polled[tp] = polled._replace(next_offset=position)
+                self._positions[tp] = position
         for tp in fetched.gone:
             self._positions.pop(tp, None)
 
