@@ -108,12 +108,17 @@ def test_filter__misses_none_and_lets_few_others_through() -> None:
     assert len(found.maybe(key_spans._probes(elsewhere))) < 120
 
 
+def loaded_by_fours(url: str, count: int) -> tuple[Engine, Shop, list[dict[str, Any]]]:
+    """A new warehouse into which so many deliveries were loaded, four a transaction."""
+    engine, shop = new_warehouse(url, GOVERNANCE), Shop(url)
+    events = [delivery(i, ANA) for i in range(count)]
+    for start in range(0, count, 4):
+        shop.send("telemetry", *events[start : start + 4])
+    return engine, shop, events
+
+
 def test_write__duplicates_of_every_span_and_what_expired(warehouse_url: str) -> None:
-    engine = new_warehouse(warehouse_url, GOVERNANCE)
-    shop = Shop(warehouse_url)
-    old = [delivery(i, ANA) for i in range(24)]
-    for start in range(0, len(old), 4):
-        shop.send("telemetry", *old[start : start + 4])
+    engine, shop, old = loaded_by_fours(warehouse_url, 24)
     if engine.dialect.name == "sqlite":
         assert [number for number, _, is_open in spans(engine) if not is_open] == [0, 1, 2]
     forged = {**old[1], "value": 99.0}
@@ -135,11 +140,7 @@ def test_write__duplicates_of_every_span_and_what_expired(warehouse_url: str) ->
 
 
 def test_write__what_was_erased_stays_out_of_every_span(sqlite_url: str) -> None:
-    engine = new_warehouse(sqlite_url, GOVERNANCE)
-    shop = Shop(sqlite_url)
-    events = [delivery(i, ANA) for i in range(12)]
-    for start in range(0, len(events), 4):
-        shop.send("telemetry", *events[start : start + 4])
+    engine, shop, events = loaded_by_fours(sqlite_url, 12)
     eraser(sqlite_url).erase([ANA])
     assert books_that_fail(engine) == []
     assert shop.send("telemetry", *events)["dropped"] == 12

@@ -178,9 +178,7 @@ def test_experiment_and_drivers__what_was_planted_is_found_and_shown(url: str, t
 
     with open_engine(url, write=True).begin() as connection:
         connection.execute(insert(tables.alert_case), CASES)
-    board = tmp_path / "board.html"
-    call(url, "report", "--month", "2018-07", "--executive", str(board))
-    content = board.read_text()
+    content = board_of(url, "2018-07", tmp_path)
     page = Page(content)
     assert page.tags.isdisjoint({"script", "link", "img", "iframe"})
     assert {link.removeprefix("#") for link in page.links} <= page.ids
@@ -223,15 +221,20 @@ def fit(url: str, landmark: date, affected: int, payout_low: float = 50_000.0, l
     replace_fit(open_engine(url, write=True), FitKey(landmark, 28, "restated", 28), made, classes, [issue, unknown])
 
 
+def board_of(url: str, month: str, folder: Path) -> str:
+    """The board's page of a month."""
+    board = folder / f"{month}.html"
+    call(url, "report", "--month", month, "--executive", str(board))
+    return board.read_text()
+
+
 def test_executive__tells_of_the_fit_that_the_month_could_know(url: str, tmp_path: Path) -> None:
     for landmark, affected in ((date(2018, 8, 5), 205), (date(2018, 6, 10), 206), (date(2018, 7, 10), 207)):
         fit(url, landmark, affected)
     for month, landmark, affected in (
         ("2018-05", "2018-06-10", 206), ("2018-07", "2018-07-10", 207), ("2018-08", "2018-08-05", 205),
     ):  # fmt: skip
-        board = tmp_path / f"{month}.html"
-        call(url, "report", "--month", month, "--executive", str(board))
-        content = board.read_text()
+        content = board_of(url, month, tmp_path)
         assert f"{affected} of 4,000" in content
         assert f'before <a class="also" href="#q-classes">{landmark}</a>' in content
         assert Page(content).unlinked == []
@@ -243,9 +246,7 @@ def test_executive__tells_of_the_fit_that_the_month_could_know(url: str, tmp_pat
 
 def test_executive__leaving_that_costs_nothing_is_not_said_to_cost_money(url: str, tmp_path: Path) -> None:
     fit(url, date(2018, 7, 10), 207, payout_low=0.0)
-    board = tmp_path / "board.html"
-    call(url, "report", "--month", "2018-07", "--executive", str(board))
-    content = board.read_text()
+    content = board_of(url, "2018-07", tmp_path)
     assert "makes customers leave" in content
     assert "costs money" not in content
     assert "none is proven to cost money in this way" in content
@@ -253,9 +254,7 @@ def test_executive__leaving_that_costs_nothing_is_not_said_to_cost_money(url: st
 
 def test_executive__what_nobody_writes_down_is_not_told_as_none(url: str, tmp_path: Path) -> None:
     fit(url, date(2018, 7, 10), 207, left=0.0)
-    board = tmp_path / "board.html"
-    call(url, "report", "--month", "2018-07", "--executive", str(board))
-    content = board.read_text()
+    content = board_of(url, "2018-07", tmp_path)
     assert "hold not one case of: a customer who left, revenue, a customer who asked again" in content
     assert "Share of customers who stay</figcaption>" not in content
     assert ">0.0 %<" not in content
