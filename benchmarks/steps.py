@@ -178,13 +178,13 @@ def measure_once(
     events = 0
     for group in groups:
         with stopwatch.time("decode"):
-            decoded = [
+            decoded = tuple(
                 decode_chunk(chunk, event_types[chunk.partition.topic], schemas, limits, now_us) for chunk in group
-            ]
+            )
         for chunk in decoded:
             parts.tag(chunk, stopwatch)
         with stopwatch.time("tag"):
-            tagged = tuple(tagger.tag(chunk)[0] for chunk in decoded)
+            tagged, _ = tagger.tag(decoded)
         for kind, writer in writers.items():
             with stopwatch.time(f"write {kind}"), held_cells(stopwatch) if kind == "postgresql" else nullcontext():
                 writer.write(tagged)

@@ -71,15 +71,19 @@ class KafkaPythonConsumer:
 
     def _move_on(self, fetched: Fetched) -> None:
         """Notes the positions behind what was polled, which may pass offsets without a record."""
-        for tp, before in self._positions.items():
+        if self._positions:
             try:
-                position = self._consumer.position(tp, timeout_ms=0)
+                # Whichever partition it is asked for, it looks at all of them, which is too much for each one.
+                self._consumer.position(next(iter(self._positions)), timeout_ms=0)
             except LogTruncationError as error:
                 raise LogTruncated(set(error.divergent_offsets)) from error
-            if position != before:
+        assigned = self._consumer._subscription.assignment
+        for tp, before in self._positions.items():
+            reached = assigned[tp].position
+            if reached is not None and reached.offset != before:
                 polled = fetched.polled.get(tp, Polled([], [], [], 0))
-                fetched.polled[tp] = polled._replace(next_offset=position)
-                self._positions[tp] = position
+                fetched.polled[tp] = polled._replace(next_offset=reached.offset)
+                self._positions[tp] = reached.offset
         for tp in fetched.gone:
             self._positions.pop(tp, None)
 

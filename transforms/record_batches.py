@@ -109,24 +109,21 @@ class _Whole(NamedTuple):
         return True
 
 
-class _Batch:
+class _Batch(DefaultRecordBatch):  # type: ignore[misc]
     """A batch of theirs that gives itself as one record if it can."""
 
-    def __init__(self, batch: DefaultRecordBatch) -> None:
-        self._batch = batch
+    __slots__ = ()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __iter__(self) -> Any:
-        decompressed: Any = iter(self._batch)
-        records = read_records(decompressed)
+    def __iter__(self) -> Iterator[Any]:
+        self._maybe_uncompress()
+        records = read_records(self)
         if records is None:
-            return decompressed
+            # As they take it apart, record by record.
+            return self
         if not records:
             return iter(())
-        last, batch = records[-1], self._batch
-        return iter([_Whole(records, batch.size_in_bytes, last.offset, last.timestamp, batch.timestamp_type)])
+        last = records[-1]
+        return iter([_Whole(records, self.size_in_bytes, last.offset, last.timestamp, self.timestamp_type)])
 
 
 class _Batches:
@@ -140,7 +137,9 @@ class _Batches:
         batch = self._records.next_batch()
         if batch is None or batch.magic != _PRESENT_FORMAT or batch.is_control_batch:
             return batch
-        return _Batch(batch)
+        # Not another object around it: batches are often small, and that would cost more than their records.
+        batch.__class__ = _Batch
+        return batch
 
 
 class PartitionRecords(Fetcher.PartitionRecords):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import apache_beam as beam
@@ -93,7 +95,7 @@ class DecodeChunks(beam.DoFn):
 
 
 class ChunkTagger:
-    """Makes what the writer needs of a decoded chunk: redacted, pseudonymised, tagged and measured."""
+    """Makes what the writer needs of decoded chunks: redacted, pseudonymised, tagged and measured."""
 
     def __init__(self, governance: Governance, key: bytes) -> None:
         self._governance = governance
@@ -108,11 +110,36 @@ class ChunkTagger:
         return self._tagger.model_version
 
     def use(self, model: TextModel | None) -> None:
-        """Tags with this model, or with none, from the next chunk on."""
+        """Tags with this model, or with none, from the next group on."""
         self._tagger = Tagger(self._governance, model)
 
-    def tag(self, chunk: DecodedChunk) -> tuple[TaggedChunk, int]:
-        """(the tagged chunk, number of hints that named nothing of the governance file). `chunk` stays unchanged."""
+    def tag(self, group: DecodedGroup) -> tuple[TaggedGroup, int]:
+        """(the tagged chunks, number of hints that named nothing of the governance file). `group` stays unchanged.
+
+        Chunks of one event type have their texts looked at together, so that small chunks cost no more than large ones.
+        """
+        alike: dict[EventType, list[int]] = defaultdict(list)
+        for position, chunk in enumerate(group):
+            alike[chunk.event_type].append(position)
+        added: list[Columns] = [{} for _ in group]
+        ignored_hints = 0
+        for event_type, positions in alike.items():
+            chunks = [group[position] for position in positions]
+            columns, ignored = self._added(event_type, _joined([chunk.columns for chunk in chunks]))
+            ignored_hints += ignored
+            end = 0
+            for position, chunk in zip(positions, chunks, strict=True):
+                start, end = end, end + len(chunk.offsets)
+                added[position] = {name: values[start:end] for name, values in columns.items()}
+        return tuple(map(self._tagged, group, added)), ignored_hints
+
+    def _added(self, event_type: EventType, columns: Columns) -> tuple[Columns, int]:
+        """(redacted texts and tags, number of hints that named nothing)."""
+        texts = {name: self._redactor.redact_all(columns[name]) for name in TEXT_FIELDS.get(event_type, ())}
+        tags, ignored_hints = self._tagger.tag(event_type, columns | texts)
+        return texts | tags, ignored_hints
+
+    def _tagged(self, chunk: DecodedChunk, added: Columns) -> TaggedChunk:
         event_type = chunk.event_type
         columns = dict(chunk.columns)
         # Digests see the content as it came: redaction may improve, and an event must still be recognised.
@@ -122,13 +149,10 @@ class ChunkTagger:
             columns, {name: defaults.get(name, NO_DEFAULT) for name in contracts.fields(event_type)}
         )
         columns["customer_key"] = self._pseudonyms.customer_keys(columns.pop("customer_id"))
-        for name in TEXT_FIELDS.get(event_type, ()):
-            columns[name] = self._redactor.redact_all(columns[name])
-        tags, ignored_hints = self._tagger.tag(event_type, columns)
         # What the source named is kept beside the tag: tagged again, the event is read by other rules.
-        columns |= {"hint_stage": columns["journey_stage"], "hint_department": columns["department"]} | tags
+        columns |= {"hint_stage": columns["journey_stage"], "hint_department": columns["department"]} | added
         versions = SUBJECT_VERSIONS.get(event_type)
-        tagged = TaggedChunk(
+        return TaggedChunk(
             partition=chunk.partition,
             first_offset=chunk.first_offset,
             next_offset=chunk.next_offset,
@@ -146,7 +170,13 @@ class ChunkTagger:
             dropped=chunk.dropped,
             raw=chunk.raw,
         )
-        return tagged, ignored_hints
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    """Columns of several chunks of one event type, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: list(chain.from_iterable([part[name] for part in parts])) for name in parts[0]}
 
 
 class Models(Protocol):
@@ -214,14 +244,11 @@ class RedactAndTag(beam.DoFn):
         if config.model_changes() != self._changes_seen or config.monotonic() >= self._look_due:
             self._look_at_model()
         started = config.monotonic()
-        tagged = []
-        for chunk in element:
-            result, ignored_hints = self._tagger.tag(chunk)
-            tagged.append(result)
-            if ignored_hints:
-                self._ignored_hints.inc(ignored_hints)
+        tagged, ignored_hints = self._tagger.tag(element)
+        if ignored_hints:
+            self._ignored_hints.inc(ignored_hints)
         config.took("tag", config.monotonic() - started)
-        yield tuple(tagged)
+        yield tagged
 
     def _look_at_model(self) -> None:
         """Takes the published model into use, if it is another one."""

@@ -65,7 +65,10 @@ class TextModel(Protocol):
         ...
 
     def predict(self, texts: Sequence[str], wanted: Sequence[bool]) -> Predicted:
-        """The sentiment of every text, and a tag of those that are wanted. Called once a chunk, with distinct texts."""
+        """The sentiment of every text, and a tag of those that are wanted.
+
+        Called once for all events of one type in a group, with distinct texts.
+        """
         ...
 
 
@@ -89,7 +92,7 @@ class _Decision(NamedTuple):
 
 
 class Tagger:
-    """Tags the events of a chunk under one governance file and, if there is one, a model."""
+    """Tags events under one governance file and, if there is one, a model."""
 
     def __init__(self, governance: Governance, model: TextModel | None = None) -> None:
         self.taxonomy_version = governance.version

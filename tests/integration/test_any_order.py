@@ -53,10 +53,10 @@ class Installation:
         schemas, limits, tagger = Schemas(self.registry), Limits.of(GOVERNANCE), ChunkTagger(GOVERNANCE, KEY)
         sink = writer(self.url, GOVERNANCE)
         for group in groups:
-            decoded = [
+            decoded = tuple(
                 decode_chunk(chunk, OF_TOPIC[chunk.partition.topic], schemas, limits, lambda: NOW) for chunk in group
-            ]
-            sink.write(tuple(tagger.tag(chunk)[0] for chunk in decoded))
+            )
+            sink.write(tagger.tag(decoded)[0])
         sink.close()
 
     def load_with_two_writers(self, groups: Sequence[Sequence[RawGroup]]) -> None:

@@ -60,9 +60,9 @@ def load(url: str, governance: Governance, size: int = 2) -> None:
     """A small company's events, tagged by a governance file."""
     tagger = ChunkTagger(governance, KEY)
     events = company_events(4, size)
-    parts = [decoded(kind, [entry for of, entry in events if of == kind]) for kind in EVENT_TYPES]
+    group = tuple(decoded(kind, [entry for of, entry in events if of == kind]) for kind in EVENT_TYPES)
     sink = writer(url, governance)
-    sink.write(tuple(tagger.tag(part)[0] for part in parts))
+    sink.write(tagger.tag(group)[0])
     sink.close()
 
 

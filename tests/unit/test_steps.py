@@ -95,6 +95,21 @@ def test_steps__ticket_is_redacted_pseudonymised_tagged(registry: Callable[[], F
     assert not any(personal in stored for personal in ("customer-77", "ana@example.com", "4111"))
 
 
+def test_steps__chunks_of_a_group_keep_what_is_theirs(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    bodies = [["refund for ana@example.com", "where is it?"], [], ["refund, please"], ["", "?", "refund for bo@b.io"]]
+    tickets = [
+        chunk("ticket", *({"ticket_id": "t", "status": "opened", "body": body} for body in some)) for some in bodies
+    ]
+    flags = [chunk("flag", {"flag_kind": "praise", "text": f"thank a{n}@b.io"}) for n in range(2)]
+    group = (tickets[0], flags[0], *tickets[1:3], flags[1], tickets[3])
+    together, alone = run([group], registry, tmp_path), run([(part,) for part in group], registry, tmp_path)
+    assert [["refund" in (topic or "") for topic in part.columns["topic"]] for part in together] == [
+        [True, False], [False], [], [True], [False], [False, False, True],
+    ]  # fmt: skip
+    assert list(map(repr, together)) == list(map(repr, alone))
+
+
 def test_steps__every_event_type_in_one_group(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
     pseudonym_source(tmp_path).ensure({})
     group = (
