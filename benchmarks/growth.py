@@ -194,7 +194,7 @@ class Growth:
         before = server_cpu_s(url) if kind == "postgresql" else 0.0
         load = self.bench.load(url, prefix)
         after = server_cpu_s(url) if kind == "postgresql" else 0.0
-        worker_s = load.ended.cpu_s - self.bench.idle(kind, url, prefix)
+        assert load.reading_cpu_s is not None, "growth is measured with one process"
         events = self.bench.events
         found = Point(
             warehouse=kind,
@@ -203,7 +203,7 @@ class Growth:
             # All in one transaction: from the start of the pipeline to its commit.
             wall_us=(load.steady_s / load.steady_events if load.steady_events else load.reading_s / self.bench.events)
             * 1e6,
-            worker_us=worker_s / events * 1e6,
+            worker_us=load.reading_cpu_s / events * 1e6,
             database_us=(after - before) / events * 1e6 if kind == "postgresql" else None,
             rss_mib=load.ended.rss_mib,
         )

@@ -62,8 +62,8 @@ class Measured:
 
     `steady_s` is from the first transaction to the last, in which `steady_events` were loaded (the floor: after its
     first batch). `reading_s` is from composing the pipeline to the last update of the ledger (the floor: from opening
-    the consumer to the last record). `reading_cpu_s` is the process's CPU time without start-up: less that of the same
-    command with nothing to read.
+    the consumer to the last record). `reading_cpu_s` is CPU time without start-up: from opening the reader to its end
+    or, of several processes, theirs less that of the same command with nothing to read.
     """
 
     events: int
@@ -184,6 +184,8 @@ class Load:
     steady_events: float
     steady_s: float
     reading_s: float
+    reading_cpu_s: float | None
+    """From opening the reader to closing it; None of several processes."""
 
 
 def server_cpu_s(url: str) -> float:
@@ -223,10 +225,10 @@ class Bench:
             "VOCBEAM_GOVERNANCE": str(EXAMPLE_GOVERNANCE),
         }
 
-    def vocbeam(self, *arguments: str | Path, warehouse: str = "") -> Ended:
+    def vocbeam(self, *arguments: str | Path, warehouse: str = "", module: str = "vocbeam.pipelines.cli") -> Ended:
         """Runs one command of vocbeam."""
         environment = {**self.environment, "VOCBEAM_WAREHOUSE": warehouse}
-        return run_process(["-m", "vocbeam.pipelines.cli", *arguments], environment, self.folder)
+        return run_process(["-m", module, *arguments], environment, self.folder)
 
     def with_workers(self, workers: int) -> Bench:
         """The same with so many processes of the main job."""
@@ -279,14 +281,16 @@ class Bench:
             self.vocbeam("reconcile", warehouse=url)
             if plain is not None and contents_of(url) != plain[1]:
                 raise SystemExit("the plain loop and the main job loaded different figures")
-            idle_cpu_s = self.idle(kind, url)
+            reading_cpu_s = load.reading_cpu_s
+            if reading_cpu_s is None:
+                reading_cpu_s = load.ended.cpu_s - self.idle(kind, url)
         measured = Measured(
             events=self.events,
             steady_events=load.steady_events,
             steady_s=load.steady_s,
             reading_s=load.reading_s,
             process_s=load.ended.wall_s,
-            reading_cpu_s=load.ended.cpu_s - idle_cpu_s,
+            reading_cpu_s=reading_cpu_s,
             process_cpu_s=load.ended.cpu_s,
             rss_mib=load.ended.rss_mib,
         )
@@ -300,7 +304,7 @@ class Bench:
         lie the second half of the first transaction and the first half of the last one.
         """
         ended = self._run(url, prefix)
-        summary = json.loads(ended.stdout)
+        summary, *reading = map(json.loads, ended.stdout.splitlines())
         engine = open_engine(url)
         with engine.connect() as connection:
             c = ingest_ledger.c
@@ -321,19 +325,27 @@ class Bench:
         (first_at, first), (last_at, last) = transactions[0], transactions[-1]
         steady = self.events - (first + last) / 2
         reading_s = float(ended_at - began_at) / 1e6
-        return Load(ended=ended, steady_events=steady, steady_s=float(last_at - first_at) / 1e6, reading_s=reading_s)
+        return Load(
+            ended=ended,
+            steady_events=steady,
+            steady_s=float(last_at - first_at) / 1e6,
+            reading_s=reading_s,
+            reading_cpu_s=reading[0]["reading_cpu_s"] if reading else None,
+        )
 
-    def idle(self, kind: str, url: str, prefix: str = PREFIX) -> float:
+    def idle(self, kind: str, url: str) -> float:
         """CPU-seconds of the main job on a warehouse in which everything is; measured once for each kind."""
         if (kind, self.workers) not in self.idle_cpu_s:
-            self.idle_cpu_s[kind, self.workers] = self._run(url, prefix).cpu_s
+            self.idle_cpu_s[kind, self.workers] = self._run(url, PREFIX).cpu_s
         return self.idle_cpu_s[kind, self.workers]
 
     def _run(self, url: str, prefix: str) -> Ended:
         # Attribution is a step of its own; here it would count as loading.
         arguments = ["run", "--until-caught-up", "--settle-seconds", "0", "--json", "--workers", str(self.workers)]
-        arguments += ["--consumer", self.consumer]
-        return self.vocbeam(*arguments, "--topic-prefix", prefix, warehouse=url)
+        arguments += ["--consumer", self.consumer, "--topic-prefix", prefix]
+        if self.workers > 1:
+            return self.vocbeam(*arguments, warehouse=url)
+        return self.vocbeam(*arguments, warehouse=url, module="benchmarks.main_job")
 
     def steps(self, kinds: Sequence[str], runs: int) -> dict[str, dict[str, list[float]]]:
         """Step → microseconds an event of each run, `wall_us` and `cpu_us`."""

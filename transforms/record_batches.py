@@ -109,7 +109,7 @@ class _Whole(NamedTuple):
         return True
 
 
-class _Batch(DefaultRecordBatch):  # type: ignore[misc]
+class _Batch(DefaultRecordBatch):
     """A batch of theirs that gives itself as one record if it can."""
 
     __slots__ = ()
