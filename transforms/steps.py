@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -41,6 +41,9 @@ from vocbeam.transforms.tag import Tagger, TextModel
 from vocbeam.transforms.tickets import ticket_versions
 
 log = logging.getLogger(__name__)
+
+TOGETHER_BYTES = 8 << 20
+"""Most bytes of records whose texts are looked at together, which takes several copies of them."""
 
 LOOK_SECONDS = 10.0
 """Longest time that a worker goes on without looking which model is published."""
@@ -116,16 +119,13 @@ class ChunkTagger:
     def tag(self, group: DecodedGroup) -> tuple[TaggedGroup, int]:
         """(the tagged chunks, number of hints that named nothing of the governance file). `group` stays unchanged.
 
-        Chunks of one event type have their texts looked at together, so that small chunks cost no more than large ones.
+        Texts of small chunks are looked at together, so that they cost no more than those of large ones.
         """
-        alike: dict[EventType, list[int]] = defaultdict(list)
-        for position, chunk in enumerate(group):
-            alike[chunk.event_type].append(position)
         added: list[Columns] = [{} for _ in group]
         ignored_hints = 0
-        for event_type, positions in alike.items():
+        for positions in _alike(group):
             chunks = [group[position] for position in positions]
-            columns, ignored = self._added(event_type, _joined([chunk.columns for chunk in chunks]))
+            columns, ignored = self._added(chunks[0].event_type, _joined([chunk.columns for chunk in chunks]))
             ignored_hints += ignored
             end = 0
             for position, chunk in zip(positions, chunks, strict=True):
@@ -170,6 +170,20 @@ class ChunkTagger:
             dropped=chunk.dropped,
             raw=chunk.raw,
         )
+
+
+def _alike(group: DecodedGroup) -> Iterator[list[int]]:
+    """Positions of chunks of one event type, as many as have TOGETHER_BYTES at most, or one."""
+    positions: dict[EventType, list[int]] = defaultdict(list)
+    sizes: Counter[EventType] = Counter()
+    for position, chunk in enumerate(group):
+        event_type, size = chunk.event_type, sum(map(len, chunk.raw))
+        if positions[event_type] and sizes[event_type] + size > TOGETHER_BYTES:
+            yield positions.pop(event_type)
+            sizes[event_type] = 0
+        positions[event_type].append(position)
+        sizes[event_type] += size
+    yield from positions.values()
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:

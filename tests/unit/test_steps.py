@@ -15,9 +15,10 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, WrongKey
-from vocbeam.schemas.records import EVENT_TYPES, EventType, PartitionKey, RawChunk, TaggedChunk, TaggedGroup
+from vocbeam.schemas.records import EVENT_TYPES, Columns, EventType, PartitionKey, RawChunk, TaggedChunk, TaggedGroup
 from vocbeam.schemas.registry import FileRegistry
 from vocbeam.schemas.secrets import fingerprint, pseudonym_key, pseudonym_source
+from vocbeam.transforms import steps
 from vocbeam.transforms.group_coder import GroupCoder
 from vocbeam.transforms.pseudonym import Pseudonyms
 from vocbeam.transforms.steps import LOOK_SECONDS, DecodeChunks, DecodeConfig, RedactAndTag, TagConfig
@@ -95,7 +96,11 @@ def test_steps__ticket_is_redacted_pseudonymised_tagged(registry: Callable[[], F
     assert not any(personal in stored for personal in ("customer-77", "ana@example.com", "4111"))
 
 
-def test_steps__chunks_of_a_group_keep_what_is_theirs(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 150, 1 << 20])
+def test_steps__chunks_of_a_group_keep_what_is_theirs(
+    registry: Callable[[], FileRegistry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(steps, "TOGETHER_BYTES", together)
     pseudonym_source(tmp_path).ensure({})
     bodies = [["refund for ana@example.com", "where is it?"], [], ["refund, please"], ["", "?", "refund for bo@b.io"]]
     tickets = [
@@ -103,11 +108,34 @@ def test_steps__chunks_of_a_group_keep_what_is_theirs(registry: Callable[[], Fil
     ]
     flags = [chunk("flag", {"flag_kind": "praise", "text": f"thank a{n}@b.io"}) for n in range(2)]
     group = (tickets[0], flags[0], *tickets[1:3], flags[1], tickets[3])
-    together, alone = run([group], registry, tmp_path), run([(part,) for part in group], registry, tmp_path)
-    assert [["refund" in (topic or "") for topic in part.columns["topic"]] for part in together] == [
+    tagged, alone = run([group], registry, tmp_path), run([(part,) for part in group], registry, tmp_path)
+    assert [["refund" in (topic or "") for topic in part.columns["topic"]] for part in tagged] == [
         [True, False], [False], [], [True], [False], [False, False, True],
     ]  # fmt: skip
-    assert list(map(repr, together)) == list(map(repr, alone))
+    assert list(map(repr, tagged)) == list(map(repr, alone))
+
+
+@pytest.mark.parametrize(("together", "looks"), [(0, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5])])
+def test_steps__looks_at_so_many_texts_at_once(
+    registry: Callable[[], FileRegistry],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: int,
+    looks: list[int],
+) -> None:
+    pseudonym_source(tmp_path).ensure({})
+    part = chunk("flag", {"flag_kind": "praise", "text": "well done"})
+    monkeypatch.setattr(steps, "TOGETHER_BYTES", together * len(part.values[0] or b""))
+    seen: list[int] = []
+    tag = steps.Tagger.tag
+
+    def watched(self: Any, event_type: EventType, columns: Columns) -> Any:
+        seen.append(len(columns["text"]))
+        return tag(self, event_type, columns)
+
+    monkeypatch.setattr(steps.Tagger, "tag", watched)
+    run([(part,) * 5], registry, tmp_path)
+    assert seen == looks
 
 
 def test_steps__every_event_type_in_one_group(registry: Callable[[], FileRegistry], tmp_path: Path) -> None:
