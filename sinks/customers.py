@@ -123,7 +123,7 @@ def encounters(
     """
     selector = metric.from_
     if isinstance(selector, TicketSelector):
-        query = _tickets(selector, above, since, until)
+        query = _tickets(metric, selector, above, since, until)
     else:
         assert isinstance(selector, TelemetrySelector | OutcomeSelector)
         query = _events(metric, selector, above, since, until)
@@ -166,7 +166,7 @@ def _hit(hit: Hit) -> Condition:
     return and_(field.is_not(None), field > hit.above if hit.above is not None else field >= hit.at_least)
 
 
-def _tickets(selector: TicketSelector, above: float | None, since: int, until: int) -> Select[Any]:
+def _tickets(metric: Metric, selector: TicketSelector, above: float | None, since: int, until: int) -> Select[Any]:
     t = ticket.c
     at: ColumnElement[Any] = t.first_resolved_at
     known: Condition
@@ -175,7 +175,8 @@ def _tickets(selector: TicketSelector, above: float | None, since: int, until: i
     if selector.value in ("first_response", "resolution"):
         assert above is not None
         measured = t[f"{selector.value}_{business}us"]
-        known, hit = measured.is_not(None), measured > above * SECOND_US
+        unit_us = SECOND_US // 1_000 if metric.unit == "millisecond" else SECOND_US
+        known, hit = measured.is_not(None), measured > above * unit_us
     elif selector.value in ("first_response_in_sla", "resolution_in_sla"):
         kept = t.responded_in_sla if selector.value == "first_response_in_sla" else t.resolved_in_sla
         known, hit = kept.is_not(None), kept == 0

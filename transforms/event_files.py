@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +35,7 @@ def read_events(path: Path, default_type: EventType | None = None) -> Iterator[M
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _event(line, of_file, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(f"can't read the events of {path}: {type(error).__name__}; it must be UTF-8 text") from error
 
 
@@ -48,7 +49,7 @@ def _event(line: str, type_of_file: EventType | None, place: str) -> MappedEvent
     raw = line.rstrip("\n").encode()
     try:
         given = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return BadRow(place, "the line is not JSON", type_of_file, raw)
     if not isinstance(given, dict):
         return BadRow(place, "the line is not a JSON object", type_of_file, raw)
@@ -78,19 +79,22 @@ def event_of(event_type: EventType, given: Mapping[str, Any], place: str) -> Map
         wrong = _take_types(event_type, record)
         if wrong is None:
             return MappedEvent(event_type, record, place)
-        reason = f"{wrong} is neither int microseconds nor ISO 8601 with an offset"
+        reason = wrong
     return BadRow(place, reason, event_type, as_raw(given))
 
 
 def _take_types(event_type: EventType, record: dict[str, Any]) -> str | None:
-    """Converts times and doubles in place; the name of a time that can't be read."""
+    """Converts times and doubles in place; what is wrong with one that can't be converted."""
     for name, kind in contracts.field_types(event_type).items():
         value = record.get(name)
         if kind == "timestamp" and isinstance(value, str):
             try:
                 record[name] = to_micros(datetime.fromisoformat(value))
             except ValueError:
-                return name
+                return f"{name} is neither int microseconds nor ISO 8601 with an offset"
         elif kind == "double" and isinstance(value, int) and not isinstance(value, bool):
-            record[name] = float(value)
+            try:
+                record[name] = float(value)
+            except OverflowError:
+                return f"{name} is beyond what a double holds"
     return None

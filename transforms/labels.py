@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -132,7 +133,7 @@ def read_labels(path: Path, mapping: LabelMapping | None = None) -> Iterator[Lab
                     raise ConfigError(f"{path}:{rows.line_num}: {error}") from None
                 if label.text and (label.stage is not None or label.sentiment is not None):
                     yield label
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
             f"can't read the labels of {path}: {type(error).__name__}; it must be CSV in UTF-8"
         ) from error
@@ -181,7 +182,7 @@ def _micros(text: str, mapping: LabelMapping) -> int:
     moment = datetime.strptime(text, mapping.time_format) if mapping.time_format else datetime.fromisoformat(text)  # noqa: DTZ007
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=ZoneInfo(mapping.timezone))
-    return to_micros(moment.astimezone(UTC))
+    return to_micros(moment)
 
 
 def phrases(governance: Governance) -> Iterator[Label]:

@@ -33,6 +33,7 @@ import csv
 import gzip
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -395,7 +396,7 @@ def _header(file: FileTable, path: Path) -> list[str]:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding, newline="") as lines:
             header = next(csv.reader(lines, delimiter=file.delimiter), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"can't read the header of {path}: {type(error).__name__}") from error
     if not header or len({name.lower() for name in header}) < len(header):
         raise ConfigError(f"the header of {path} is empty or names a column twice")

@@ -152,6 +152,17 @@ def test_customer_table__what_was_known_before_the_landmark_and_what_followed(wa
     assert table.cost.tolist() == [0, 1_500, 0]
 
 
+@pytest.mark.parametrize(("unit", "of_a_day"), [("second", 86_400), ("millisecond", 86_400_000)])
+def test_encounters__durations_of_tickets_are_judged_in_the_unit_of_their_metric(
+    warehouse: Engine, unit: str, of_a_day: int
+) -> None:
+    metric = GOVERNANCE.metrics_by_id["resolution"].model_copy(update={"unit": unit})
+    with warehouse.connect() as connection:
+        for above, hit in ((of_a_day - 1, True), (of_a_day, False)):
+            (found,) = customers.encounters(connection, metric, above, LANDMARK, day(20))
+            assert found.hit is hit
+
+
 def test_encounter_tables__are_followed_from_a_day_after_each(warehouse: Engine) -> None:
     _, tables = read(warehouse)
     late = tables[LATE]

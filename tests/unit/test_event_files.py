@@ -12,6 +12,7 @@ from vocbeam.transforms.event_files import read_events
 from vocbeam.transforms.mapping import BadRow, MappedEvent
 
 FLAG: dict[str, Any] = {"event_id": "f", "event_time": 5, "source": "x", "flag_kind": "idea", "text": "t"}
+TELEMETRY = {"event_type": "telemetry", "event_id": "a", "event_time": 1, "source": "x", "name": "n"}
 
 
 def test_read_events__type_from_key_or_file_name(tmp_path: Path) -> None:
@@ -46,11 +47,13 @@ def test_read_events__integers_of_double_fields_become_floats(tmp_path: Path) ->
     ("line", "reason"),
     [
         ("{", "the line is not JSON"),
+        ("[" * 100_000, "the line is not JSON"),
         ("[1]", "the line is not a JSON object"),
         (json.dumps({**FLAG, "event_type": "visit"}), "event_type is none of survey, ticket"),
         (json.dumps({**FLAG, "colour": "red"}), "the flag has no field colour"),
         (json.dumps({**FLAG, "text": None}), "the flag has no text"),
         (json.dumps({**FLAG, "event_time": "2020-01-01T00:00:00"}), "event_time is neither"),
+        (json.dumps({**TELEMETRY, "value": 10**400}), "value is beyond what a double holds"),
     ],
 )
 def test_read_events__bad_lines_keep_their_number(tmp_path: Path, line: str, reason: str) -> None:
@@ -70,3 +73,8 @@ def test_read_events__unreadable_file(tmp_path: Path) -> None:
         list(read_events(tmp_path / "flag.jsonl"))
     with pytest.raises(ConfigError, match="FileNotFoundError"):
         list(read_events(tmp_path / "survey.jsonl"))
+    damaged = bytearray(gzip.compress(json.dumps(FLAG).encode()))
+    damaged[10] ^= 0xFF  # the first byte behind the header
+    (tmp_path / "flag.jsonl.gz").write_bytes(damaged)
+    with pytest.raises(ConfigError, match="can't read the events"):
+        list(read_events(tmp_path / "flag.jsonl.gz"))

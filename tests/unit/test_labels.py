@@ -36,6 +36,21 @@ def test_read_labels__through_a_mapping(tmp_path: Path) -> None:
     assert list(read_labels(path, FOREIGN)) == [expected]
 
 
+def test_read_labels__damaged_gzip(tmp_path: Path) -> None:
+    damaged = bytearray(gzip.compress(b"text,stage\nwhere is it,deliver\n"))
+    damaged[10] ^= 0xFF  # the first byte behind the header
+    path = tmp_path / "labels.csv.gz"
+    path.write_bytes(damaged)
+    with pytest.raises(ConfigError, match="can't read the labels"):
+        list(read_labels(path))
+
+
+def test_read_labels__time_before_the_year_1_in_utc(tmp_path: Path) -> None:
+    path = written(tmp_path, "text,stage,time\na,deliver,0001-01-01T00:00:00+01:00\n")
+    (label,) = read_labels(path)
+    assert label.time == -62_135_600_400_000_000
+
+
 def test_read_labels__own_columns_and_gzip(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv.gz"
     with gzip.open(path, "wt", encoding="utf-8") as file:

@@ -135,6 +135,16 @@ def test_csv__quotes_line_breaks_and_gzip(tmp_path: Path) -> None:
     assert event.record["name"] == 'two\nlines, "quoted"'
 
 
+def test_csv__damaged_gzip(tmp_path: Path) -> None:
+    damaged = bytearray(gzip.compress(b"id,seen,page\na,2020-01-01,home\n"))
+    damaged[10] ^= 0xFF  # the first byte behind the header
+    (tmp_path / "visits.csv.gz").write_bytes(damaged)
+    mapping = write_mapping(tmp_path)
+    mapping.write_text(mapping.read_text().replace("visits.csv", "visits.csv.gz"))
+    with pytest.raises(ConfigError, match="can't read the header"), open_mapping(load_mapping(mapping), tmp_path):
+        pass
+
+
 def test_json_lines__keys_as_text_and_bad_lines(tmp_path: Path) -> None:
     good, bad = '{"id": "a", "seen": 1500000000000, "page": "x", "n": null}', '{"id": '
     lines = f'{good}\n{bad}\n{{"id": "b", "seen": 1, "page": "y", "n": "z"}}\n'
