@@ -25,6 +25,7 @@ from vocbeam.pipelines.settings import (
     Home,
     governance_option,
     home_option,
+    read_text,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -173,7 +174,7 @@ def backfill(
     archives += [find_mapped_archive(path, data) for path in mappings]
     archives = list({archive.digest: archive for archive in archives}.values())
     url = warehouse or home.warehouse_url
-    text = governance.read_text(encoding="utf-8")
+    text = read_text(governance)
     bounds = Bounds(group_records=group_records, group_bytes=group_bytes)
     if dry_run:
         _print_forecasts(_rehearse(archives, home, url, text, bounds), as_json)

@@ -85,7 +85,11 @@ def erase(
     Aggregates keep their contributions where the group has at least k others. Safe beside a running pipeline; if it is
     interrupted, run it again. Ends with exit code 1 if rows or bytes of theirs are still there.
     """
-    ids = [*customers, *(line.strip() for line in customers_file or ())]
+    try:
+        ids = [*customers, *(line.strip() for line in customers_file or ())]
+    except UnicodeDecodeError:
+        # Without its cause, which holds the ids.
+        raise ConfigError(f"{customers_file.name}: not UTF-8 text; save the file as UTF-8") from None
     ids = [customer for customer in ids if customer]
     if not ids and not customer_keys:
         raise ConfigError("whom? Give --customer, --customer-key or --customers-file")

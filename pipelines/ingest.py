@@ -31,6 +31,7 @@ from vocbeam.pipelines.settings import (
     consumer_config_option,
     governance_option,
     home_option,
+    read_text,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -240,7 +241,7 @@ def run(
             source = replace(source, stop_at=ends)
 
         url = warehouse or home.warehouse_url
-        governance_text = governance.read_text(encoding="utf-8")
+        governance_text = read_text(governance)
         rules = parse_governance(governance_text)
         folder = home.path.absolute()
         dead_letter_source(folder).ensure()

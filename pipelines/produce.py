@@ -21,7 +21,14 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from vocbeam.deploy.broker import create_topics
-from vocbeam.pipelines.settings import Home, bootstrap_option, home_option, registry_option, topic_prefix_option
+from vocbeam.pipelines.settings import (
+    Home,
+    bootstrap_option,
+    home_option,
+    read_text,
+    registry_option,
+    topic_prefix_option,
+)
 from vocbeam.schemas import contracts, wire
 from vocbeam.schemas.errors import ConfigError, SchemaError, SourceError, VocbeamError
 from vocbeam.schemas.records import EventType
@@ -373,7 +380,7 @@ def _raise_first(failures: list[Exception], bootstrap: str) -> None:
 
 def producer_settings(file: Path | None, options: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
     """Settings of a file and then of -X, with ${NAME} filled in; numbers and true/false take their type."""
-    lines = [(f"{file}:{n}", line) for n, line in enumerate(file.read_text().splitlines(), 1)] if file else []
+    lines = [(f"{file}:{n}", line) for n, line in enumerate(read_text(file).splitlines(), 1)] if file else []
     settings: dict[str, Any] = {}
     for place, line in [*lines, *(("-X", option) for option in options)]:
         if not line.strip() or line.lstrip().startswith("#"):

@@ -128,7 +128,7 @@ def consumer_config_option(command: F) -> F:
         "consumer",
         envvar="VOCBEAM_CONSUMER_CONFIG",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        callback=lambda _context, _option, path: parse_settings(path.read_text(encoding="utf-8")) if path else {},
+        callback=lambda _context, _option, path: parse_settings(read_text(path)) if path else {},
         help="Settings of kafka-python's consumer (SASL, TLS…), name = value; secrets as ${ENV_NAME} or file:PATH.",
     )(command)
 
@@ -149,6 +149,16 @@ def registry_option(command: F) -> F:
 def topic_prefix_option(command: F) -> F:
     """`--topic-prefix`: what stands before `.survey`, `.ticket` and so on."""
     return click.option("--topic-prefix", envvar="VOCBEAM_TOPIC_PREFIX", default="voc", show_default=True)(command)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that an option names. Raises ConfigError if it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}; check the path and its rights") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
 
 
 def without_password(option: str, url: str | None, instead: str) -> str | None:

@@ -109,4 +109,4 @@ def simulate_command(
         return
     by_type = ", ".join(f"{count:,} {event_type}" for event_type, count in counts.items())
     click.echo(f"{len(simulation.events):,} events in {events_path}: {by_type}")
-    click.echo(f"What was planted is in {truth_path}. Next: vocbeam produce {events_path}")
+    click.echo(f"What was planted is in {truth_path}. Next: vocbeam produce --events {events_path}")

@@ -153,6 +153,9 @@ def resolve(settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ConfigError(f"consumer setting {name} refers to {match[2]}: {reason}") from error
+            except UnicodeDecodeError:
+                # Without its cause, which holds the secret.
+                raise ConfigError(f"consumer setting {name} refers to {match[2]}: not UTF-8 text") from None
     return resolved
 
 

@@ -21,6 +21,7 @@ from vocbeam.pipelines.settings import (
     Home,
     bootstrap_option,
     home_option,
+    read_text,
     registry_option,
     topic_prefix_option,
     warehouse_option,
@@ -153,7 +154,7 @@ def serving(app: Flask, keeper: FigureKeeper, address: str, port: int) -> Iterat
     "--producer-config",
     envvar="VOCBEAM_PRODUCER_CONFIG",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    callback=lambda _context, _option, path: parse_settings(path.read_text(encoding="utf-8")) if path else {},
+    callback=lambda _context, _option, path: parse_settings(read_text(path)) if path else {},
     help="Settings of kafka-python's producer (SASL, TLS…) for raising flags, name = value.",
 )
 @click.option("--address", default="127.0.0.1", show_default=True, help="IP address to listen at.")

@@ -168,6 +168,9 @@ def test_erase__refuses_what_it_cannot_do(sqlite_url: str, tmp_path: Path) -> No
     said = refused("--customer-key", "Someone-4471")
     assert "no pseudonyms" in said
     assert "Someone-4471" not in said
+    listed = tmp_path / "ids.txt"
+    listed.write_bytes("Zoë-4471\n".encode("latin-1"))
+    assert refused("--customers-file", str(listed)) == f"{listed}: not UTF-8 text; save the file as UTF-8"
     (home / "keys" / "pseudonym.key").write_text("0" * 64, encoding="utf-8")
     with pytest.raises(WrongKey, match="no customer could be found with it"):
         cli.main(["erase", "--home", str(home), "--warehouse", sqlite_url, "--customer", "a"], standalone_mode=False)

@@ -86,6 +86,14 @@ def test_resolve__missing_reference(reference: str) -> None:
         resolve({"sasl_plain_password": reference}, {})
 
 
+def test_resolve__file_that_is_no_text_is_refused_without_its_bytes(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_bytes(b"hunter2\xff")
+    with pytest.raises(ConfigError, match=r"sasl_plain_password refers to .*password: not UTF-8 text") as caught:
+        resolve({"sasl_plain_password": f"file:{secret}"}, {})
+    assert caught.value.__suppress_context__
+
+
 def test_translate__one_file_serves_both_libraries() -> None:
     text = """security.protocol = SASL_SSL
 sasl_mechanism = SCRAM-SHA-512

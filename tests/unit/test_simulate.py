@@ -299,4 +299,4 @@ def test_simulate_command__writes_the_truth_where_told(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(truth.read_text(encoding="utf-8"))["customers"] == 5
     assert not (tmp_path / "truth.json").exists()
-    assert "Next: vocbeam produce" in result.output
+    assert f"Next: vocbeam produce --events {tmp_path / 'events.jsonl'}\n" in result.output
