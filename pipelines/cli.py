@@ -16,7 +16,7 @@ import click
 from vocbeam.deploy.lean import without_unused
 from vocbeam.pipelines.lineage import JOBS, with_lineage
 from vocbeam.pipelines.quiet import quiet_libraries
-from vocbeam.schemas.errors import VocbeamError
+from vocbeam.schemas.errors import ConfigError, VocbeamError
 
 
 class Entry(NamedTuple):
@@ -127,7 +127,7 @@ def _log_to_stderr() -> None:
 
 
 def main() -> None:
-    """Entry point: an error of ours is one sentence on stderr and its own exit code, without a traceback."""
+    """Entry point: an error of ours, and a path that can't be used, is one sentence on stderr without a traceback."""
     _log_to_stderr()
     # The default, which the kernel keeps from process 1 of a container; `run` ends in its own way.
     signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
@@ -141,6 +141,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(
+            f"vocbeam: {error.filename}: {error.strerror}; check this path, and who may read and write it", err=True
+        )
+        sys.exit(ConfigError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -14,7 +14,7 @@ import click
 from sqlalchemy import Engine, select
 
 from vocbeam.pipelines.apply import now_us
-from vocbeam.pipelines.settings import Home, home_option, registry_option, warehouse_option
+from vocbeam.pipelines.settings import Home, home_option, registry_option, warehouse_option, write_text
 from vocbeam.schemas.errors import ConfigError, WrongKey
 from vocbeam.schemas.governance import Governance, parse_governance
 from vocbeam.schemas.records import EventType
@@ -127,8 +127,11 @@ def erase(
     text = json.dumps(report, indent=2, ensure_ascii=False)
     if not dry_run:
         path = report_path or home.path / "erasures" / f"{from_micros(started_at):%Y%m%dT%H%M%S.%fZ}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        try:
+            write_text("--report", path, text + "\n")
+        except ConfigError:
+            click.echo(text)  # what was removed can't be counted again
+            raise
         click.echo(f"report: {path}", err=True)
     click.echo(text if as_json else in_words(report))
     if shredded is not None and (any(erasure.present_afterwards.values()) or not shredded.done):

@@ -21,7 +21,7 @@ from vocbeam.pipelines.contract import contract_document
 from vocbeam.pipelines.dashboard import dashboard_document
 from vocbeam.pipelines.dictionary import dictionary_text
 from vocbeam.pipelines.semantics import MODELS, project_document, semantics_document
-from vocbeam.pipelines.settings import governance_option
+from vocbeam.pipelines.settings import governance_option, write_text
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import Governance, load_governance
 
@@ -106,11 +106,7 @@ def _write(text: str, output: Path | None, check: bool) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"can't write {output}: {error.strerror or error}; choose another --output") from error
+    write_text("--output", output, text)
     click.echo(f"wrote {output}", err=True)
 
 

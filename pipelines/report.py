@@ -18,7 +18,7 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from vocbeam.pipelines.apply import now_us
-from vocbeam.pipelines.settings import Home, home_option, warehouse_option
+from vocbeam.pipelines.settings import Home, home_option, warehouse_option, write_text
 from vocbeam.pipelines.wording import NOTHING, format_interval, format_target, format_value
 from vocbeam.schemas.errors import ConfigError
 from vocbeam.schemas.governance import parse_governance
@@ -396,7 +396,7 @@ def report(
         if executive is not None:
             from vocbeam.pipelines.executive import build_executive, render_executive
 
-            _write(executive, render_executive(build_executive(connection, period, now_us())))
+            _write("--executive", executive, render_executive(build_executive(connection, period, now_us())))
             if html is None and not json_:
                 return
         found = build_report(connection, period, now_us)
@@ -408,10 +408,9 @@ def report(
         # Matplotlib takes half a second to import; only the page needs it.
         from vocbeam.pipelines.report_page import render_page
 
-        _write(html, render_page(found))
+        _write("--html", html, render_page(found))
 
 
-def _write(path: Path, page: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+def _write(option: str, path: Path, page: str) -> None:
+    write_text(option, path, page)
     click.echo(f"wrote {path}", err=True)

@@ -161,6 +161,15 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
 
 
+def write_text(option: str, path: Path, text: str) -> None:
+    """Write a file that an option names, and the folders it lies in. Raises ConfigError if it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't write {path}: {error.strerror or error}; choose another {option}") from error
+
+
 def without_password(option: str, url: str | None, instead: str) -> str | None:
     """The URL. Raises ConfigError if it holds a password: URLs show in process lists and travel in the job graph."""
     if url is None:

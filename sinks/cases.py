@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, false, func, insert, or_, select, update
 
 from vocbeam.schemas.errors import Refused
 from vocbeam.schemas.timebase import to_micros
@@ -201,7 +201,7 @@ def unclosed_cases(connection: Connection) -> Counter[tuple[str, str]]:
 
 def get_case(connection: Connection, case_id: int) -> CaseRow:
     """One case. Raises Refused where there is none of this number."""
-    row = connection.execute(_query().where(alert_case.c.case_id == case_id)).mappings().one_or_none()
+    row = connection.execute(_query().where(_is(case_id))).mappings().one_or_none()
     if row is None:
         raise Refused(f"there is no case {case_id}; see `vocbeam case list`", "case_id")
     return CaseRow(**row)
@@ -246,8 +246,13 @@ def close_case(connection: Connection, case_id: int, *, by: str, at: int, root_c
 
 
 def _locked(connection: Connection, case_id: int) -> CaseRow:
-    connection.execute(select(alert_case.c.case_id).where(alert_case.c.case_id == case_id).with_for_update())
+    connection.execute(select(alert_case.c.case_id).where(_is(case_id)).with_for_update())
     return get_case(connection, case_id)
+
+
+def _is(case_id: int) -> ColumnElement[bool]:
+    """Whether a row is that case; no database takes a number beyond 64 bits, and no case has it."""
+    return alert_case.c.case_id == case_id if 0 < case_id < 1 << 63 else false()
 
 
 def _query() -> Select[Any]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, and_, column, func, or_, select, table
+from sqlalchemy import Connection, RowMapping, Select, and_, column, false, func, or_, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vocbeam.schemas.errors import Refused
@@ -169,9 +169,14 @@ def words(field: str, text: str, longest: int) -> str:
         raise Refused(f"{field} is empty; say it in a few words", field)
     if len(text) > longest:
         raise Refused(f"{field} has {len(text):,} characters; at most {longest:,} are kept: shorten it", field)
-    if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
+    if not _storable(text):
         raise Refused(f"{field} holds a character that can't be stored (NUL, or half of a surrogate pair)", field)
     return text
+
+
+def _storable(text: str) -> bool:
+    """Whether every database takes it: without NUL and half surrogate pairs."""
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text))
 
 
 def ledgers_of_flags(connection: Connection) -> list[int]:
@@ -211,7 +216,7 @@ def _query(connection: Connection) -> Select[Any]:
 def _find(connection: Connection, key: str, *, lock: bool) -> RowMapping:
     """The row of one flag; locked, it can't expire before this transaction ends. Raises Refused."""
     e = flag_event.c
-    named = [e.event_id == key]
+    named = [e.event_id == key if _storable(key) else false()]
     if len(key) == 32:
         with suppress(ValueError):
             named.append(e.event_key == bytes.fromhex(key))

@@ -4,8 +4,9 @@ A window's mean is held against the mean of the BASELINE windows that came befor
 own standard error: the standard deviation within the baseline's windows by √n (p- and x̄-charts with varying limits,
 Montgomery 2013, "Introduction to Statistical Quality Control", 6.2 and 7.2). Where windows differ from each other by
 more than that, limits widen by as much as their moving ranges say (Laney 2002, "Improved Control Charts for
-Attributes", Quality Engineering 14(4), 531–537); they never narrow. Three of the Western Electric and Nelson rules are
-watched, on the worse side alone: with more of them false alarms add up.
+Attributes", Quality Engineering 14(4), 531–537); they never narrow. A baseline of which all contributions are the same
+has no standard deviation: there one that is worse may be chance, two in a window are not. Three of the Western Electric
+and Nelson rules are watched, on the worse side alone: with more of them false alarms add up.
 """
 
 from __future__ import annotations
@@ -82,13 +83,14 @@ def signals(series: Series, direction: str) -> Signals:
     weight = n.sum(axis=1)
     centre = (n * usual).sum(axis=1) / weight
     sigma = np.sqrt((n * within).sum(axis=1) / weight)
+    flat = (sigma == 0) & (np.ptp(usual, axis=1) == 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = (usual - centre[:, None]) * np.sqrt(n) / sigma[:, None]
-    sigma = sigma * np.maximum(1.0, np.abs(np.diff(scaled, axis=1)).mean(axis=1) / _RANGE_SIGMAS)
+        sigma = sigma * np.maximum(1.0, np.abs(np.diff(scaled, axis=1)).mean(axis=1) / _RANGE_SIGMAS)
 
-    latest = worse[NEEDED - 1 :]
+    latest, of = worse[NEEDED - 1 :], series.n[NEEDED - 1 :]
     beyond, run, trend = quiet.copy(), quiet.copy(), quiet.copy()
-    beyond[NEEDED - 1 :] = latest > centre + LIMIT_SIGMAS * sigma / np.sqrt(series.n[NEEDED - 1 :])
+    beyond[NEEDED - 1 :] = latest > centre + np.where(flat, 1 / of, LIMIT_SIGMAS * sigma / np.sqrt(of))
     run[NEEDED - 1 :] = (sliding_window_view(worse, RUN)[BASELINE:] > centre[:, None]).all(axis=1)
     falling = np.logical_and.reduce(sliding_window_view(np.diff(worse) > 0, TREND - 1), axis=1)
     trend[NEEDED - 1 :] = falling[NEEDED - TREND :]

@@ -176,8 +176,9 @@ def test_close__demands_cause_and_action_and_happens_once(connection: Connection
         said = {"by": "Ana", "root_cause": "late vans", "action": "more vans"} | wrong
         with pytest.raises(Refused, match="|".join(wrong)):
             close_case(connection, 1, at=NOW, **said)
-    with pytest.raises(Refused, match="there is no case 7"):
-        close_case(connection, 7, by="Ana", at=NOW, root_cause="x", action="y")
+    for absent in (7, 0, -1, 1 << 63, 10**30):
+        with pytest.raises(Refused, match=f"there is no case {absent};"):
+            close_case(connection, absent, by="Ana", at=NOW, root_cause="x", action="y")
     assert get_case(connection, 1).state == "open"
     assert acknowledge_case(connection, 1, by="Ana", at=NOW).new
     assert acknowledge_case(connection, 1, by="Bia", at=NOW + 1).by == "Ana"

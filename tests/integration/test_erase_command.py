@@ -196,3 +196,14 @@ def test_erase__dry_run_and_retention_in_words(sqlite_url: str, tmp_path: Path) 
     assert "dead_letter: 1 have expired" in said("retain", "--dry-run")
     assert "dead_letter: 1 removed" in said("retain")
     assert "dead_letter: 0 removed" in said("retain")
+
+
+def test_erase__prints_a_report_that_cannot_be_written(sqlite_url: str, tmp_path: Path) -> None:
+    apply_to(open_engine(sqlite_url, write=True), load_governance(MINI), Home(tmp_path))
+    dead_letter_source(tmp_path).ensure()
+    Shop(sqlite_url).send("telemetry", delivery(1, ANA))
+    (tmp_path / "file").touch()
+    options = ["--home", str(tmp_path), "--warehouse", sqlite_url, "--report", str(tmp_path / "file" / "proof.json")]
+    failed = CliRunner().invoke(cli, ["erase", "--customer-key", ANA, *options])
+    assert "choose another --report" in str(failed.exception)
+    assert json.loads(failed.stdout)["removed"]["event"] == 1

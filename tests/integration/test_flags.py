@@ -117,6 +117,8 @@ def test_acknowledge__the_first_one_counts(connection: Connection) -> None:
 REFUSED = [
     ("nothing", "Ana", "done", "there is no flag 'nothing'"),
     ("g" * 32, "Ana", "done", "there is no flag"),
+    ("f\0", "Ana", "done", "there is no flag 'f.x00'"),
+    ("f\udc80", "Ana", "done", "there is no flag 'f.udc80'"),
     ("f1", " ", "done", "by is empty"),
     ("f1", "x" * 201, "done", "at most 200"),
     ("f1", "Ana", "\n", "outcome is empty"),

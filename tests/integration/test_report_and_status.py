@@ -153,6 +153,16 @@ def test_report__board_alone_prints_only_where_it_is(loaded_url: str, tmp_path: 
     assert json.loads(with_json.stdout)["period"]["first"] == "2018-05-01"
 
 
+@pytest.mark.parametrize("option", ["--html", "--executive"])
+def test_report__page_that_cannot_be_written(loaded_url: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    page = tmp_path / "file" / "page.html"
+    ended = CliRunner().invoke(vocbeam, ["report", "--warehouse", loaded_url, option, str(page)])
+    assert isinstance(ended.exception, ConfigError)
+    assert str(ended.exception).startswith(f"can't write {page}: ")
+    assert str(ended.exception).endswith(f"; choose another {option}")
+
+
 def test_report__hides_small_groups_everywhere(loaded_url: str, tmp_path: Path) -> None:
     governance = load_governance(EXAMPLE_GOVERNANCE)
     (stage, owner), (_, other) = list(governance.stage_owner.items())[:2]
@@ -221,6 +231,18 @@ def test_status__no_warehouse_creates_none(tmp_path: Path, monkeypatch: pytest.M
         main()
     assert ended.value.code == 1
     assert not missing.exists()
+
+
+def test_apply__home_where_none_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    options = ["--home", str(tmp_path / "file" / "home"), "--governance", str(EXAMPLE_GOVERNANCE)]
+    monkeypatch.setattr("sys.argv", ["vocbeam", "apply", "--warehouse", f"sqlite:///{tmp_path / 'w.db'}", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"vocbeam: {tmp_path / 'file' / 'home'}")
 
 
 def test_status__unreachable_server() -> None:

@@ -60,6 +60,19 @@ def test_signals__limits_widen_where_windows_differ_by_more_than_their_n_explain
     assert of_last(signals(shares(restless, [0.8] * (RUN - 1), [0.6]), "higher")) == (False, False, False)
 
 
+@pytest.mark.parametrize(("hits", "beyond"), [(0, False), (1, False), (2, True), (50, True)])
+def test_signals__one_hit_after_none_at_all_may_be_chance(hits: int, beyond: bool) -> None:
+    none = [0.0] * (BASELINE + RUN - 1)
+    assert of_last(signals(shares(none, [hits / N]), "lower")) == (beyond, False, False)
+    perfect = [1.0] * (BASELINE + RUN - 1)
+    assert of_last(signals(shares(perfect, [1 - hits / N]), "higher")) == (beyond, False, False)
+
+
+def test_signals__windows_that_are_all_or_nothing_have_no_limit() -> None:
+    either = [0.0, 1.0] * (BASELINE // 2)
+    assert of_last(signals(shares(either, [0.0] * (RUN - 1), [1.0]), "lower")) == (False, False, False)
+
+
 def test_signals__nothing_before_there_is_a_baseline() -> None:
     found = signals(shares([0.9] * (NEEDED - 2), [0.1]), "higher")
     assert not found.any().any()
