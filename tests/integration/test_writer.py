@@ -184,7 +184,7 @@ def test_write__empty_range_advances_the_ledger(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", [], next_offset=4),))
 
-    assert WarehouseLedger(engine).position(partition("telemetry")) == 4
+    assert WarehouseLedger(engine).positions([partition("telemetry")]) == {partition("telemetry"): 4}
     assert books_that_fail(engine) == []
 
 
@@ -386,10 +386,10 @@ def test_ledger__other_incarnation_of_a_topic_is_recognised(warehouse_url: str) 
     writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 1)),))
     ledger = WarehouseLedger(engine)
 
-    assert ledger.position(partition("telemetry")) == 1
-    assert ledger.position(partition("telemetry", 5)) is None
+    known, absent, other = partition("telemetry"), partition("telemetry", 5), partition("survey")
+    assert ledger.positions([absent, known, other]) == {known: 1, absent: None, other: None}
     with pytest.raises(TopicChanged, match="was recreated or this is another cluster"):
-        ledger.position(partition("telemetry")._replace(topic_id="new"))
+        ledger.positions([partition("telemetry")._replace(topic_id="new")])
 
 
 def test_apply__is_repeatable_and_keeps_facts(warehouse_url: str) -> None:
