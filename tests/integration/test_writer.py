@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Engine, func, select, text
+from sqlalchemy.event import listen, remove
 
 from tests.support.command import ENDS_WITHIN_S
 from tests.support.fixtures import PROJECT
@@ -379,6 +380,27 @@ def test_reconcile__finds_what_does_not_balance(warehouse_url: str) -> None:
             connection.execute(text(statement))
             transaction.commit()
         assert any(finding in line for line in books_that_fail(engine)), statement
+
+
+def test_ledger__is_asked_and_begun_at_one_go_however_many_partitions(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    parts = [chunk(GOVERNANCE, "telemetry", deliveries(number, 1)) for number in range(20)]
+    for number, part in enumerate(parts):
+        part.partition = partition("telemetry", number)
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        if "ingest_ledger" in statement:
+            statements.append(statement.split()[0])
+
+    listen(Engine, "before_cursor_execute", note)
+    try:
+        writer(warehouse_url, GOVERNANCE).write(tuple(parts))
+        assert statements == ["SELECT", "INSERT", "SELECT", "UPDATE"]
+        assert set(WarehouseLedger(engine).positions([part.partition for part in parts]).values()) == {1}
+        assert statements[4:] == ["SELECT"]
+    finally:
+        remove(Engine, "before_cursor_execute", note)
 
 
 def test_ledger__other_incarnation_of_a_topic_is_recognised(warehouse_url: str) -> None:
