@@ -304,18 +304,20 @@ def _rehearse(
         rehearsal = Rehearsal(connection, rules_of(governance_text))
         found: dict[tuple[Archive, EventType], Counter[str]] = {}
         for archive in archives:
-            for raw in cut_groups(archive, read_archive(archive), OwnSchemas.IDS, ledger.position, bounds):
+            for raw in cut_groups(archive, read_archive(archive), OwnSchemas.IDS, ledger.positions, bounds):
                 (decoded,) = decode.process(raw)
                 (tagged,) = tag.process(decoded)
                 for chunk in tagged:
                     counts = found.setdefault((archive, chunk.event_type), Counter())
                     counts.update(rehearsal.deduplicate(chunk))
                     counts.update(letter.error_class for letter in chunk.dead)
+    keys = [archive.partition(kind) for archive in archives for kind in EVENT_TYPES]
+    positions = ledger.positions(keys)
     return [
         Forecast(
             archive.name,
             kind,
-            ledger.position(archive.partition(kind)) or 0,
+            positions[archive.partition(kind)] or 0,
             counts["new"],
             counts["known"],
             counts["conflict"],
@@ -323,7 +325,7 @@ def _rehearse(
         )
         for archive in archives
         for kind in EVENT_TYPES
-        if (counts := found.get((archive, kind), Counter())) or ledger.position(archive.partition(kind))
+        if (counts := found.get((archive, kind), Counter())) or positions[archive.partition(kind)]
     ]
 
 

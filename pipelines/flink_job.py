@@ -292,7 +292,7 @@ class Watch:
     def _look_at_ledger(self) -> tuple[bool, int]:
         """(whether it has moved, offsets still behind); (False, 1) while it can't be read, which the workers retry."""
         try:
-            positions = {key: self._ledger.position(key) for key in self._spans}
+            positions = self._ledger.positions(self._spans)
         except SQLAlchemyError as error:
             log.warning("the ledger can't be read: %s", type(driver_error(error)).__name__)
             return False, 1

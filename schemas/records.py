@@ -333,11 +333,11 @@ class Committed(NamedTuple):
 
 
 class Ledger(Protocol):
-    """What the Kafka source may ask of the warehouse: where reading of a topic-partition goes on."""
+    """What the Kafka source may ask of the warehouse: where reading of topic-partitions goes on."""
 
-    def position(self, partition: PartitionKey) -> int | None:
-        """`next_offset` of the partition's ledger row, or None where no row exists yet.
+    def positions(self, partitions: Collection[PartitionKey]) -> dict[PartitionKey, int | None]:
+        """`next_offset` of each partition's ledger row, or None where no row exists yet; all asked at once.
 
-        Raises TopicChanged when the ledger knows this topic under another `cluster_id` or `topic_id`.
+        Raises TopicChanged when the ledger knows a topic under another `cluster_id` or `topic_id`.
         """
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,30 +22,36 @@ class WarehouseLedger:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def position(self, partition: PartitionKey) -> int | None:
-        """`next_offset` of a topic-partition, or None where it has no row.
+    def positions(self, partitions: Collection[PartitionKey]) -> dict[PartitionKey, int | None]:
+        """`next_offset` of topic-partitions, or None where they have no row; one query, however many.
 
-        Raises TopicChanged when the ledger knows the topic under another cluster or topic id: its offsets would mean
+        Raises TopicChanged when the ledger knows a topic under another cluster or topic id: its offsets would mean
         other records; SinkUnavailable when the retry limit is reached.
         """
-        position = None
-        for row in with_retries("to tell the ledger's position", partial(self._rows, partition.topic)):
-            if (row.cluster_id, row.topic_id) != (partition.cluster_id, partition.topic_id):
+        if not partitions:
+            return {}
+        asked: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for key in partitions:
+            asked[key.topic].add((key.cluster_id, key.topic_id))
+        positions: dict[PartitionKey, int | None] = dict.fromkeys(partitions)
+        for row in with_retries("to tell the ledger's positions", partial(self._rows, list(asked))):
+            for cluster_id, topic_id in asked[row.topic] - {(row.cluster_id, row.topic_id)}:
                 raise TopicChanged(
-                    f"the warehouse has read {partition.topic} as topic id {row.topic_id} of cluster {row.cluster_id}, "
-                    f"but Kafka now serves topic id {partition.topic_id} of cluster {partition.cluster_id}: the topic "
+                    f"the warehouse has read {row.topic} as topic id {row.topic_id} of cluster {row.cluster_id}, "
+                    f"but Kafka now serves topic id {topic_id} of cluster {cluster_id}: the topic "
                     "was recreated or this is another cluster. Point vocbeam at the former cluster, give the new topic "
                     "another name (--topic-prefix), or start a new warehouse"
                 )
-            if row.partition == partition.partition:
-                position = int(row.next_offset)
-        return position
+            key = PartitionKey(row.cluster_id, row.topic_id, row.topic, row.partition)
+            if key in positions:
+                positions[key] = int(row.next_offset)
+        return positions
 
-    def _rows(self, topic: str) -> Sequence[Row[str, str, int, int]]:
+    def _rows(self, topics: Sequence[str]) -> Sequence[Row[str, str, str, int, int]]:
         known = ingest_ledger.c
-        query = select(known.cluster_id, known.topic_id, known.next_offset, known.partition)
+        query = select(known.cluster_id, known.topic_id, known.topic, known.partition, known.next_offset)
         with self._engine.connect() as connection:
-            return connection.execute(query.where(known.topic == topic)).all()
+            return connection.execute(query.where(known.topic.in_(topics))).all()
 
 
 @dataclass(frozen=True)

@@ -292,20 +292,21 @@ class ChunkWriter:
         rows = self._lock_ledger(connection, wanted)
         missing = sorted(wanted.keys() - {row.partition for row in rows})
         if missing:
-            for partition in missing:
-                start = wanted[partition].first_offset
-                connection.execute(
-                    self._insert(ingest_ledger)
-                    .values(
+            now = self._now()
+            connection.execute(
+                self._insert(ingest_ledger).on_conflict_do_nothing(),
+                [
+                    {
                         **partition._asdict(),
-                        first_offset=start,
-                        next_offset=start,
-                        run_epoch=self._run_epoch,
-                        updated_at=self._now(),
+                        "first_offset": wanted[partition].first_offset,
+                        "next_offset": wanted[partition].first_offset,
+                        "run_epoch": self._run_epoch,
+                        "updated_at": now,
                         **dict.fromkeys(COUNTERS, 0),
-                    )
-                    .on_conflict_do_nothing()
-                )
+                    }
+                    for partition in missing
+                ],
+            )
             rows = self._lock_ledger(connection, wanted)
         for row in rows:
             if row.run_epoch > self._run_epoch:

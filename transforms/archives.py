@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -301,13 +301,13 @@ def cut_groups(
     archive: Archive,
     items: Iterable[Item],
     schema_ids: Mapping[EventType, int],
-    position: Callable[[PartitionKey], int | None],
+    positions: Callable[[Collection[PartitionKey]], Mapping[PartitionKey, int | None]],
     bounds: Bounds,
 ) -> Iterator[RawGroup]:
     """Cuts an archive's records into groups, one chunk an event type, in Confluent's wire format; applied ones are left
     out.
 
-    `position` gives the ledger's position; `schema_ids` the ids of the contracts' schemas. Raises ConfigError for a
+    `positions` are asked for the ledger's; `schema_ids` the ids of the contracts' schemas. Raises ConfigError for a
     record whose event type can't be told.
     """
     parts: dict[EventType, _Part] = {}
@@ -321,7 +321,7 @@ def cut_groups(
         part = parts.get(item.event_type)
         if part is None:
             key = archive.partition(item.event_type)
-            applied = position(key) or 0
+            applied = positions([key])[key] or 0
             part = parts[item.event_type] = _Part(key, applied, first_offset=applied)
         offset = part.seen
         part.seen += 1
@@ -394,7 +394,7 @@ class ReadArchives(beam.DoFn):
         """Reads one archive. Raises SourceError where the ledger goes back meanwhile, ConfigError as `read_archive`."""
         config = self._config
         for group in cut_groups(
-            element, read_archive(element), config.schema_ids, self._ledger.position, config.bounds
+            element, read_archive(element), config.schema_ids, self._ledger.positions, config.bounds
         ):
             if PROGRESS.stop_requested():
                 return

@@ -191,13 +191,14 @@ class ShardReader:
             return
         yield (), self._now()
         self._take_answers()
-        for partition in self._partitions.values():
-            if partition.awaited:
-                self._progress.read(sum(records for _, records in partition.awaited))
-                partition.awaited.clear()
-                if partition.unanswered_since is None:
-                    partition.unanswered_since = self._monotonic()
-                    partition.ledger_then = self._ledger.position(partition.key)
+        unanswered = [partition for partition in self._partitions.values() if partition.awaited]
+        positions = self._ledger.positions([p.key for p in unanswered if p.unanswered_since is None])
+        for partition in unanswered:
+            self._progress.read(sum(records for _, records in partition.awaited))
+            partition.awaited.clear()
+            if partition.unanswered_since is None:
+                partition.unanswered_since = self._monotonic()
+                partition.ledger_then = positions[partition.key]
 
     def _settle(self, group: RawGroup) -> bool:
         """Takes up what was emitted and the writer's answers until now; False when it left or skipped something."""
@@ -239,7 +240,7 @@ class ShardReader:
             since = partition.unanswered_since
             if since is not None and self._monotonic() - since > UNCONFIRMED_SECONDS:
                 # Without fusion answers come late or from elsewhere: only a ledger row that stands still is a refusal.
-                position = self._ledger.position(partition.key)
+                position = self._ledger.positions([partition.key])[partition.key]
                 if position == partition.ledger_then and position != partition.next_offset:
                     self._reopen.add(tp)
                 partition.unanswered_since = None
@@ -314,29 +315,38 @@ class ShardReader:
         for tp in set(self._partitions) - set(found):
             log.warning("%s no longer exists; it is read again should it come back", self._partitions.pop(tp).key)
         self._open([key for tp, key in found.items() if tp not in self._partitions or self._partitions[tp].key != key])
-        self._reopen.update(tp for tp, partition in self._partitions.items() if self._set_back(partition))
+        self._reopen.update(self._set_back())
         # librdkafka waits behind the end of a log that has become shorter, and says nothing.
         ends = edge_offsets(self._admin, self._partitions)
         self._reopen.update(tp for tp, (_, end) in ends.items() if end < self._partitions[tp].next_offset)
         self._seen_at = self._monotonic()
         self._refresh_due = self._seen_at + self._config.metadata_refresh_seconds
 
-    def _set_back(self, partition: _Partition) -> bool:
-        """Whether the ledger stands before what this reader has had committed: an older backup has taken its place.
+    def _set_back(self) -> list[TopicPartition]:
+        """Where the ledger stands before what this reader has had committed: an older backup has taken its place.
 
         A writer would notice with the next record; a partition in which none comes would stay incomplete.
         """
-        told = partition.unanswered_since is None and not partition.awaited
-        if not told or self._progress.committed_offset(partition.key) is None:
-            return False
-        position = self._ledger.position(partition.key)
-        return position is None or position < partition.next_offset
+        told = {
+            tp: partition
+            for tp, partition in self._partitions.items()
+            if partition.unanswered_since is None
+            and not partition.awaited
+            and self._progress.committed_offset(partition.key) is not None
+        }
+        positions = self._ledger.positions([partition.key for partition in told.values()])
+        return [
+            tp
+            for tp, partition in told.items()
+            if (position := positions[partition.key]) is None or position < partition.next_offset
+        ]
 
     def _open(self, keys: list[PartitionKey]) -> None:
         """Resolves each partition's start from the ledger and seeks the consumer there."""
         opening = {TopicPartition(key.topic, key.partition): key for key in keys}
         # Before the ends: an older run may still be loading what comes, and its ledger must not seem beyond them.
-        known = {tp: self._ledger.position(key) for tp, key in opening.items()}
+        positions = self._ledger.positions(keys)
+        known = {tp: positions[key] for tp, key in opening.items()}
         try:
             edges = edge_offsets(self._admin, opening)
         except KafkaError as error:

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, get_args
 
@@ -106,7 +106,7 @@ def test_reader__resumes_at_the_ledger(kafka_topics: Topics, warehouse: Warehous
     produce(kafka_topics, topic, [b"%d" % i for i in range(20)])
     with reader_of(config(kafka_topics, topic)) as reader:
         (key,) = reader.positions
-    warehouse.positions[key] = 13
+    warehouse.ledger[key] = 13
     with reader_of(config(kafka_topics, topic)) as reader:
         chunks = read_until(reader, lambda: warehouse.count() == 7)
     assert_contiguous(chunks, 13, 20)
@@ -118,10 +118,10 @@ class BusyLedger:
     def __init__(self, topics: Topics, topic: str) -> None:
         self.topics, self.topic, self.end = topics, topic, 0
 
-    def position(self, _partition: PartitionKey) -> int:
+    def positions(self, partitions: Collection[PartitionKey]) -> dict[PartitionKey, int | None]:
         produce(self.topics, self.topic, [b"x"] * 5)
         self.end += 5
-        return self.end
+        return dict.fromkeys(partitions, self.end)
 
 
 def test_reader__opens_beside_an_older_run_that_still_loads(kafka_topics: Topics, warehouse: Warehouse) -> None:
@@ -144,9 +144,9 @@ def test_reader__ledger_set_back_is_noticed_also_when_nothing_comes(
         for offset in range(backup or 0, 100):
             del warehouse.values[key][offset]
         if backup is None:
-            del warehouse.positions[key]
+            del warehouse.ledger[key]
         else:
-            warehouse.positions[key] = backup
+            warehouse.ledger[key] = backup
         again = read_until(reader, lambda: warehouse.count() == 100)
         assert PROGRESS.committed_offset(key) == 100
     assert_contiguous([chunk for chunk in again if chunk.offsets], backup or 0, 100)
@@ -169,10 +169,10 @@ def test_reader__refused_group_is_read_again_from_the_ledger(
             groups = groups if group else reader.groups()
         assert edges(list(group)) == [(0, 5), (5, 10)]
         # The writer applied only the first chunk's front: the ledger stands at 3.
-        warehouse.positions[key] = 3
+        warehouse.ledger[key] = 3
         PROGRESS.committed(key, 3)
         assert list(groups) == []
-        chunks = read_until(reader, lambda: warehouse.positions[key] == 30)
+        chunks = read_until(reader, lambda: warehouse.ledger[key] == 30)
     assert_contiguous(chunks, 3, 30)
 
 
@@ -191,7 +191,7 @@ def test_reader__reads_on_while_a_group_is_written_and_goes_back_where_it_is_ref
         for chunk in group:
             refused = chunk.first_offset == 30 and refusing
             refusing -= bool(refused)
-            at = warehouse.position(chunk.partition) if refused else warehouse.apply(chunk)
+            at = warehouse.positions([chunk.partition])[chunk.partition] if refused else warehouse.apply(chunk)
             PROGRESS.committed(chunk.partition, at or 0)
             written.append((chunk.first_offset, at or 0))
 
@@ -253,7 +253,7 @@ def test_reader__aborted_records_are_offsets_without_a_record(
     with reader_of(config(kafka_topics, topic, client=client)) as reader:
         (key,) = reader.positions
         # a b commit-marker x y z abort-marker: offsets 0 to 6, of which two are records.
-        chunks = read_until(reader, lambda: warehouse.positions.get(key) == 7)
+        chunks = read_until(reader, lambda: warehouse.ledger.get(key) == 7)
     assert_contiguous(chunks, 0, 7)
     assert warehouse.values[key] == {0: b"a", 1: b"b"}
 
@@ -289,7 +289,7 @@ def test_reader__offsets_deleted_before_and_under_it_are_lost(
         with reader_of(config(kafka_topics, topic, client=client)) as reader:
             (key,) = reader.positions
             assert reader.positions[key] == 4  # no ledger row: nothing counts as lost
-        warehouse.positions[key] = 2
+        warehouse.ledger[key] = 2
         one_batch = config(
             kafka_topics,
             topic,
@@ -298,13 +298,13 @@ def test_reader__offsets_deleted_before_and_under_it_are_lost(
             bounds=Bounds(group_records=1),
         )
         with reader_of(one_batch) as reader:
-            chunks = read_until(reader, lambda: warehouse.positions[key] == 10)
+            chunks = read_until(reader, lambda: warehouse.ledger[key] == 10)
             assert_contiguous(chunks, 2, 10)
             assert (chunks[0].lost, warehouse.lost) == (2, 2)
             for i in range(10, 20):
                 produce(kafka_topics, topic, [b"%d" % i])
             admin.delete_records({partition: 15})
-            chunks = read_until(reader, lambda: warehouse.positions[key] == 20)
+            chunks = read_until(reader, lambda: warehouse.ledger[key] == 20)
     assert_contiguous(chunks, 10, 20)
     # A fetch holds one batch of one record, so of 10 to 14 few were under way, or waiting, when they were deleted.
     saved = {offset for offset in warehouse.values[key] if 10 <= offset < 15}
@@ -321,7 +321,7 @@ def test_reader__offsets_deleted_before_the_first_commit_are_lost(kafka_topics: 
         with reader_of(config(kafka_topics, topic)) as reader:
             (key,) = reader.positions
             admin.delete_records({TopicPartition(topic, 0): 6})
-            chunks = read_until(reader, lambda: warehouse.positions.get(key) == 10)
+            chunks = read_until(reader, lambda: warehouse.ledger.get(key) == 10)
     assert_contiguous(chunks, 2, 10)
     assert warehouse.values[key] == {6: b"6", 7: b"7", 8: b"8", 9: b"9"}
     assert [chunk.lost for chunk in chunks if chunk.lost] == [4]
@@ -334,9 +334,9 @@ def test_reader__all_deleted_still_advances_the_ledger(kafka_topics: Topics, war
         admin.delete_records({TopicPartition(topic, 0): 6})
     with reader_of(config(kafka_topics, topic)) as reader:
         (key,) = reader.positions
-    warehouse.positions[key] = 1
+    warehouse.ledger[key] = 1
     with reader_of(config(kafka_topics, topic)) as reader:
-        (chunk,) = read_until(reader, lambda: warehouse.positions[key] == 6)
+        (chunk,) = read_until(reader, lambda: warehouse.ledger[key] == 6)
     assert (chunk.first_offset, chunk.next_offset, chunk.lost, chunk.offsets) == (1, 6, 5, [])
 
 
@@ -344,7 +344,7 @@ def test_reader__ledger_beyond_the_log(kafka_topics: Topics, warehouse: Warehous
     topic = kafka_topics.create("survey")
     with reader_of(config(kafka_topics, topic)) as reader:
         (key,) = reader.positions
-    warehouse.positions[key] = 5
+    warehouse.ledger[key] = 5
     with pytest.raises(TopicChanged, match="ends at offset 0, but the warehouse has already read up to 5"):
         ShardReader(config(kafka_topics, topic), Shard(0, 1), warehouse)
 
@@ -357,7 +357,7 @@ def test_reader__topic_recreated_between_two_refreshes(
     produce(kafka_topics, topic, [b"old"] * 10)
     with reader_of(config(kafka_topics, topic, client=client, metadata_refresh_seconds=3_600)) as reader:
         (key,) = reader.positions
-        read_until(reader, lambda: warehouse.positions.get(key) == 10)
+        read_until(reader, lambda: warehouse.ledger.get(key) == 10)
         kafka_topics.remove()
         kafka_topics.create("survey")
         produce(kafka_topics, topic, [b"new"] * 20)
@@ -444,7 +444,7 @@ def test_reader__group_offsets_follow_the_commit_not_the_read(kafka_topics: Topi
         read_until(reader, iter([False, False, False, True]).__next__)
     assert published() is None
     PROGRESS.committed(key, 6)
-    warehouse.positions[key] = 6
+    warehouse.ledger[key] = 6
     deadline = time.monotonic() + WITHIN_S
     with reader_of(source) as reader:
         while published() != 6:
@@ -485,7 +485,7 @@ def test_read_chunks__pipeline_reads_everything_and_ends(
     ends = find_end_offsets(source)
     source = config(kafka_topics, topic, client=client, shards=shards, bounds=source.bounds, stop_at=ends)
     InProcess().run(lambda pipeline: compose(pipeline, source))
-    assert {(key.partition, at) for key, at in warehouse.positions.items()} == {(0, 200), (1, 200), (2, 200)}
+    assert {(key.partition, at) for key, at in warehouse.ledger.items()} == {(0, 200), (1, 200), (2, 200)}
     assert warehouse.count() == 600
     assert warehouse.threads == {threading.get_ident()}
 

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Engine, func, select, text
+from sqlalchemy.event import listen, remove
 
 from tests.support.command import ENDS_WITHIN_S
 from tests.support.fixtures import PROJECT
@@ -184,7 +185,7 @@ def test_write__empty_range_advances_the_ledger(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", [], next_offset=4),))
 
-    assert WarehouseLedger(engine).position(partition("telemetry")) == 4
+    assert WarehouseLedger(engine).positions([partition("telemetry")]) == {partition("telemetry"): 4}
     assert books_that_fail(engine) == []
 
 
@@ -381,15 +382,36 @@ def test_reconcile__finds_what_does_not_balance(warehouse_url: str) -> None:
         assert any(finding in line for line in books_that_fail(engine)), statement
 
 
+def test_ledger__is_asked_and_begun_at_one_go_however_many_partitions(warehouse_url: str) -> None:
+    engine = new_warehouse(warehouse_url, GOVERNANCE)
+    parts = [chunk(GOVERNANCE, "telemetry", deliveries(number, 1)) for number in range(20)]
+    for number, part in enumerate(parts):
+        part.partition = partition("telemetry", number)
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        if "ingest_ledger" in statement:
+            statements.append(statement.split()[0])
+
+    listen(Engine, "before_cursor_execute", note)
+    try:
+        writer(warehouse_url, GOVERNANCE).write(tuple(parts))
+        assert statements == ["SELECT", "INSERT", "SELECT", "UPDATE"]
+        assert set(WarehouseLedger(engine).positions([part.partition for part in parts]).values()) == {1}
+        assert statements[4:] == ["SELECT"]
+    finally:
+        remove(Engine, "before_cursor_execute", note)
+
+
 def test_ledger__other_incarnation_of_a_topic_is_recognised(warehouse_url: str) -> None:
     engine = new_warehouse(warehouse_url, GOVERNANCE)
     writer(warehouse_url, GOVERNANCE).write((chunk(GOVERNANCE, "telemetry", deliveries(0, 1)),))
     ledger = WarehouseLedger(engine)
 
-    assert ledger.position(partition("telemetry")) == 1
-    assert ledger.position(partition("telemetry", 5)) is None
+    known, absent, other = partition("telemetry"), partition("telemetry", 5), partition("survey")
+    assert ledger.positions([absent, known, other]) == {known: 1, absent: None, other: None}
     with pytest.raises(TopicChanged, match="was recreated or this is another cluster"):
-        ledger.position(partition("telemetry")._replace(topic_id="new"))
+        ledger.positions([partition("telemetry")._replace(topic_id="new")])
 
 
 def test_apply__is_repeatable_and_keeps_facts(warehouse_url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import apache_beam as beam
@@ -17,22 +17,23 @@ from vocbeam.transforms.progress import PROGRESS
 class Warehouse:
     """Applies chunks as the ledger rule says: a chunk beyond the position is refused, an applied part is trimmed."""
 
-    positions: dict[PartitionKey, int] = field(default_factory=dict)
+    ledger: dict[PartitionKey, int] = field(default_factory=dict)
     values: dict[PartitionKey, dict[int, bytes | None]] = field(default_factory=dict)
     chunks: list[RawChunk] = field(default_factory=list)
     lost: int = 0
     threads: set[int] = field(default_factory=set)
     fail_with: Callable[[], Exception] | None = None
 
-    def position(self, partition: PartitionKey) -> int | None:
-        """As `Ledger.position`."""
-        if any(known.topic == partition.topic and known[:2] != partition[:2] for known in self.positions):
-            raise TopicChanged(f"{partition.topic} was recreated")
-        return self.positions.get(partition)
+    def positions(self, partitions: Collection[PartitionKey]) -> dict[PartitionKey, int | None]:
+        """As `Ledger.positions`."""
+        for key in partitions:
+            if any(known.topic == key.topic and known[:2] != key[:2] for known in self.ledger):
+                raise TopicChanged(f"{key.topic} was recreated")
+        return {key: self.ledger.get(key) for key in partitions}
 
     def apply(self, chunk: RawChunk) -> int:
         """Applies one chunk; the position after it."""
-        at = self.positions.get(chunk.partition, chunk.first_offset)
+        at = self.ledger.get(chunk.partition, chunk.first_offset)
         if chunk.first_offset <= at < chunk.next_offset:
             self.chunks.append(chunk)
             rows = self.values.setdefault(chunk.partition, {})
@@ -42,7 +43,7 @@ class Warehouse:
                     rows[offset] = value
             self.lost += max(0, chunk.first_offset + chunk.lost - at)
             at = chunk.next_offset
-        self.positions[chunk.partition] = at
+        self.ledger[chunk.partition] = at
         return at
 
     def count(self) -> int:

@@ -213,7 +213,9 @@ def groups_of(path: Path, position: int = 0, records: int = 2) -> list[RawGroup]
     """An archive cut into groups of two records, from the ledger's position on."""
     archive = find_archive(path)
     bounds = Bounds(group_records=records)
-    return list(cut_groups(archive, read_archive(archive), OwnSchemas.IDS, lambda _key: position, bounds))
+    return list(
+        cut_groups(archive, read_archive(archive), OwnSchemas.IDS, lambda keys: dict.fromkeys(keys, position), bounds)
+    )
 
 
 def test_cut_groups__one_chunk_a_type_without_gaps(tmp_path: Path) -> None:
@@ -253,5 +255,5 @@ def test_cut_groups__record_of_no_type_needs_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"all\.jsonl:2: this record names no event type.*--type"):
         groups_of(path)
     archive = find_archive(path, "flag")
-    (group,) = cut_groups(archive, read_archive(archive), OwnSchemas.IDS, lambda _key: None, Bounds())
+    (group,) = cut_groups(archive, read_archive(archive), OwnSchemas.IDS, dict.fromkeys, Bounds())
     assert [len(chunk.refused) for chunk in group] == [0, 1]
